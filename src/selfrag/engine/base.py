@@ -1,0 +1,84 @@
+"""The seam to language models: requests in, completions out, in order.
+
+Everything Self-RAG computes follows from the arrays of a `Completion`; no engine is ever asked
+for the whole vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfrag.prompt import Tokenizer
+
+FloatArray = NDArray[np.float64]
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"  # a stop id was emitted; it is the last of `token_ids`
+    LENGTH = "length"  # max_new_tokens was reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One greedy completion to compute.
+
+    The prompt is `prefix_ids + suffix_ids`; requests with equal `prefix_ids` let an engine
+    compute that part once. `watch_ids` are the ids whose log-probabilities come back each step.
+    """
+
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...] = ()
+    max_new_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    watch_ids: tuple[int, ...] = ()
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """All ids the model reads."""
+        return self.prefix_ids + self.suffix_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """What the model wrote: T tokens, the last one being the stop id if one was met.
+
+    `logprobs`: shape (T,), nats, of the chosen ids. `watched`: shape (T, n_watched), nats, over
+    the whole vocabulary (not renormalised).
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: FloatArray
+    watched: FloatArray
+    finish_reason: FinishReason
+
+
+class Engine(Protocol):
+    """A language model that completes batches greedily."""
+
+    @property
+    def name(self) -> str:
+        """What model this is, for reports."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """How many tokens prompt and completion may hold together."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary this model reads."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete every request greedily, in order; an empty batch gives an empty list.
+
+        Batch composition never changes a result beyond rounding. Raises `EngineError`.
+        """
+        ...

@@ -1,0 +1,63 @@
+"""The format the generator reads, as token ids; the only place that spells it.
+
+Untrusted text (question, title, passage) is tokenised alone with special-token parsing off, and
+control ids are joined here, so no passage can forge a reflection token or end the answer.
+Strings: AkariAsai/self-rag 1fcdc42, `retrieval_lm/utils.py` and `run_short_form.py`.
+Knows nothing of models, retrieval or search.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from selfrag.passage import Passage
+from selfrag.reflection import Marker, ReflectionIds, bind
+
+INSTRUCTION_HEAD = "### Instruction:\n"
+INSTRUCTION_TAIL = "\n\n### Response:\n"
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, with no way for text to become a control id."""
+
+    @property
+    def end_of_sequence_id(self) -> int:
+        """The id that ends an answer."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` read as plain text: special-token parsing is off, nothing is added."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ordinary ids; special and reflection ids are left out."""
+        ...
+
+    def token_to_id(self, token: str) -> int:
+        """The id of one vocabulary entry; raises `KeyError` when there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """Instruction and passages as ids of one tokenizer."""
+
+    tokenizer: Tokenizer
+    ids: ReflectionIds
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "PromptFormat":
+        """Binds the reflection tokens of `tokenizer`; raises `KeyError` where it lacks one."""
+        end = tokenizer.end_of_sequence_id
+        return cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
+
+    def instruction(self, instruction: str) -> list[int]:
+        """`### Instruction:` wrapper around the question; the next id is the model's."""
+        encode = self.tokenizer.encode
+        return [*encode(INSTRUCTION_HEAD), *encode(instruction), *encode(INSTRUCTION_TAIL)]
+
+    def passage(self, passage: Passage) -> list[int]:
+        """`<paragraph>title\\ntext</paragraph>`, without the retrieval token before it."""
+        encode = self.tokenizer.encode
+        body = [*encode(f"{passage.title}\n"), *encode(passage.text)]
+        return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]
