@@ -56,8 +56,11 @@ class PromptFormat:
         encode = self.tokenizer.encode
         return [*encode(INSTRUCTION_HEAD), *encode(instruction), *encode(INSTRUCTION_TAIL)]
 
-    def passage(self, passage: Passage) -> list[int]:
-        """`<paragraph>title\\ntext</paragraph>`, without the retrieval token before it."""
+    def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
+        """`<paragraph>title\\ntext</paragraph>`, without the retrieval token before it.
+
+        Of the body at most the first `max_tokens` ids are kept.
+        """
         encode = self.tokenizer.encode
-        body = [*encode(f"{passage.title}\n"), *encode(passage.text)]
+        body = [*encode(f"{passage.title}\n"), *encode(passage.text)][:max_tokens]
         return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]

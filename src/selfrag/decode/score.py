@@ -1,0 +1,108 @@
+"""What a segment is worth: relevance, support, utility and sequence score.
+
+Arrays of watched log-probabilities in, numbers out. Formulas: Self-RAG (arXiv 2310.11511) section
+3.3 and the released `run_short_form.py` (AkariAsai/self-rag 1fcdc42); only ratios within a group
+count, so mass on other tokens is dropped.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfrag.errors import ConfigError
+
+FloatArray = NDArray[np.float64]
+
+# Worth of [Utility:1] .. [Utility:5] and of full, partial and no support.
+UTILITY_WORTH = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+SUPPORT_WORTH = np.array([1.0, 0.5, 0.0])
+RELEVANCE_WORTH = np.array([0.0, 1.0])
+
+
+def _expected_worth(logprobs: FloatArray, worth: FloatArray) -> float:
+    probs = np.exp(logprobs - logprobs.max())
+    return float(worth @ probs / probs.sum())
+
+
+def relevance_score(logprobs: FloatArray) -> float:
+    """p(relevant) within its group, in [0, 1]. `logprobs`: shape (2,), nats: irrelevant, relevant."""
+    return _expected_worth(logprobs, RELEVANCE_WORTH)
+
+
+def support_score(logprobs: FloatArray) -> float:
+    """p(full) + p(partial) / 2 within its group, in [0, 1]. `logprobs`: (3,): full, partial, none."""
+    return _expected_worth(logprobs, SUPPORT_WORTH)
+
+
+def utility_score(logprobs: FloatArray) -> float:
+    """Expected worth to the asker, in [-1, 1]. `logprobs`: shape (5,), nats, for 1 to 5."""
+    return _expected_worth(logprobs, UTILITY_WORTH)
+
+
+def sequence_score(logprobs: FloatArray) -> float:
+    """Geometric mean probability of the tokens written, in [0, 1]; 0 for none.
+
+    `logprobs`: shape (T,), nats, of all chosen ids, reflection tokens included.
+    """
+    return float(np.exp(logprobs.mean())) if len(logprobs) else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreWeights:
+    """How much each part counts. Defaults are the paper's; `sequence` is 1 there by Eq. 3."""
+
+    relevance: float = 1.0
+    support: float = 1.0
+    utility: float = 0.5
+    sequence: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("relevance", "support", "utility", "sequence"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0:
+                raise ConfigError(
+                    f"cannot score segments: the weight of {name} is {value}, "
+                    "but a weight is a finite number of at least 0; set it so"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentScores:
+    """The scores of one segment. None: the model did not emit that group; `missing` says why.
+
+    A missing group counts 0 in `total`, never a made-up penalty.
+    """
+
+    relevance: float | None
+    support: float | None
+    utility: float | None
+    sequence: float
+    total: float
+    missing: dict[str, str]
+
+
+def weigh(
+    *,
+    relevance: float | None,
+    support: float | None,
+    utility: float | None,
+    sequence: float,
+    weights: ScoreWeights,
+    missing: dict[str, str],
+) -> SegmentScores:
+    """The parts with their weighted sum (paper Eq. 4, plus the sequence score of Eq. 3)."""
+    total = (
+        weights.relevance * (relevance or 0.0)
+        + weights.support * (support or 0.0)
+        + weights.utility * (utility or 0.0)
+        + weights.sequence * sequence
+    )
+    return SegmentScores(
+        relevance=relevance,
+        support=support,
+        utility=utility,
+        sequence=sequence,
+        total=total,
+        missing=missing,
+    )

@@ -1,0 +1,248 @@
+"""From the GGUF base and the shipped adapter to a model folder that `TransformersEngine` opens.
+
+The adapter folder holds all that is needed: `adapter.json` says what it belongs to, and
+`adapter.safetensors` holds the low-rank factors A (rank, n_in) and B (n_out, rank) of every
+adapted module, and the rows of the reflection tokens. Merging is `W + alpha / rank * B @ A`
+(LoRA, arXiv 2106.09685, section 4.1). Knows nothing of training or PEFT.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfrag.errors import AssetError, EngineError, StorageError
+from selfrag.reflection import REFLECTION_TOKENS
+
+try:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+except ImportError as error:
+    raise EngineError(
+        f"cannot prepare a model: {error}; it needs torch, transformers and gguf, "
+        'so run `pip install "selfrag[engine]"`'
+    ) from error
+
+from selfrag.engine.transformers import quiet_transformers
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FORMAT = 1
+ADAPTER_DESCRIPTION = "adapter.json"
+ADAPTER_TENSORS = "adapter.safetensors"
+REFLECTION_ROWS = "reflection_rows"
+
+Tensors = dict[str, torch.Tensor]
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterDescription:
+    """What `adapter.json` says: the base it belongs to and how to merge it.
+
+    `tokens` are in the order of the rows of `reflection_rows`; `modules` are names of linear
+    layers such as `model.layers.0.self_attn.q_proj`.
+    """
+
+    base_name: str
+    gguf_sha256: str
+    rank: int
+    alpha: float
+    tokens: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+def read_description(adapter: Path) -> AdapterDescription:
+    """The description of an adapter folder; raises `AssetError` when it cannot be used."""
+    path = adapter / ADAPTER_DESCRIPTION
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["format"] != ADAPTER_FORMAT:
+            raise ValueError(f"format {fields['format']!r}")
+        description = AdapterDescription(
+            base_name=fields["base_name"],
+            gguf_sha256=fields["gguf_sha256"],
+            rank=fields["rank"],
+            alpha=fields["alpha"],
+            tokens=tuple(fields["tokens"]),
+            modules=tuple(fields["modules"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(
+            f"cannot use the adapter {adapter}: {error!r} in {path.name}; expected format "
+            f"{ADAPTER_FORMAT}, so restore the folder or install the matching selfrag"
+        ) from error
+    if description.tokens != tuple(token.value for token in REFLECTION_TOKENS):
+        raise AssetError(
+            f"cannot use the adapter {adapter}: its tokens are {description.tokens}, not the 15 "
+            "reflection tokens in their order; export it again with `train/export.py`"
+        )
+    return description
+
+
+def prepared_name(gguf_sha256: str, adapter: Path) -> str:
+    """A folder name that changes with the base, the adapter or the format: 16 hex digits."""
+    digest = hashlib.sha256(f"{ADAPTER_FORMAT} {gguf_sha256}\n".encode())
+    for name in (ADAPTER_DESCRIPTION, ADAPTER_TENSORS):
+        digest.update(_sha256(adapter / name).encode())
+    return f"model-{digest.hexdigest()[:16]}"
+
+
+def prepare_model(
+    *, gguf: Path, adapter: Path, out: Path, on_event: Callable[[str], None] | None = None
+) -> Path:
+    """`out`, holding the base with the adapter merged in; an `out` that exists is left as it is.
+
+    The folder appears whole or not at all. `on_event` is told of every stage in a few words.
+    Raises `AssetError` for a base or adapter that does not fit, `StorageError` when `out` cannot
+    be written.
+    """
+    if out.is_dir():
+        return out
+    tell = on_event or (lambda event: None)
+    started = time.perf_counter()
+    description = read_description(adapter)
+    found = _sha256(gguf)
+    if found != description.gguf_sha256:
+        raise AssetError(
+            f"cannot merge {adapter} into {gguf}: the file has SHA-256 {found}, but the adapter "
+            f"was trained on {description.gguf_sha256} ({description.base_name}); "
+            "install that base model"
+        )
+    tell("reading the base model")
+    config, weights, tokenizer = _read_gguf(gguf)
+    tell("merging the adapter")
+    merge_adapter(weights, _read_tensors(adapter), description, token_ids=_grow(tokenizer))
+    config.vocab_size = len(weights[_EMBEDDING])
+    tell("saving the merged model")
+    _save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
+    logger.info("prepared %s in %.1f s", out.name, time.perf_counter() - started)
+    return out
+
+
+def dequantise_base(gguf: Path, out: Path) -> Path:
+    """`out`, holding the plain fp32 base to train from; an `out` that exists is left as it is.
+
+    Raises `AssetError` for a file that is no GGUF model, `StorageError` when `out` cannot be
+    written.
+    """
+    if not out.is_dir():
+        config, weights, tokenizer = _read_gguf(gguf)
+        _save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
+    return out
+
+
+def merge_adapter(
+    weights: Tensors, tensors: Tensors, description: AdapterDescription, *, token_ids: list[int]
+) -> None:
+    """Merges in place: `weights` are fp32 by parameter name, `tensors` those of the adapter.
+
+    `token_ids` are the rows of the embedding that `reflection_rows` (n_tokens, dim) become; the
+    embedding grows to hold them.
+    """
+    scale = description.alpha / description.rank
+    for module in description.modules:
+        low, high = (tensors[f"{module}.lora_{factor}"].float() for factor in "AB")
+        weights[f"{module}.weight"] += scale * (high @ low)
+    rows = tensors[REFLECTION_ROWS].float()
+    embedding = weights[_EMBEDDING]
+    n_missing = max(0, max(token_ids) + 1 - len(embedding))
+    grown = torch.cat([embedding, torch.zeros(n_missing, embedding.shape[1])])
+    grown[token_ids] = rows
+    weights[_EMBEDDING] = grown
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AssetError(
+            f"cannot read {path}: {error.strerror}; reinstall the package that carries it"
+        ) from error
+
+
+def _read_gguf(gguf: Path) -> tuple[Any, Tensors, Any]:
+    """Config, dequantised fp32 weights and tokenizer of a GGUF file."""
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        # The GGUF reader draws its progress bar on stderr whatever transformers is told.
+        with quiet_transformers(), redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise AssetError(
+            f"cannot read {gguf}: {error}; expected a GGUF file of a Llama model with its "
+            "tokenizer, so reinstall the package that carries it"
+        ) from error
+    if not model.config.tie_word_embeddings:
+        raise AssetError(
+            f"cannot merge an adapter into {gguf}: its output head is a matrix of its own, but "
+            "adapters hold one row for each reflection token; use a base with a tied head"
+        )
+    weights = {name: w.detach() for name, w in model.state_dict().items() if name != _HEAD}
+    # Left by transformers on a model read from GGUF although its weights are plain by now.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.config, weights, tokenizer
+
+
+def _read_tensors(adapter: Path) -> Tensors:
+    path = adapter / ADAPTER_TENSORS
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise AssetError(
+            f"cannot read {path}: {error}; expected the tensors of an adapter, so restore the file"
+        ) from error
+
+
+def _grow(tokenizer: Any) -> list[int]:
+    """Adds the reflection tokens to `tokenizer` in place; their ids in order."""
+    tokens = [token.value for token in REFLECTION_TOKENS]
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": tokens}, replace_extra_special_tokens=False
+    )
+    return list(tokenizer.convert_tokens_to_ids(tokens))
+
+
+def _save(folder: Path, config: Any, weights: Tensors, tokenizer: Any) -> None:
+    # fp32 although twice the size: bf16 rounding of the merged weights moves logits by up to 0.4.
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tensors = {name: weight.contiguous() for name, weight in weights.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _save_whole(out: Path, save: Callable[[Path], None]) -> None:
+    """Runs `save` on a folder beside `out`, which then takes its name; cleans up on any failure."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            save(partial)
+            partial.chmod(0o755)  # mkdtemp keeps others out
+            os.rename(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        if out.is_dir():  # another process was faster, and made the same
+            return
+        raise StorageError(
+            f"cannot write the model folder {out}: {error}; free about 1 GB or set another "
+            "folder for models"
+        ) from error

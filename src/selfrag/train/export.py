@@ -1,0 +1,122 @@
+"""From a PEFT checkpoint to the adapter folder that is shipped (docs/formats.md).
+
+The folder is what `engine/prepare.py` reads: bf16 factors by module, and the rows of the
+reflection tokens. Knows nothing of how the adapter was trained.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from selfrag.engine.prepare import (
+    ADAPTER_DESCRIPTION,
+    ADAPTER_FORMAT,
+    ADAPTER_TENSORS,
+    REFLECTION_ROWS,
+    AdapterDescription,
+    Tensors,
+)
+from selfrag.errors import BadInput, StorageError
+from selfrag.reflection import REFLECTION_TOKENS
+
+logger = logging.getLogger(__name__)
+
+# PEFT replaces rows by these and never adds them, whatever the name says
+# (peft 0.21, tuners/trainable_tokens/layer.py, `update_layer` and `get_merged_weights`).
+_TOKEN_ADAPTER = ".token_adapter."
+_TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
+_PREFIX = "base_model.model."
+
+# Options under which an adapter is not `alpha / rank * B @ A` for one rank; all are off here.
+_UNSUPPORTED = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern",
+                "modules_to_save", "fan_in_fan_out")  # fmt: skip
+
+
+def export_adapter(peft_folder: Path, out: Path, *, base_name: str, gguf_sha256: str) -> Path:
+    """`out`, holding the adapter of `peft_folder` in bf16; files already there are replaced.
+
+    `base_name` and `gguf_sha256` name the base file that the adapter is to be merged into.
+    Raises `BadInput` for a folder that is no LoRA checkpoint of ours.
+    """
+    config, saved = _read_checkpoint(peft_folder)
+    tensors = _rename(saved, peft_folder)
+    n_rows = len(tensors[REFLECTION_ROWS])
+    if n_rows != len(REFLECTION_TOKENS):
+        raise BadInput(
+            f"cannot export {peft_folder}: it trained {n_rows} token rows, expected the "
+            f"{len(REFLECTION_TOKENS)} reflection tokens; train with `train/run.py`"
+        )
+    modules = sorted({name.rpartition(".")[0] for name in tensors if name != REFLECTION_ROWS})
+    description = AdapterDescription(
+        base_name=base_name,
+        gguf_sha256=gguf_sha256,
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        tokens=tuple(token.value for token in REFLECTION_TOKENS),
+        modules=tuple(modules),
+    )
+    _write(out, description, tensors)
+    logger.info("exported %d modules to %s", len(modules), out)
+    return out
+
+
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], Tensors]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = dict(load_file(folder / "adapter_model.safetensors"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadInput(
+            f"cannot export {folder}: {error}; expected a PEFT checkpoint, a folder with "
+            "adapter_config.json and adapter_model.safetensors"
+        ) from error
+    used = [name for name in _UNSUPPORTED if config.get(name)]
+    if used:
+        raise BadInput(
+            f"cannot export {folder}: it was trained with {', '.join(used)}, which the adapter "
+            "format does not hold; train with plain LoRA"
+        )
+    return config, tensors
+
+
+def _rename(saved: Tensors, folder: Path) -> Tensors:
+    """Tensors by our names, bf16: `base_model.model.X.lora_A.weight` becomes `X.lora_A`."""
+    tensors = {REFLECTION_ROWS: _token_rows(saved, folder)}
+    for name, tensor in saved.items():
+        ours = name.removeprefix(_PREFIX).removesuffix(".weight")
+        if ours.endswith((".lora_A", ".lora_B")):
+            tensors[ours] = tensor
+        elif _TOKEN_ADAPTER not in name:
+            raise BadInput(
+                f"cannot export {folder}: found the tensor {name!r}, expected LoRA factors and "
+                "token rows only; train with `train/run.py`"
+            )
+    return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+
+
+def _token_rows(saved: Tensors, folder: Path) -> torch.Tensor:
+    """The trained rows (n_tokens, dim); PEFT repeats those of the embedding for a tied head."""
+    found = [tensor for name, tensor in saved.items() if name.endswith(_TOKEN_ROWS)]
+    if not found or any(not torch.equal(found[0], other) for other in found[1:]):
+        raise BadInput(
+            f"cannot export {folder}: found {len(found)} different sets of token rows, expected "
+            "one that embedding and head share; train a base with a tied head by `train/run.py`"
+        )
+    return found[0]
+
+
+def _write(out: Path, description: AdapterDescription, tensors: Tensors) -> None:
+    text = json.dumps({"format": ADAPTER_FORMAT, **asdict(description)}, indent=1)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, out / ADAPTER_TENSORS)
+        (out / ADAPTER_DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"cannot write the adapter {out}: {error}; check the space and the permissions there"
+        ) from error

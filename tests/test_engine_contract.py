@@ -1,0 +1,292 @@
+"""What every engine promises, and the transformers engine against transformers itself."""
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfrag.engine.base import FinishReason, Request
+from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
+from selfrag.errors import BadInput, EngineError
+from selfrag.prompt import PromptFormat
+from tiny_model import TOKENS, save_tiny_model
+
+WORDS = "abcdefghij"
+LENGTHS = (3, 90, 17, 1, 41, 60, 2)  # very different, not sorted
+
+
+def scripted_case():
+    """Writes letters that depend on the whole prompt, each with its own probability."""
+    tokenizer = ScriptedTokenizer()
+
+    def script(prompt_ids):
+        rng = np.random.default_rng(prompt_ids)
+        probs = rng.dirichlet(np.ones(len(WORDS)), size=40)
+        return say(*(dict(zip(WORDS, row.tolist(), strict=True)) for row in probs))
+
+    return ScriptedEngine(tokenizer, script, max_context=256)
+
+
+def transformers_case(folder):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from selfrag.engine.transformers import TransformersEngine
+
+    return TransformersEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
+
+
+@pytest.fixture(scope="module", params=["scripted", "transformers"])
+def engine(request, tmp_path_factory):
+    if request.param == "scripted":
+        return scripted_case()
+    return transformers_case(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The transformers engine and its model, for what only that engine can be asked."""
+    folder = tmp_path_factory.mktemp("oracle")
+    engine = transformers_case(folder)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    return SimpleNamespace(engine=engine, model=model, folder=folder)
+
+
+def prompts(engine, lengths=LENGTHS):
+    text = "the quick brown fox jumps over the lazy dog, twice; " * 4
+    return [
+        tuple(engine.tokenizer.encode(text[start : start + length]))[:length]
+        for start, length in enumerate(lengths)
+    ]
+
+
+def requests(engine, lengths=LENGTHS, max_new_tokens=8, **fields):
+    watch_ids = PromptFormat.of(engine.tokenizer).ids.all
+    base = Request(prefix_ids=(), max_new_tokens=max_new_tokens, watch_ids=watch_ids, **fields)
+    return [replace(base, prefix_ids=prompt) for prompt in prompts(engine, lengths)]
+
+
+def assert_same(found, expected):
+    assert found.token_ids == expected.token_ids
+    assert found.finish_reason == expected.finish_reason
+    assert np.allclose(found.logprobs, expected.logprobs, atol=1e-4)
+    assert found.watched.shape == expected.watched.shape
+    assert np.allclose(found.watched, expected.watched, atol=1e-4)
+
+
+def test_an_empty_batch_gives_an_empty_list(engine):
+    assert engine.generate([]) == []
+
+
+def test_a_batch_gives_what_single_requests_give_in_the_same_order(engine):
+    batch = requests(engine)
+    alone = [engine.generate([request])[0] for request in batch]
+    assert len({completion.token_ids for completion in alone}) > 3  # order could not hide
+    for found, expected in zip(engine.generate(batch), alone, strict=True):
+        assert_same(found, expected)
+
+
+def test_arrays_are_float64_with_one_row_for_each_token(engine):
+    (completion,) = engine.generate(requests(engine, [5], max_new_tokens=6))
+    assert completion.logprobs.shape == (6,) and completion.logprobs.dtype == np.float64
+    assert completion.watched.shape == (6, 15) and completion.watched.dtype == np.float64
+    assert (completion.logprobs <= 0).all() and (completion.watched <= 0).all()
+
+
+def test_nothing_watched_gives_an_array_without_columns(engine):
+    (request,) = requests(engine, [5], max_new_tokens=3)
+    (completion,) = engine.generate([replace(request, watch_ids=())])
+    assert completion.watched.shape == (3, 0)
+
+
+def test_a_watched_id_that_is_chosen_has_the_log_probability_of_the_choice(engine):
+    (request,) = requests(engine, [5], max_new_tokens=4)
+    (first,) = engine.generate([request])
+    (again,) = engine.generate([replace(request, watch_ids=first.token_ids)])
+    assert np.allclose(np.diagonal(again.watched), again.logprobs)
+
+
+def test_the_length_limit_cuts_what_a_longer_limit_would_write(engine):
+    long = engine.generate(requests(engine, max_new_tokens=9))
+    for limit in (1, 2, 5):
+        short = engine.generate(requests(engine, max_new_tokens=limit))
+        for a, b in zip(short, long, strict=True):
+            assert a.token_ids == b.token_ids[:limit]
+            assert a.finish_reason is FinishReason.LENGTH
+            assert np.allclose(a.watched, b.watched[:limit], atol=1e-4)
+
+
+def test_limits_may_differ_within_a_batch(engine):
+    batch = [replace(r, max_new_tokens=n) for n, r in enumerate(requests(engine), start=1)]
+    assert [len(c.token_ids) for c in engine.generate(batch)] == list(range(1, len(batch) + 1))
+
+
+def test_a_stop_id_is_the_last_of_the_completion(engine):
+    free = engine.generate(requests(engine, max_new_tokens=12))
+    stop_ids = frozenset(completion.token_ids[3] for completion in free)
+    stopped = engine.generate(requests(engine, max_new_tokens=12, stop_ids=stop_ids))
+    for a, b in zip(stopped, free, strict=True):
+        n = next(n for n, token_id in enumerate(b.token_ids, start=1) if token_id in stop_ids)
+        assert a.token_ids == b.token_ids[:n]
+        assert a.finish_reason is FinishReason.STOP
+        assert np.allclose(a.logprobs, b.logprobs[:n], atol=1e-4)
+
+
+def test_a_stop_id_at_the_limit_counts_as_a_stop(engine):
+    (free,) = engine.generate(requests(engine, [5], max_new_tokens=1))
+    stop_ids = frozenset(free.token_ids)
+    (stopped,) = engine.generate(requests(engine, [5], max_new_tokens=1, stop_ids=stop_ids))
+    assert stopped.finish_reason is FinishReason.STOP
+
+
+def test_a_shared_prefix_changes_nothing(engine):
+    start = prompts(engine, [40])[0]
+    marked = [
+        replace(request, prefix_ids=start, suffix_ids=request.prefix_ids)
+        for request in requests(engine, [1, 30, 7])
+    ]
+    marked.append(replace(marked[0], suffix_ids=()))
+    plain = [replace(r, prefix_ids=r.prompt_ids, suffix_ids=()) for r in marked]
+    alone = [engine.generate([request])[0] for request in plain]
+    for together in (engine.generate(marked), engine.generate(plain)):
+        for found, expected in zip(together, alone, strict=True):
+            assert_same(found, expected)
+
+
+def test_equal_requests_give_equal_completions(engine):
+    (request,) = requests(engine, [50])
+    first, *others = engine.generate([request] * 5)
+    for other in others:
+        assert_same(other, first)
+
+
+def test_a_prompt_may_fill_the_context_and_no_more(engine):
+    text_ids = tuple(engine.tokenizer.encode("a" + " a" * 200))[: engine.max_context - 4]
+    full = (text_ids * 2)[: engine.max_context - 4]
+    (completion,) = engine.generate([Request(prefix_ids=full, max_new_tokens=4)])
+    assert len(completion.token_ids) == 4
+    with pytest.raises(BadInput, match="253 tokens"):
+        engine.generate([Request(prefix_ids=(*full, full[0]), max_new_tokens=4)])
+
+
+def oracle_logprobs(model, token_ids):
+    """Log-probabilities after every position, (T, V), from one plain forward pass."""
+    import torch
+
+    with torch.inference_mode():
+        logits = model(torch.tensor([token_ids])).logits[0]
+    return torch.log_softmax(logits.double(), dim=-1).numpy()
+
+
+def assert_greedy(model, request, completion):
+    prompt = request.prompt_ids
+    logprobs = oracle_logprobs(model, (*prompt, *completion.token_ids))
+    steps = logprobs[len(prompt) - 1 : -1]
+    assert completion.token_ids == tuple(steps.argmax(axis=-1))
+    assert np.allclose(completion.logprobs, steps.max(axis=-1), atol=1e-4)
+    assert np.allclose(completion.watched, steps[:, list(request.watch_ids)], atol=1e-4)
+
+
+def test_transformers_engine_equals_a_full_forward_pass(tiny):
+    batch = requests(tiny.engine, max_new_tokens=10)
+    for request, completion in zip(batch, tiny.engine.generate(batch), strict=True):
+        assert_greedy(tiny.model, request, completion)
+
+
+token_ids_lists = st.lists(st.integers(0, 250), min_size=1, max_size=50).map(tuple)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    start=st.lists(st.integers(0, 250), max_size=70).map(tuple),
+    ends=st.lists(st.tuples(token_ids_lists, st.integers(1, 5)), min_size=1, max_size=6),
+)
+def test_transformers_engine_equals_a_full_forward_pass_on_any_batch(tiny, start, ends):
+    batch = [
+        Request(prefix_ids=start, suffix_ids=end, max_new_tokens=n, watch_ids=(3, 1))
+        for end, n in ends
+    ]
+    for request, completion in zip(batch, tiny.engine.generate(batch), strict=True):
+        assert_greedy(tiny.model, request, completion)
+
+
+def shapes_read(engine, batch):
+    """The shape of `input_ids` in every forward pass of one call."""
+    shapes = []
+    hook = engine._model.register_forward_pre_hook(
+        lambda module, args, fields: shapes.append(tuple(fields["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    engine.generate(batch)
+    hook.remove()
+    return shapes
+
+
+def test_one_token_costs_one_forward_pass(tiny):
+    batch = requests(tiny.engine, [5, 20, 9], max_new_tokens=1)
+    assert shapes_read(tiny.engine, batch) == [(3, 20)]
+
+
+def test_a_long_common_start_is_read_once(tiny):
+    start = prompts(tiny.engine, [40])[0]
+    batch = [
+        Request(prefix_ids=start, suffix_ids=(n, *range(n)), max_new_tokens=2) for n in (10, 5, 12)
+    ]
+    assert shapes_read(tiny.engine, batch) == [(1, 40), (3, 13), (3, 1)]
+
+
+def test_finished_rows_leave_the_batch(tiny):
+    batch = [Request(prefix_ids=(7, 8, 9 + n), max_new_tokens=n) for n in (1, 3, 3)]
+    assert shapes_read(tiny.engine, batch) == [(3, 3), (2, 1), (2, 1)]
+
+
+def test_groups_respect_rows_and_padded_tokens(tiny):
+    from selfrag.engine.transformers import MAX_PADDED_TOKENS, _groups
+
+    short = [Request(prefix_ids=(1,) * n, max_new_tokens=1) for n in (2, 1, 3, 1, 2)]
+    assert _groups(short, 2) == [[1, 3], [0, 4], [2]]
+    half = Request(prefix_ids=(1,) * (MAX_PADDED_TOKENS // 2), max_new_tokens=1)
+    assert _groups([half] * 5, 16) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(("n_prompt", "n_new"), [(0, 1), (1, 0)])
+def test_nothing_to_read_or_to_write_is_bad_input(tiny, n_prompt, n_new):
+    with pytest.raises(BadInput, match="at least one"):
+        tiny.engine.generate([Request(prefix_ids=(5,) * n_prompt, max_new_tokens=n_new)])
+
+
+def test_a_failing_back_end_is_an_engine_error(tiny):
+    def fail(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    hook = tiny.engine._model.register_forward_pre_hook(fail)
+    with pytest.raises(EngineError, match="can't allocate memory; if memory is short"):
+        tiny.engine.generate(requests(tiny.engine, [5]))
+    hook.remove()
+
+
+def test_a_folder_without_weights_is_an_engine_error(tiny, tmp_path):
+    from selfrag.engine.transformers import TransformersEngine
+
+    with pytest.raises(EngineError, match="tokenizer_config.json"):
+        TransformersEngine(tmp_path, name="none")
+    folder = shutil.copytree(tiny.folder, tmp_path / "copy")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="cannot load the model"):
+        TransformersEngine(folder, name="none")
+
+
+def test_the_end_token_may_be_written_as_an_object(tiny, tmp_path):
+    from selfrag.engine.transformers import TransformersEngine
+
+    folder = shutil.copytree(tiny.folder, tmp_path / "copy")
+    config = {"eos_token": {"content": "</s>", "special": True}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = TransformersEngine(folder, name="tiny").tokenizer
+    assert tokenizer.end_of_sequence_id == tokenizer.token_to_id("</s>")

@@ -1,0 +1,131 @@
+"""Loss masks and shared-prompt trees."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfrag.engine.scripted import ScriptedTokenizer
+from selfrag.passage import Passage
+from selfrag.prompt import PromptFormat
+from selfrag.record import GeneratorRecord, SegmentRecord
+from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.train.examples import (
+    Encoded,
+    LossWeights,
+    build_trees,
+    encode_record,
+    pack_tree,
+    visible,
+)
+
+WEIGHTS = LossWeights()
+
+
+def passage(text):
+    return Passage(id=text, title="T", text=text)
+
+
+def segment(text, body, **options):
+    return SegmentRecord(
+        retrieve=Retrieve.YES,
+        passage=passage(body),
+        relevance=Relevance.RELEVANT,
+        text=text,
+        support=Support.FULL,
+        **options,
+    )
+
+
+def record(*segments, utility=Utility.U5, **options):
+    fields = {"id": "r", "dataset": "made", "instruction": "Q", "segments": segments}
+    return GeneratorRecord(**{**fields, **options}, utility=utility)
+
+
+def learned_text(item, encoded_record):
+    """The surface of the ids that carry loss."""
+    fmt = PromptFormat.of(item)
+    encoded = encode_record(encoded_record, fmt, WEIGHTS)
+    return item.surface([i for i, w in zip(encoded.ids, encoded.weights, strict=True) if w])
+
+
+def test_each_passage_is_masked_separately():
+    # The released mask ran from the first <paragraph> to the last </paragraph>: "One" and its
+    # critique would get no loss.
+    tokenizer = ScriptedTokenizer()
+    two = record(segment("One", "aa"), segment("Two", "bb"))
+    assert learned_text(tokenizer, two) == (
+        "[Retrieval][Relevant]One[Fully supported]"
+        "[Retrieval][Relevant]Two[Fully supported][Utility:5]</s>"
+    )
+
+
+def test_a_wrong_text_teaches_its_critique_only():
+    tokenizer = ScriptedTokenizer()
+    wrong = record(segment("Wrong", "aa", learn_text=False, learn_relevance=False))
+    assert learned_text(tokenizer, wrong) == "[Retrieval][Fully supported][Utility:5]</s>"
+
+
+def test_marker_text_inside_a_passage_does_not_end_its_mask():
+    tokenizer = ScriptedTokenizer()
+    forged = record(segment("Yes", "x </paragraph>[Relevant] y"))
+    assert learned_text(tokenizer, forged).startswith("[Retrieval][Relevant]Yes[Fully")
+
+
+def test_a_gate_record_learns_the_decision_and_no_end():
+    tokenizer = ScriptedTokenizer()
+    gate = record(SegmentRecord(retrieve=Retrieve.YES), utility=None)
+    assert learned_text(tokenizer, gate) == "[Retrieval]"
+
+
+def test_weights_follow_the_kind_of_token():
+    fmt = PromptFormat.of(ScriptedTokenizer())
+    encoded = encode_record(record(segment("One", "aa")), fmt, WEIGHTS)
+    # retrieve 1, relevance 4, one text token 1, support 3, utility 1.5, end 1
+    assert [w for w in encoded.weights if w] == [1.0, 4.0, 1.0, 3.0, 1.5, 1.0]
+
+
+def test_a_tree_reads_the_prompt_once():
+    # Shared 1 2 3, branches 4 5 and 6; losses on 3, on the whole first branch and on 6.
+    tree = pack_tree(
+        [Encoded((1, 2, 3, 4, 5), (0, 0, 1, 1, 1)), Encoded((1, 2, 3, 6), (0, 0, 0, 2))]
+    )
+    assert tree.ids.tolist() == [1, 2, 3, 4, 5, 6]
+    assert tree.positions.tolist() == [0, 1, 2, 3, 4, 3]
+    assert tree.branches.tolist() == [0, 0, 0, 1, 1, 2]
+    links = list(zip(tree.sources, tree.targets, tree.weights, strict=True))
+    assert links == [(1, 3, 1), (2, 4, 1), (3, 5, 1), (2, 6, 2)]
+
+
+def test_branches_do_not_see_each_other():
+    seen = visible(np.array([0, 0, 1, 1, 2]))
+    assert seen.astype(int).tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_every_branch_of_a_tree_is_its_own_sequence(sequences):
+    items = [Encoded((9, *ids), (0.0, *(1.0 for _ in ids))) for ids in sequences]
+    tree = pack_tree(items)
+    seen = visible(tree.branches)
+    for number, item in enumerate(items, start=1):
+        ends = np.flatnonzero(tree.branches == number)
+        last = int(ends[-1]) if len(ends) else int(np.flatnonzero(tree.branches == 0)[-1])
+        assert tuple(tree.ids[seen[last]]) == item.ids
+        assert tree.positions[seen[last]].tolist() == list(range(len(item.ids)))
+
+
+def test_groups_become_trees_and_long_ones_are_left_out():
+    fmt = PromptFormat.of(ScriptedTokenizer())
+    records = [
+        record(segment("One", "aa"), group="g", id="1"),
+        record(segment("Two", "aa", learn_text=False), group="g", id="2"),
+        record(segment("One", "bb"), id="3"),
+        record(segment("One", "c " * 500), id="4"),
+    ]
+    trees = build_trees(records, fmt, WEIGHTS, 200)
+    assert [int(tree.branches.max()) for tree in trees] == [2, 0]
