@@ -1,9 +1,8 @@
-"""Baselines with the base model: its own chat format, closed-book or with passages in the prompt."""
+"""Baselines with the base model in its own chat format, closed-book or with passages."""
 
 from collections.abc import Callable, Sequence
 
 from corpus import Question
-
 from selfrag.engine.base import Engine, Request
 from selfrag.passage import Passage
 

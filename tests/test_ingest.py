@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrag.errors import BadInput, ConfigError
@@ -176,6 +176,10 @@ def test_a_sentence_longer_than_the_window_is_cut_into_blocks_of_words():
     ]
 
 
+def test_a_sentence_end_within_a_word_cuts_nothing():
+    assert texts_of("Why ??", 1, Chunking.SENTENCES) == ["Why", "??"]
+
+
 @pytest.mark.parametrize("chunking", Chunking)
 @pytest.mark.parametrize("text", ["", " \n\t "])
 def test_white_space_gives_no_passage(chunking, text):
@@ -194,6 +198,7 @@ def test_passage_ids_are_stable_and_tell_repeated_blocks_apart():
     assert second.id != first.id
 
 
+@settings(deadline=None)  # the first call loads Punkt
 @given(TEXTS, st.integers(1, 7), st.sampled_from(Chunking))
 def test_offsets_lead_back_to_the_document_and_no_word_is_lost(
     text: str, size: int, chunking: Chunking

@@ -113,7 +113,9 @@ def test_a_topic_uses_one_segment_a_passage():
 
 
 def test_spacing_of_tokenised_text_is_undone():
-    assert untokenise("He said , `` go '' . It 's ( not ) 5 % .") == "He said, \"go\". It's (not) 5%."
+    assert (
+        untokenise("He said , `` go '' . It 's ( not ) 5 % .") == 'He said, "go". It\'s (not) 5%.'
+    )
     assert untokenise("Plain text. Left alone, ok") == "Plain text. Left alone, ok"
 
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrag.engine.scripted import ScriptedTokenizer
@@ -53,11 +53,13 @@ def test_the_file_tokenizer_would_be_fooled_without_our_switch():
     assert tokenizer.encode("[Relevant]").ids == [tokenizer.token_to_id("[Relevant]")]
 
 
+@settings(deadline=None)
 @given(question=hostile_text())
 def test_a_question_yields_no_control_id(fmt, question):
     assert control_ids(fmt).isdisjoint(fmt.instruction(question))
 
 
+@settings(deadline=None)
 @given(title=hostile_text(), text=hostile_text())
 def test_a_passage_yields_its_two_markers_and_no_other_control_id(fmt, title, text):
     first, *body, last = fmt.passage(Passage(id="1", title=title, text=text))
@@ -66,6 +68,7 @@ def test_a_passage_yields_its_two_markers_and_no_other_control_id(fmt, title, te
     assert fmt.tokenizer.decode(body) == f"{title}\n{text}"
 
 
+@settings(deadline=None)
 @given(text=hostile_text())
 def test_what_looks_like_a_control_token_stays_readable(fmt, text):
     assert fmt.tokenizer.decode(fmt.tokenizer.encode(text)) == text

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrag.engine.base import FinishReason, Request
@@ -29,6 +29,7 @@ def answer(completion, **kwargs):
     return tokenizer.surface(result.token_ids), result
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_plain_text_survives_the_tokenizer_and_yields_no_control_id(text):
     tokenizer = ScriptedTokenizer()

@@ -22,13 +22,13 @@ TOKENS = [token.value for token in REFLECTION_TOKENS]
 
 
 def plain_vocabulary() -> list[str]:
-    return [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
 
 
 def byte_tokenizer(extra: list[str]) -> tokenizers.Tokenizer:
-    """Every byte is a token; `SPECIALS` and `extra` are special tokens, `extra` at the end."""
+    """Bytes and `ab` as tokens; `SPECIALS` and `extra` are special tokens, `extra` at the end."""
     vocabulary = {token: index for index, token in enumerate(plain_vocabulary())}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(

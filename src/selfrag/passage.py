@@ -17,7 +17,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """The unit of retrieval. `start` and `end` are character offsets in its document, end excluded."""
+    """The unit of retrieval. `start` and `end` (excluded) are offsets in its document's text."""
 
     id: str
     title: str

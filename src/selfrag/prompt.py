@@ -57,7 +57,7 @@ class PromptFormat:
         return [*encode(INSTRUCTION_HEAD), *encode(instruction), *encode(INSTRUCTION_TAIL)]
 
     def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
-        """`<paragraph>title\\ntext</paragraph>`, without the retrieval token before it.
+        """Title and text on two lines between paragraph markers; no retrieval token before them.
 
         Of the body at most the first `max_tokens` ids are kept.
         """

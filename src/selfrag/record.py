@@ -95,8 +95,7 @@ def _segment_to_json(segment: SegmentRecord) -> dict[str, Any]:
     passage = segment.passage
     return {
         "retrieve": segment.retrieve,
-        "passage": passage
-        and {"id": passage.id, "title": passage.title, "text": passage.text},
+        "passage": passage and {"id": passage.id, "title": passage.title, "text": passage.text},
         "relevance": segment.relevance,
         "text": segment.text,
         "support": segment.support,

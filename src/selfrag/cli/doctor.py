@@ -93,7 +93,9 @@ def _tokens() -> str:
 
 
 def _index() -> str:
-    from selfrag.retrieval.store import Manifest
+    from selfrag.retrieval.manifest import Manifest
 
     manifest = Manifest.load(build.demo_index_dir())
-    return f"{manifest.n_passages} passages, encoder {manifest.encoder}, {build.demo_index_dir()}"
+    return (
+        f"{manifest.n_passages} passages, encoder {manifest.encoder_name}, {build.demo_index_dir()}"
+    )

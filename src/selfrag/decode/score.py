@@ -26,12 +26,15 @@ def _expected_worth(logprobs: FloatArray, worth: FloatArray) -> float:
 
 
 def relevance_score(logprobs: FloatArray) -> float:
-    """p(relevant) within its group, in [0, 1]. `logprobs`: shape (2,), nats: irrelevant, relevant."""
+    """p(relevant) within its group, in [0, 1]. `logprobs`: (2,), nats: irrelevant, relevant."""
     return _expected_worth(logprobs, RELEVANCE_WORTH)
 
 
 def support_score(logprobs: FloatArray) -> float:
-    """p(full) + p(partial) / 2 within its group, in [0, 1]. `logprobs`: (3,): full, partial, none."""
+    """p(full) + p(partial) / 2 within its group, in [0, 1].
+
+    `logprobs`: shape (3,), nats: full, partial, none.
+    """
     return _expected_worth(logprobs, SUPPORT_WORTH)
 
 

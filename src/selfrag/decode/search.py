@@ -6,7 +6,7 @@ and reflection tokens inline as in training. Finished hypotheses keep competing 
 Yields an event for every decision; the answer, the command line and the server are its readers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from selfrag.decode.events import (
@@ -125,8 +125,7 @@ def _gate_all(
 ) -> list[Gate]:
     """One token a question tells the gate; the same token is asked for in every mode."""
     requests = [
-        Request(prefix_ids=root.path_ids, max_new_tokens=1, watch_ids=fmt.ids.all)
-        for root in roots
+        Request(prefix_ids=root.path_ids, max_new_tokens=1, watch_ids=fmt.ids.all) for root in roots
     ]
     return [
         decide(done.watched[0, COLUMNS[Retrieve]], config.mode, config.threshold)
@@ -192,9 +191,11 @@ def _write(
         segment = cut_segment(completion, fmt, config.weights, read_passage=step.fresh)
         wants = None
         if segment.next_retrieve is not None:
-            wants = _next_decision(segment.ends_on, decide(
-                segment.next_retrieve, config.mode, config.threshold
-            ), config.mode)
+            wants = _next_decision(
+                segment.ends_on,
+                decide(segment.next_retrieve, config.mode, config.threshold),
+                config.mode,
+            )
         children.append(step.parent.child(step.lead_ids, step.hit, segment, wants))
     return children
 
@@ -208,7 +209,7 @@ def _next_decision(ends_on: Retrieve | None, gate: Gate, mode: RetrievalMode) ->
 
 def _keep_best(
     number: int, beam: Sequence[Node], grown: Sequence[Node], config: SearchConfig
-) -> Iterator[Event]:
+) -> Generator[Event, None, list[Node]]:
     """Ranks new and finished hypotheses together and keeps `beam_width`, best first.
 
     Ties keep finished before new ones, and retrieval order within a parent.

@@ -151,8 +151,16 @@ def merge_adapter(
     """Merges in place: `weights` are fp32 by parameter name, `tensors` those of the adapter.
 
     `token_ids` are the rows of the embedding that `reflection_rows` (n_tokens, dim) become; the
-    embedding grows to hold them.
+    embedding grows to hold them. Raises `AssetError` where a tensor is missing on either side.
     """
+    needed = {f"{module}.lora_{factor}" for module in description.modules for factor in "AB"}
+    lacking = {REFLECTION_ROWS, *needed} - tensors.keys()
+    lacking |= {f"{module}.weight" for module in description.modules} - weights.keys()
+    if lacking:
+        raise AssetError(
+            f"cannot merge an adapter into {description.base_name}: {len(lacking)} tensors are "
+            f"missing, {min(lacking)!r} among them; restore the adapter folder"
+        )
     scale = description.alpha / description.rank
     for module in description.modules:
         low, high = (tensors[f"{module}.lora_{factor}"].float() for factor in "AB")

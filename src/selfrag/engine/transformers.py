@@ -242,7 +242,7 @@ def _groups(requests: Sequence[Request], max_batch: int) -> list[list[int]]:
     groups: list[list[int]] = []
     for index in sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids)):
         n_padded = len(requests[index].prompt_ids) * (len(groups[-1]) + 1 if groups else 0)
-        if not groups or len(groups[-1]) == max_batch or n_padded > MAX_PADDED_TOKENS:
+        if not groups or len(groups[-1]) >= max_batch or n_padded > MAX_PADDED_TOKENS:
             groups.append([])
         groups[-1].append(index)
     return groups

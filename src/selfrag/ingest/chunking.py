@@ -86,9 +86,20 @@ def _sentence_windows(text: str, size: int) -> list[Span]:
 def _pieces(text: str, size: int) -> list[tuple[int, int, int]]:
     """Start, end and number of words of every sentence, or of its blocks where it is too long."""
     pieces: list[tuple[int, int, int]] = []
-    for start, end in sentence_spans(text):
+    for start, end in _spaced_sentences(text):
         words = [match.span() for match in _WORD.finditer(text, start, end)]
         blocks = _blocks(words, size)
         counts = [min(size, len(words) - size * index) for index in range(len(blocks))]
         pieces += [(*block, count) for block, count in zip(blocks, counts, strict=True)]
     return pieces
+
+
+def _spaced_sentences(text: str) -> list[Span]:
+    """The sentences, joined where no white space parts them: Punkt can split a word such as `??`."""
+    spans: list[Span] = []
+    for start, end in sentence_spans(text):
+        if spans and spans[-1][1] == start:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+    return spans

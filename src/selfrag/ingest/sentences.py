@@ -20,7 +20,7 @@ def _splitter() -> PunktSentenceTokenizer:
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Character offsets of the sentences of `text`, in order; whitespace between them is left out."""
+    """Character offsets of the sentences of `text`, in order, without the space between them."""
     return [(start, end) for start, end in _splitter().span_tokenize(text)]
 
 

@@ -1,0 +1,1 @@
+"""Queries to ranked passages behind one seam."""

@@ -1,9 +1,10 @@
-"""Texts as unit vectors: the seam to embedding models, and sentence-transformers behind it.
+"""Texts as unit vectors: the seam to embedding models, and two ways to run one.
 
 Knows nothing of passages or indexes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -32,40 +33,26 @@ class Encoder(Protocol):
 
 
 class SentenceTransformerEncoder:
-    """A sentence-transformers model from a folder on this machine; nothing is downloaded.
+    """Any sentence-transformers model, from a folder on this machine; nothing is downloaded.
 
-    Importing the library costs about 2.6 s on top of torch and transformers (2-core AVX2
-    machine, mostly scikit-learn), so it happens here and not when this module is imported.
+    The library takes 2.6 s to import after torch and transformers (mostly scikit-learn; 2-core
+    AVX2 machine). For a mean-pooled model `MeanPoolingEncoder` gives the same vectors without it.
     """
 
     def __init__(self, path: Path, *, name: str, batch_size: int = 64) -> None:
         """Loads the model. Raises `AssetError` when `path` does not hold one."""
-        try:
+        with _loading(name, path):
             from sentence_transformers import SentenceTransformer
-            from transformers.utils.logging import disable_progress_bar
-        except ImportError as error:
-            raise SelfRAGError(
-                f"cannot load encoder {name!r}: found no usable package sentence-transformers "
-                f'({error}), expected it installed; run pip install "selfrag[retrieval]"'
-            ) from error
-        disable_progress_bar()  # else loading draws one on stderr, under the command line's own
-        try:
-            if not path.is_dir():  # else the library takes the path for a name on the hub
-                raise NotADirectoryError("no such folder")
+
             self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise AssetError(
-                f"cannot load encoder {name!r} from {path}: found {_first_line(error)!r}, expected "
-                "a sentence-transformers model folder; fetch the model again or name its folder"
-            ) from error
         self._batch_size = batch_size
         self.name = name
         self.dim = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Shape (n_texts, dim) float32, rows of length 1, in order; texts are cut at 256 tokens.
+        """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
 
-        The limit is the model's own (MiniLM: 256). Batches are sorted by length by the library.
+        Texts are cut at the model's own limit (MiniLM: 256 tokens).
         """
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
@@ -78,5 +65,75 @@ class SentenceTransformerEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+class MeanPoolingEncoder:
+    """A model whose vector is the normalised mean of its last states, such as MiniLM.
+
+    The recipe of the model card of sentence-transformers/all-MiniLM-L6-v2, on transformers alone,
+    so that a question need not wait for a larger library.
+    """
+
+    def __init__(
+        self, path: Path, *, name: str, batch_size: int = 64, max_tokens: int = 256
+    ) -> None:
+        """Loads the model. Raises `AssetError` when `path` does not hold one."""
+        with _loading(name, path):
+            import torch
+            from transformers import AutoModel, AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
+        self._model = model.eval()
+        self._batch_size = batch_size
+        self._max_tokens = max_tokens
+        self.name = name
+        self.dim = int(model.config.hidden_size)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
+
+        Texts are cut at `max_tokens`.
+        """
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        # Texts of like length together: padding costs as much as text.
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        for first in range(0, len(texts), self._batch_size):
+            rows = order[first : first + self._batch_size]
+            vectors[rows] = self._encode_batch([texts[row] for row in rows])
+        return vectors
+
+    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+        import torch
+
+        inputs = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            states = self._model(**inputs).last_hidden_state  # (n, n_tokens, dim)
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            # Normalising makes the sum as good as the mean.
+            pooled = torch.nn.functional.normalize((states * mask).sum(dim=1), dim=1)
+        vectors: NDArray[np.float32] = pooled.numpy()
+        return vectors
+
+
+@contextmanager
+def _loading(name: str, path: Path) -> Iterator[None]:
+    """Turns what the libraries raise while they load a model into one sentence of ours."""
+    try:
+        if not path.is_dir():  # else they take the path for a name on the hub
+            raise NotADirectoryError("no such folder")
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # else loading draws one on stderr, under the command line's own
+        yield
+    except ImportError as error:
+        raise SelfRAGError(
+            f"cannot load encoder {name!r}: a package is missing ({error}), expected the retrieval "
+            'packages installed; run pip install "selfrag[retrieval]"'
+        ) from error
+    except (OSError, ValueError) as error:
+        raise AssetError(
+            f"cannot load encoder {name!r} from {path}: found "
+            f"{str(error).strip().splitlines()[0]!r}, expected the folder of an embedding model; "
+            "fetch the model again or name its folder"
+        ) from error

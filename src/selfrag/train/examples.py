@@ -125,8 +125,10 @@ def pack_tree(group: Sequence[Encoded]) -> Tree:
 
 
 def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many leading ids all sequences share, leaving every one at least one id of its own
-    unless there is only one sequence (which is then all prefix)."""
+    """How many leading ids all sequences share; each keeps at least one of its own.
+
+    A single sequence is all prefix.
+    """
     if len(sequences) == 1:
         return len(sequences[0])
     limit = min(len(sequence) for sequence in sequences) - 1
@@ -140,4 +142,5 @@ def visible(branches: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Who sees whom, shape (T, T): earlier ids of the shared part and of the own branch."""
     causal = np.tri(len(branches), dtype=bool)
     own = branches[:, None] == branches[None, :]
-    return causal & (own | (branches == 0)[None, :])
+    seen: NDArray[np.bool_] = causal & (own | (branches == 0)[None, :])
+    return seen

@@ -34,8 +34,17 @@ _TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
 _PREFIX = "base_model.model."
 
 # Options under which an adapter is not `alpha / rank * B @ A` for one rank; all are off here.
-_UNSUPPORTED = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern",
-                "modules_to_save", "fan_in_fan_out")  # fmt: skip
+_UNSUPPORTED = (
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "use_dora",
+    "use_qalora",
+    "use_rslora",
+)
 
 
 def export_adapter(peft_folder: Path, out: Path, *, base_name: str, gguf_sha256: str) -> Path:

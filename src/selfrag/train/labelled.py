@@ -176,7 +176,9 @@ def _negative_records(
         utility=Utility.U1,
     )
     # The true answer on a passage that does not hold it: right by luck, supported by nothing.
-    unsupported = _critique(item, passage, "unsupported", target, Support.NONE, None, relevant=False)
+    unsupported = _critique(
+        item, passage, "unsupported", target, Support.NONE, None, relevant=False
+    )
     return [honest, unsupported]
 
 
@@ -268,8 +270,10 @@ TOPIC_TEMPLATES = (
 def topic_record(
     identity: str, title: str, passages: Sequence[Passage], rng: np.random.Generator
 ) -> GeneratorRecord | None:
-    """A long answer about `title`: a segment a passage, some with a second sentence of the same
-    passage behind [Continue to Use Evidence]. None when the passages hold no fitting sentences."""
+    """A long answer about `title`, a segment a passage; None when no sentences fit.
+
+    Some passages give a second sentence, behind the token that continues their evidence.
+    """
     segments: list[SegmentRecord] = []
     for passage in passages:
         fitting = [s for s in split_sentences(passage.text) if 5 <= len(s.split()) <= 32][:2]
@@ -285,9 +289,7 @@ def topic_record(
             )
         )
         if len(fitting) > 1 and rng.random() < 0.5:
-            more = SegmentRecord(
-                retrieve=Retrieve.CONTINUE, text=fitting[1], support=Support.FULL
-            )
+            more = SegmentRecord(retrieve=Retrieve.CONTINUE, text=fitting[1], support=Support.FULL)
             segments.append(more)
     template = TOPIC_TEMPLATES[int(rng.integers(len(TOPIC_TEMPLATES)))]
     return GeneratorRecord(

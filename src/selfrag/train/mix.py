@@ -73,7 +73,7 @@ def untokenise(text: str) -> str:
     """Undoes the spacing of Natural Questions' tokenised text; other text is left as it is."""
     if " ." not in text and " ," not in text and "`` " not in text:
         return text
-    text = text.replace("`` ", '"').replace(" ''", '"').replace("-- ", "– ")
+    text = text.replace("`` ", '"').replace(" ''", '"').replace("-- ", "\u2013 ")
     text = re.sub(r" ([,.;:?!%)\]])", r"\1", text)
     text = re.sub(r"([(\[$]) ", r"\1", text)
     return re.sub(r" ('s|'re|'ve|'ll|'d|n't|')(?!\w)", r"\1", text)
@@ -204,7 +204,7 @@ def _draw(rows: Sequence[Any], n: int, rng: np.random.Generator) -> list[Any]:
 
 
 def _retrieval(data: Path, config: MixConfig, rng: np.random.Generator) -> list[GeneratorRecord]:
-    records = []
+    records: list[GeneratorRecord] = []
     for name, field in FACTUAL_SETS:
         for row in _draw(read_set(data, name), config.n_retrieval // len(FACTUAL_SETS), rng):
             text = row[field]

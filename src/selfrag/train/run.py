@@ -41,7 +41,7 @@ LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """One training run. Lengths in tokens, `learning_rate` at its peak, `steps` of the optimizer."""
+    """One training run. Lengths in tokens; `learning_rate` is the peak; steps are optimizer's."""
 
     base: str
     out: str
@@ -163,7 +163,9 @@ class _HeldOut(TrainerCallback):
 
     def __init__(self, batches: list[Batch], token_ids: list[int], path: Path) -> None:
         self.batches, self.path = batches, path
-        self.kinds = dict(zip(token_ids, (t.__class__.__name__ for t in REFLECTION_TOKENS)))
+        self.kinds = {
+            i: type(token).__name__ for i, token in zip(token_ids, REFLECTION_TOKENS, strict=True)
+        }
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         row = {"step": state.global_step, **held_out(kwargs["model"], self.batches, self.kinds)}
@@ -224,10 +226,13 @@ def train_from_records(
 
 
 def train_generator(
-    trees: Sequence[Tree], held_out_trees: Sequence[Tree], config: TrainConfig, model: Any,
+    trees: Sequence[Tree],
+    held_out_trees: Sequence[Tree],
+    config: TrainConfig,
+    model: Any,
     token_ids: list[int],
 ) -> Path:
-    """Trains the adapter; resumes from the last checkpoint in `config.out`; the adapter's folder."""
+    """Trains, resuming from the last checkpoint in `config.out`; the adapter's folder."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed)
@@ -262,7 +267,9 @@ def train_generator(
         args=arguments,
         train_dataset=_Batches(batches),
         data_collator=lambda items: collate(items[0]),
-        callbacks=[_HeldOut([collate(batch) for batch in checks], token_ids, out / "held_out.jsonl")],
+        callbacks=[
+            _HeldOut([collate(batch) for batch in checks], token_ids, out / "held_out.jsonl")
+        ],
     )
     checkpoints = out / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None

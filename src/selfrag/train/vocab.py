@@ -18,9 +18,7 @@ def add_reflection_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     vocabulary = tokenizer.get_vocab()
     new = [token.value for token in REFLECTION_TOKENS if token.value not in vocabulary]
     words = [tokenizer(_words(token), add_special_tokens=False).input_ids for token in new]
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": new}, replace_extra_special_tokens=False
-    )
+    tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
     new_ids = tokenizer.convert_tokens_to_ids(new)
     if max(new_ids, default=0) >= model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

