@@ -6,7 +6,7 @@ from corpus import Question
 from selfrag.engine.base import Engine, Request
 from selfrag.passage import Passage
 
-# (with passages, without): the best on 40 questions is used for all.
+# (with passages, without): the best on the first 16 questions is used for all.
 RAG_PROMPTS = (
     ("Answer the question using the passages.\n\n{passages}\n\nQuestion: {question}", "{question}"),
     ("{passages}\n\nUsing the text above, answer in one sentence: {question}", "{question}"),

@@ -199,7 +199,7 @@ def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, floa
     for name, n_passages in (("closed_book", 0), ("rag_top1", 1), ("rag_top5", 5)):
         picked = [[hit.passage for hit in ranked[:n_passages]] for ranked in hits]
         texts = [q.text for q in questions]
-        prompt = model.best_prompt(questions[:40], picked[:40], match) if n_passages else 0
+        prompt = model.best_prompt(questions[:16], picked[:16], match) if n_passages else 0
         said = model.answer(texts, picked, RAG_PROMPTS[prompt])
         scores[name] = share(match(t, q) for t, q in zip(said, questions, strict=True))
         say(f"{name}: {scores[name]} (prompt {prompt})")

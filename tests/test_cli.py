@@ -219,7 +219,6 @@ def test_the_explained_tree_tells_every_decision(run, scripted):
     assert "lost: ranked 2 of 2" in ended.out
 
 
-@pytest.mark.xfail(strict=True, reason="render.show_tree cuts lines at the terminal's width")
 def test_no_word_of_the_explained_tree_is_lost(run, scripted):
     ended = run("ask", "Who?", "--explain")
     told = " ".join(ended.out.replace("│", " ").split())

@@ -16,6 +16,7 @@ pytest.importorskip("gguf")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from selfrag.engine import adapter as adapters  # noqa: E402
 from selfrag.engine import prepare  # noqa: E402
 from selfrag.engine.base import Request  # noqa: E402
 from selfrag.engine.transformers import TransformersEngine  # noqa: E402
@@ -117,7 +118,7 @@ def test_merging_by_hand():
         "m.lora_B": torch.tensor([[1.0], [3.0]]),
         "reflection_rows": torch.tensor([[5.0, 6.0], [7.0, 8.0]]),
     }
-    description = prepare.AdapterDescription(
+    description = adapters.AdapterDescription(
         base_name="", gguf_sha256="", rank=1, alpha=2, tokens=(), modules=("m",)
     )
     prepare.merge_adapter(weights, tensors, description, token_ids=[2, 1])
@@ -126,7 +127,7 @@ def test_merging_by_hand():
 
 
 def test_an_adapter_for_other_modules_is_refused():
-    description = prepare.AdapterDescription(
+    description = adapters.AdapterDescription(
         base_name="tiny", gguf_sha256="", rank=1, alpha=2, tokens=(), modules=("m",)
     )
     with pytest.raises(AssetError, match=r"4 tensors are missing, 'm\.lora_A' among them"):
@@ -194,11 +195,11 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 
 
 def test_the_prepared_name_changes_with_base_and_adapter(made, tmp_path):
-    names = {prepare.prepared_name(sha, made.adapter) for sha in ("a", "b", "a")}
+    names = {adapters.prepared_name(sha, made.adapter) for sha in ("a", "b", "a")}
     other = shutil.copytree(made.adapter, tmp_path / "other")
-    assert prepare.prepared_name("a", other) in names
+    assert adapters.prepared_name("a", other) in names
     (other / "adapter.json").write_text("{}")
-    assert prepare.prepared_name("a", other) not in names
+    assert adapters.prepared_name("a", other) not in names
     assert len(names) == 2
 
 
@@ -225,14 +226,14 @@ def test_an_adapter_of_another_kind_is_refused(made, tmp_path, change):
     fields = json.loads((made.adapter / "adapter.json").read_text())
     (tmp_path / "adapter.json").write_text(json.dumps({**fields, **change}))
     with pytest.raises(AssetError, match="cannot use the adapter"):
-        prepare.read_description(tmp_path)
+        adapters.read_description(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "nonsense"])
 def test_a_damaged_adapter_description_is_refused(tmp_path, content):
     (tmp_path / "adapter.json").write_text(content)
     with pytest.raises(AssetError, match="expected format 1"):
-        prepare.read_description(tmp_path)
+        adapters.read_description(tmp_path)
 
 
 def test_a_missing_adapter_is_refused(made, tmp_path):

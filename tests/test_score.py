@@ -66,7 +66,7 @@ def test_total_is_the_weighted_sum_and_a_missing_group_counts_nothing():
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_no_finite_positive_number_is_refused(value):
-    with pytest.raises(ConfigError, match="weight of support"):
+    with pytest.raises(ConfigError, match=r"decode\.weights\.support"):
         ScoreWeights(support=value)
 
 

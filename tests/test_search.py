@@ -153,6 +153,8 @@ def test_an_irrelevant_passage_has_no_support_and_says_why():
     # relevance 0, support missing counts 0, utility -1 at weight 0.5, every token certain
     assert scores.total == pytest.approx(-0.5 + 1.0, abs=1e-5)
     assert answer.verdict.startswith("not supported")
+    assert answer.retrieved
+    assert answer.segments[0].citations == ()
 
 
 def two_segments():

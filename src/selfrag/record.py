@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, StorageError
 from selfrag.passage import Passage
 from selfrag.reflection import Marker, Relevance, Retrieve, Support, Utility
 
@@ -59,16 +59,33 @@ class GeneratorRecord:
         return "".join([*parts, self.utility or ""])
 
 
+def open_text(path: Path, what: str) -> TextIO:
+    """`path` opened for reading; raises `BadInput` saying `what` was to be read."""
+    try:
+        return path.open(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {what} from {path}: {error.strerror}; expected a readable file, "
+            "so name another"
+        ) from error
+
+
 def save_records(records: Iterable[GeneratorRecord], path: Path) -> None:
-    """One JSON object a line; replaces `path`."""
-    with path.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(_record_to_json(record), ensure_ascii=False) + "\n")
+    """One JSON object a line; replaces `path`. Raises `StorageError` when it cannot be written."""
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(_record_to_json(record), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write generator records to {path}: {error.strerror}; expected a writable "
+            "file in an existing folder, so make the folder or name another"
+        ) from error
 
 
 def load_records(path: Path) -> Iterator[GeneratorRecord]:
     """The records of a JSONL file, in order; raises `BadInput` naming the line that is not one."""
-    with path.open(encoding="utf-8") as file:
+    with open_text(path, "generator records") as file:
         for number, line in enumerate(file, start=1):
             try:
                 yield _record_from_json(json.loads(line))

@@ -43,7 +43,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def main() -> None:
     """Runs the command line; exit code 2 for the user's mistake, 1 for ours."""
-    build.limit_threads()
+    build.keep_tokenizers_single()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, standalone_mode=False)
@@ -52,6 +52,8 @@ def main() -> None:
     except typer.Abort:
         _stop("stopped on request; nothing half-written is left", 1, None)
     except typer.TyperException as error:
+        if not error.format_message():  # a bare command group, which has shown its help
+            sys.exit(2)
         doing = f"cannot run `selfrag {' '.join(arguments)}`"
         found = error.format_message().rstrip(".")
         _stop(f"{doing}: {found}; see `selfrag --help` for what is expected", 2, error)

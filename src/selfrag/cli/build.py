@@ -4,6 +4,7 @@ Nothing outside the command line chooses back ends.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
 from selfrag.cli.report import Reporter
-from selfrag.errors import AssetError, BadInput
+from selfrag.errors import AssetError, BadInput, IndexNotUsable
 from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.readers import read_documents, read_wiki_leads
 from selfrag.passage import Passage
@@ -45,12 +46,12 @@ def adapter_dir() -> Path:
 
 def demo_index_dir() -> Path:
     """Where the demo index lives."""
-    return assets.cache_dir() / "indexes" / "wiki-leads"
+    return assets.cache_dir() / "indexes" / f"wiki-leads-{assets.CORPUS.version}"
 
 
 def model_dir() -> Path:
     """Where the base model merged with our adapter lives, by the hashes of both."""
-    from selfrag.engine.prepare import prepared_name
+    from selfrag.engine.adapter import prepared_name
 
     gguf = assets.BASE_MODEL.files[0]
     return assets.cache_dir() / "models" / prepared_name(gguf.sha256, adapter_dir())
@@ -134,8 +135,9 @@ def build_index(
 def build_demo_index(report: Reporter) -> Path:
     """The index over 10,033 Wikipedia leads, built once."""
     out = demo_index_dir()
-    if out.is_dir():
+    if is_usable(out):
         return out
+    shutil.rmtree(out, ignore_errors=True)
     folder = fetch_asset(assets.CORPUS, report)
     leads = folder / assets.CORPUS.files[0].path
     passages = [
@@ -148,19 +150,23 @@ def build_demo_index(report: Reporter) -> Path:
     return out
 
 
+def is_usable(path: Path) -> bool:
+    """Whether `path` holds an index with a sound manifest."""
+    try:
+        index_manifest(path)
+    except IndexNotUsable:
+        return False
+    return True
+
+
 def open_index(path: Path | None, report: Reporter) -> "PassageStore":
     """The index in `path`, or the demo index, which is built on first use."""
     from selfrag.retrieval.store import PassageStore
 
     if path is None:
         path = build_demo_index(report)
-    elif not path.exists():
-        from selfrag.errors import IndexNotUsable
-
-        raise IndexNotUsable(
-            f"cannot open the index {path}: there is no such folder; expected one made by "
-            "`selfrag index build`, so build it or name another with --index"
-        )
+    else:
+        index_manifest(path)  # a folder that is no index fails before any model is loaded
     return PassageStore.open(path, load_encoder(report))
 
 
@@ -198,6 +204,6 @@ def question_from(argument: str | None) -> str:
     return question.strip()
 
 
-def limit_threads() -> None:
-    """One OpenMP thread a core at most; tokenizers must not fork threads of their own."""
+def keep_tokenizers_single() -> None:
+    """Tokenizers start no threads of their own: torch has them all."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from selfrag import assets
 from selfrag.cli import build
-from selfrag.errors import SelfRAGError
+from selfrag.errors import AssetError, SelfRAGError
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
 
@@ -68,7 +68,9 @@ def _check(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, ok=True, found=look())
     except SelfRAGError as error:
-        return Finding(name=name, ok=False, found=str(error), remedy="run `selfrag demo`")
+        # The sentence of a broken adapter says itself what to do; the rest `selfrag demo` makes.
+        remedy = "" if isinstance(error, AssetError) else "run `selfrag demo`"
+        return Finding(name=name, ok=False, found=str(error), remedy=remedy)
 
 
 def _model() -> str:

@@ -46,7 +46,7 @@ def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
         elif isinstance(event, CandidateEvent):
             place = branches.get(id(event.node.parent), tree)
             branches[id(event.node)] = place.add(_describe_node(event.node, fates))
-    console.print(tree)
+    console.print(tree, soft_wrap=False)
 
 
 def show_hits(console: Console, hits: Sequence[Hit]) -> None:

@@ -21,7 +21,7 @@ def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
     """The tables `mix`, `loss` and `train` of a recipe; an unknown table or key is an error."""
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(
             f"cannot read the recipe {path}: {error}; expected a TOML file like those in recipes/, "
             "so name one"
@@ -31,6 +31,11 @@ def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(
             f"cannot use the recipe {path}: unknown table {unknown[0]!r}; "
             "expected mix, loss or train, so rename or drop it"
+        )
+    if not all(isinstance(table, dict) for table in recipe.values()):
+        raise ConfigError(
+            f"cannot use the recipe {path}: a value stands where a table is expected; "
+            "write [mix], [loss] and [train] as tables"
         )
     return recipe
 

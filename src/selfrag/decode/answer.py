@@ -11,6 +11,7 @@ from selfrag.decode.score import SegmentScores
 from selfrag.decode.search import SearchConfig, search
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit
+from selfrag.reflection import Relevance
 from selfrag.retrieval.base import Retriever
 
 
@@ -26,7 +27,7 @@ class AnswerSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer to one question. `passages` holds the cited hits, in order of first citation."""
+    """An answer to one question. `passages` holds the hits read on the way, in order."""
 
     question: str
     segments: tuple[AnswerSegment, ...]
@@ -36,7 +37,7 @@ class Answer:
 
     @property
     def retrieved(self) -> bool:
-        """Whether any segment rests on a passage."""
+        """Whether a passage was read."""
         return bool(self.passages)
 
     @property
@@ -99,21 +100,24 @@ def answer_questions(
 
 
 def build_answer(question: str, best: Node, gate: Gate) -> Answer:
-    """Walks the path to `best` back and numbers its passages in order of first citation."""
+    """Walks the path to `best` back and numbers its passages in reading order."""
     passages: dict[str, Hit] = {}
     segments = []
     for node in best.path:
+        segment = node.segment
+        assert segment is not None  # a path holds no root
         citations: tuple[int, ...] = ()
         if node.hit is not None:
             passages.setdefault(node.hit.passage.id, node.hit)
-            citations = (list(passages).index(node.hit.passage.id) + 1,)
-        assert node.segment is not None  # a path holds no root
+            # A passage that the model judged irrelevant was read, but carries nothing.
+            if Relevance.IRRELEVANT not in segment.critique:
+                citations = (list(passages).index(node.hit.passage.id) + 1,)
         segments.append(
             AnswerSegment(
-                text=node.segment.text,
+                text=segment.text,
                 citations=citations,
-                scores=node.segment.scores,
-                truncated=node.segment.truncated,
+                scores=segment.scores,
+                truncated=segment.truncated,
             )
         )
     return Answer(

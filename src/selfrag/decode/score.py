@@ -65,7 +65,7 @@ class ScoreWeights:
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
                 raise ConfigError(
-                    f"cannot score segments: the weight of {name} is {value}, "
+                    f"cannot score segments: decode.weights.{name} is {value}, "
                     "but a weight is a finite number of at least 0; set it so"
                 )
 

@@ -7,7 +7,7 @@ Yields an event for every decision; the answer, the command line and the server 
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from selfrag.decode.events import (
     CandidateEvent,
@@ -111,13 +111,18 @@ def _root(question: str, fmt: PromptFormat, engine: Engine, config: SearchConfig
             "so write one in quotes"
         )
     prompt_ids = tuple(fmt.instruction(question.strip()))
-    room = engine.max_context - config.max_new_tokens - config.max_passage_tokens
+    room = _room(engine, config)
     if len(prompt_ids) > room:
         raise BadInput(
             f"cannot answer: the question takes {len(prompt_ids)} tokens, but {engine.name} has "
             f"room for {max(room, 0)} beside a passage and an answer; shorten the question"
         )
     return Node.root(prompt_ids)
+
+
+def _room(engine: Engine, config: SearchConfig) -> int:
+    """How long a path may be so that one more passage and segment still fit."""
+    return engine.max_context - config.max_new_tokens - config.max_passage_tokens
 
 
 def _gate_all(
@@ -196,7 +201,10 @@ def _write(
                 decide(segment.next_retrieve, config.mode, config.threshold),
                 config.mode,
             )
-        children.append(step.parent.child(step.lead_ids, step.hit, segment, wants))
+        child = step.parent.child(step.lead_ids, step.hit, segment, wants)
+        if len(child.path_ids) > _room(engine, config):  # the next segment would not fit
+            child = replace(child, wants=None)
+        children.append(child)
     return children
 
 

@@ -19,6 +19,7 @@ from selfrag.engine.base import Completion, FinishReason, FloatArray
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import (
     REFLECTION_TOKENS,
+    ReflectionToken,
     Relevance,
     Retrieve,
     Support,
@@ -42,7 +43,7 @@ class Segment:
 
     text: str
     body_ids: tuple[int, ...]
-    critique: tuple[str, ...]
+    critique: tuple[ReflectionToken, ...]
     scores: SegmentScores
     finished: bool
     truncated: bool
@@ -64,7 +65,7 @@ def cut_segment(
     return Segment(
         text=fmt.tokenizer.decode(plain).strip(),
         body_ids=tuple(body),
-        critique=tuple(token.value for token in tokens if token is not None),
+        critique=tuple(token for token in tokens if token is not None),
         scores=_scores(completion, tokens, weights, read_passage=read_passage),
         finished=ends_on is None,
         truncated=not stopped,

@@ -6,9 +6,7 @@ adapted module, and the rows of the reflection tokens. Merging is `W + alpha / r
 (LoRA, arXiv 2106.09685, section 4.1). Knows nothing of training or PEFT.
 """
 
-import hashlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -16,10 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfrag.engine.adapter import (
+    ADAPTER_TENSORS,
+    REFLECTION_ROWS,
+    AdapterDescription,
+    file_sha256,
+    read_description,
+)
 from selfrag.errors import AssetError, EngineError, StorageError
 from selfrag.reflection import REFLECTION_TOKENS
 
@@ -38,67 +42,10 @@ from selfrag.engine.transformers import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_FORMAT = 1
-ADAPTER_DESCRIPTION = "adapter.json"
-ADAPTER_TENSORS = "adapter.safetensors"
-REFLECTION_ROWS = "reflection_rows"
-
 Tensors = dict[str, torch.Tensor]
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterDescription:
-    """What `adapter.json` says: the base it belongs to and how to merge it.
-
-    `tokens` are in the order of the rows of `reflection_rows`; `modules` are names of linear
-    layers such as `model.layers.0.self_attn.q_proj`.
-    """
-
-    base_name: str
-    gguf_sha256: str
-    rank: int
-    alpha: float
-    tokens: tuple[str, ...]
-    modules: tuple[str, ...]
-
-
-def read_description(adapter: Path) -> AdapterDescription:
-    """The description of an adapter folder; raises `AssetError` when it cannot be used."""
-    path = adapter / ADAPTER_DESCRIPTION
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["format"] != ADAPTER_FORMAT:
-            raise ValueError(f"format {fields['format']!r}")
-        description = AdapterDescription(
-            base_name=fields["base_name"],
-            gguf_sha256=fields["gguf_sha256"],
-            rank=fields["rank"],
-            alpha=fields["alpha"],
-            tokens=tuple(fields["tokens"]),
-            modules=tuple(fields["modules"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AssetError(
-            f"cannot use the adapter {adapter}: {error!r} in {path.name}; expected format "
-            f"{ADAPTER_FORMAT}, so restore the folder or install the matching selfrag"
-        ) from error
-    if description.tokens != tuple(token.value for token in REFLECTION_TOKENS):
-        raise AssetError(
-            f"cannot use the adapter {adapter}: its tokens are {description.tokens}, not the 15 "
-            "reflection tokens in their order; export it again with `train/export.py`"
-        )
-    return description
-
-
-def prepared_name(gguf_sha256: str, adapter: Path) -> str:
-    """A folder name that changes with the base, the adapter or the format: 16 hex digits."""
-    digest = hashlib.sha256(f"{ADAPTER_FORMAT} {gguf_sha256}\n".encode())
-    for name in (ADAPTER_DESCRIPTION, ADAPTER_TENSORS):
-        digest.update(_sha256(adapter / name).encode())
-    return f"model-{digest.hexdigest()[:16]}"
 
 
 def prepare_model(
@@ -115,7 +62,7 @@ def prepare_model(
     tell = on_event or (lambda event: None)
     started = time.perf_counter()
     description = read_description(adapter)
-    found = _sha256(gguf)
+    found = file_sha256(gguf)
     if found != description.gguf_sha256:
         raise AssetError(
             f"cannot merge {adapter} into {gguf}: the file has SHA-256 {found}, but the adapter "
@@ -171,16 +118,6 @@ def merge_adapter(
     grown = torch.cat([embedding, torch.zeros(n_missing, embedding.shape[1])])
     grown[token_ids] = rows
     weights[_EMBEDDING] = grown
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AssetError(
-            f"cannot read {path}: {error.strerror}; reinstall the package that carries it"
-        ) from error
 
 
 def _read_gguf(gguf: Path) -> tuple[Any, Tensors, Any]:

@@ -95,7 +95,7 @@ def _pieces(text: str, size: int) -> list[tuple[int, int, int]]:
 
 
 def _spaced_sentences(text: str) -> list[Span]:
-    """The sentences, joined where no white space parts them: Punkt can split a word such as `??`."""
+    """The sentences, joined where no white space parts them: Punkt splits words such as `??`."""
     spans: list[Span] = []
     for start, end in sentence_spans(text):
         if spans and spans[-1][1] == start:

@@ -1,8 +1,10 @@
 """Sentence splitting: NLTK's Punkt with a built-in abbreviation list, so nothing is downloaded."""
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 # Lower case, without the final period, as Punkt wants them.
 ABBREVIATIONS = (
@@ -13,7 +15,10 @@ ABBREVIATIONS = (
 
 
 @cache
-def _splitter() -> PunktSentenceTokenizer:
+def _splitter() -> "PunktSentenceTokenizer":
+    # NLTK takes seconds to import, and most commands split no sentence.
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
     parameters = PunktParameters()
     parameters.abbrev_types = set(ABBREVIATIONS)
     return PunktSentenceTokenizer(parameters)

@@ -14,18 +14,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from selfrag.engine.prepare import (
+from selfrag.engine.adapter import (
     ADAPTER_DESCRIPTION,
     ADAPTER_FORMAT,
     ADAPTER_TENSORS,
     REFLECTION_ROWS,
     AdapterDescription,
-    Tensors,
 )
 from selfrag.errors import BadInput, StorageError
 from selfrag.reflection import REFLECTION_TOKENS
 
 logger = logging.getLogger(__name__)
+
+Tensors = dict[str, torch.Tensor]
 
 # PEFT replaces rows by these and never adds them, whatever the name says
 # (peft 0.21, tuners/trainable_tokens/layer.py, `update_layer` and `get_merged_weights`).

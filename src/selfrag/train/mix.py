@@ -21,7 +21,7 @@ import zstandard
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.record import GeneratorRecord
+from selfrag.record import GeneratorRecord, open_text
 from selfrag.train.labelled import (
     LabelledQuestion,
     QuestionMix,
@@ -226,7 +226,8 @@ def _no_retrieval(
         for row in t0
         if T0_TEMPLATES.search(row["template"]) and len(row["prompt"]) < 500
     ]
-    seeds = (recipe_dir / "no_retrieval_seeds.txt").read_text(encoding="utf-8").splitlines()
+    with open_text(recipe_dir / "no_retrieval_seeds.txt", "instructions without retrieval") as file:
+        seeds = file.read().splitlines()
     asked = [(seed, "") for seed in seeds if seed.strip()]
     rest = max(0, config.n_no_retrieval - len(pairs) - len(asked))
     pairs += asked + _draw(t0_pairs, rest, rng)

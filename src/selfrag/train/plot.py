@@ -17,7 +17,7 @@ def plot_run(run: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot([row["step"] for row in log], [float(row["loss"]) for row in log])
     left.set(title="training loss (weighted)", xlabel="optimizer step", ylabel="nats")
-    for kind in (key for key in held[0] if key != "step"):
+    for kind in sorted({key for row in held for key in row} - {"step"}):
         right.plot([row["step"] for row in held], [row[kind] for row in held], "o-", label=kind)
     right.set(title="held-out loss by kind of token", xlabel="optimizer step", ylabel="nats")
     right.legend()

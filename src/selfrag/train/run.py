@@ -7,6 +7,7 @@ where there is a loss.
 
 import json
 import logging
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ class _HeldOut(TrainerCallback):
 def held_out(
     model: torch.nn.Module, batches: Sequence[Batch], kinds: Mapping[int, str]
 ) -> dict[str, float]:
-    """Mean loss in nats and share predicted right, by kind of token, on unseen trees."""
+    """Mean loss in nats by kind of token, on unseen trees."""
     was_training = model.training
     model.eval()
     losses: dict[str, list[float]] = {}
@@ -189,6 +190,15 @@ def held_out(
                 losses.setdefault(kinds.get(target, "text"), []).append(loss)
     model.train(was_training)
     return {kind: round(float(np.mean(values)), 4) for kind, values in sorted(losses.items())}
+
+
+def _commit() -> str:
+    """The commit this code runs at, or nothing outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def load_base(path: str) -> tuple[PreTrainedModel, Any, list[int]]:
@@ -221,6 +231,11 @@ def train_from_records(
     file = out / "tokenizer" / "tokenizer.json"
     fmt = PromptFormat.of(FileTokenizer(file, end_of_sequence=tokenizer.eos_token))
     trees = build_trees(records, fmt, weights, config.max_tokens)
+    if len(trees) <= config.held_out_trees:
+        raise BadInput(
+            f"cannot train: the records make {len(trees)} trees, of which "
+            f"{config.held_out_trees} are held out; give more records or lower held_out_trees"
+        )
     checks, rest = trees[: config.held_out_trees], trees[config.held_out_trees :]
     return train_generator(rest, checks, config, attach_lora(model, token_ids, config), token_ids)
 
@@ -261,7 +276,8 @@ def train_generator(
     )
     n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
     logger.info("training on %d tokens in %d steps", n_tokens, len(batches))
-    (out / "run.json").write_text(json.dumps({**asdict(config), "tokens": n_tokens}, indent=1))
+    facts = {**asdict(config), "tokens": n_tokens, "torch": torch.__version__, "commit": _commit()}
+    (out / "run.json").write_text(json.dumps(facts, indent=1))
     trainer = GeneratorTrainer(
         model=model,
         args=arguments,
