@@ -148,7 +148,7 @@ def test_a_fault_of_ours_ends_with_1_and_says_what_to_do(run, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(build, "open_index", broken)
+    monkeypatch.setattr(build, "load", broken)
     ended = run("ask", "Who?")
     assert ended.code == 1
     assert ended.err == (
@@ -175,8 +175,7 @@ def scripted(monkeypatch):
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
     retriever = FixedRetriever({"Who?": hits})
-    monkeypatch.setattr(build, "load_engine", lambda say: engine)
-    monkeypatch.setattr(build, "open_index", lambda path, say, progress: retriever)
+    monkeypatch.setattr(build, "load", lambda path, report: (retriever, engine))
 
 
 def test_an_answer_as_json_holds_what_is_documented(run, scripted):

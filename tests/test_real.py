@@ -18,7 +18,7 @@ from selfrag.prompt import PromptFormat
 pytestmark = pytest.mark.real
 
 PLANETS = {
-    "Titan": "Titan is the largest moon of Saturn. It was discovered by Christiaan Huygens in 1655.",
+    "Titan": "Titan is the largest moon of Saturn. Christiaan Huygens discovered it in 1655.",
     "Ganymede": "Ganymede is the largest moon of Jupiter and was found by Galileo Galilei in 1610.",
     "Bakery": "A bakery sells bread. Most bakeries open early in the morning.",
 }

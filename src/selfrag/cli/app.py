@@ -99,8 +99,7 @@ def ask(
     )
     text = build.question_from(question)
     started = time.perf_counter()
-    store = build.open_index(index, Reporter())
-    engine = build.load_engine(Reporter())
+    store, engine = build.load(index, Reporter())
     loaded = time.perf_counter()
     events: list[Event] = []
     answer = answer_questions(
@@ -183,8 +182,7 @@ def index_info(
 @app.command()
 def demo() -> None:
     """Fetch the assets, build the demo index and answer three questions."""
-    store = build.open_index(None, Reporter())
-    engine = build.load_engine(Reporter())
+    store, engine = build.load(None, Reporter())
     for question in build.DEMO_QUESTIONS:
         stdout.rule(f"[bold]{question}[/bold]", align="left")
         answer = answer_questions(

