@@ -7,12 +7,9 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from importlib import import_module
 from itertools import count
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
@@ -190,12 +187,9 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
 
 
 def load(path: Path | None, report: Reporter) -> "tuple[PassageStore, TransformersEngine]":
-    """Index and engine, as `open_index` and `load_engine` give them, in less time."""
-    if path is not None:
-        index_manifest(path)
-    import_ahead("lancedb")
-    engine = load_engine(report)
-    return open_index(path, report), engine
+    """Index and engine; an index that cannot be opened fails before the model is loaded."""
+    store = open_index(path, report)
+    return store, load_engine(report)
 
 
 def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[Passage]:
@@ -230,16 +224,6 @@ def question_from(argument: str | None) -> str:
             'so write one, as in selfrag ask "Which planet has the moon Titan?"'
         )
     return question.strip()
-
-
-def import_ahead(module: str) -> None:
-    """Starts importing `module` beside what the caller does next; a failure shows up there."""
-
-    def load() -> None:
-        with suppress(ImportError):
-            import_module(module)
-
-    Thread(target=load, daemon=True).start()
 
 
 def keep_tokenizers_single() -> None:
