@@ -18,7 +18,7 @@ from selfrag.prompt import PromptFormat
 pytestmark = pytest.mark.real
 
 PLANETS = {
-    "Titan": "Titan is the largest moon of Saturn. Christiaan Huygens discovered it in 1655.",
+    "Titan": "Titan is the largest moon of the planet Saturn.",
     "Ganymede": "Ganymede is the largest moon of Jupiter and was found by Galileo Galilei in 1610.",
     "Bakery": "A bakery sells bread. Most bakeries open early in the morning.",
 }
@@ -74,7 +74,9 @@ def test_search_finds_the_passage_by_meaning_and_by_words(index):
 
 
 def test_explaining_shows_every_candidate(index):
-    shown = run("ask", "Who discovered Titan?", "--index", str(index), "--explain").stdout
+    shown = run(
+        "ask", "Which planet has the moon Titan?", "--index", str(index), "--explain"
+    ).stdout
     assert "gate: retrieve" in shown
     assert shown.count("relevance") >= 3
     assert "kept, rank 1" in shown

@@ -137,7 +137,7 @@ def losses(run):
 def test_a_stopped_run_resumes_to_the_same_end(base, tmp_path):
     whole = train_from_records(RECORDS, config(base, tmp_path / "whole"), LossWeights())
     steps = json.loads((tmp_path / "whole" / "log.json").read_text())[-1]["step"]
-    assert steps > 5
+    assert steps > 4  # more than the one checkpoint at step 4
     # The same schedule stopped at its first checkpoint: its later ones are taken away.
     train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
     last = max((tmp_path / "stopped" / "checkpoints").iterdir(), key=lambda p: int(p.name[11:]))

@@ -209,7 +209,11 @@ def load_base(path: str) -> tuple[PreTrainedModel, Any, list[int]]:
 
 
 def attach_lora(model: PreTrainedModel, token_ids: list[int], config: TrainConfig) -> Any:
-    """LoRA on every linear layer, and the 15 new rows trained whole (tied to the head)."""
+    """LoRA on every linear layer, and the 15 new rows trained whole (tied to the head).
+
+    Seeds torch: LoRA draws its first factor at random, before the Trainer sets its own seed.
+    """
+    torch.manual_seed(config.seed)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
