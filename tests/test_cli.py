@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from selfrag.cli import build, main
+from selfrag.cli.report import Reporter
 from selfrag.cli.train import load_recipe, settings
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
-from selfrag.errors import BadInput, ConfigError
+from selfrag.errors import BadInput, ConfigError, IndexNotUsable
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
+from selfrag.retrieval.store import PassageStore
 from selfrag.train.examples import LossWeights
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "default-135m.toml"
@@ -270,3 +272,25 @@ def test_the_shipped_recipe_fits_the_training_run():
 
     config = settings(TrainConfig, "train", load_recipe(RECIPE), base="base", out="run")
     assert (config.tokens_per_batch, config.max_steps, config.lora_rank) == (1000, 460, 32)
+
+
+def test_a_damaged_demo_index_is_built_anew(tmp_path, monkeypatch):
+    demo, opened = tmp_path / "demo", []
+
+    def build_demo(report):
+        demo.mkdir(exist_ok=True)
+        return demo
+
+    def open_second_time(path, encoder):
+        opened.append(sorted(entry.name for entry in path.iterdir()))
+        if len(opened) == 1:
+            raise IndexNotUsable("damaged")
+        return "index"
+
+    build_demo(None)
+    (demo / "broken").touch()
+    monkeypatch.setattr(build, "build_demo_index", build_demo)
+    monkeypatch.setattr(build, "load_query_encoder", lambda report: None)
+    monkeypatch.setattr(PassageStore, "open", staticmethod(open_second_time))
+    assert build.open_index(None, Reporter()) == "index"
+    assert opened == [["broken"], []]

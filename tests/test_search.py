@@ -328,6 +328,26 @@ def test_a_question_over_the_context_window_is_refused_with_both_lengths():
         run(engine({}), FixedRetriever({}), ["long " * 5000])
 
 
+def test_room_counts_a_full_passage_its_three_control_ids_and_a_segment():
+    found = hits("w " * 3000)
+    script = ScriptedTokenizer()
+    needed = len(script.encode(head("Q"))) + 100 + 96 + 3
+
+    def model(max_context):
+        return ScriptedEngine(
+            ScriptedTokenizer(),
+            lambda ids: say(YES) if len(ids) < 60 else say("[Relevant]", "X.", FULL, U5, END),
+            max_context=max_context,
+        )
+
+    (answer,), _ = run(model(needed), FixedRetriever({"Q": found}), max_passage_tokens=100)
+    assert answer.text == "X."
+    tight = model(needed - 1)
+    with pytest.raises(BadInput, match="the question takes"):
+        run(tight, FixedRetriever({"Q": found}), max_passage_tokens=100)
+    assert tight.calls == []
+
+
 def test_a_long_passage_is_cut_not_refused():
     found = hits("w " * 3000)
     model = ScriptedEngine(

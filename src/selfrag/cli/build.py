@@ -150,9 +150,8 @@ def build_index(
 def build_demo_index(report: Reporter) -> Path:
     """The index over 10,033 Wikipedia leads, built once."""
     out = demo_index_dir()
-    if is_usable(out):
+    if out.is_dir():
         return out
-    shutil.rmtree(out, ignore_errors=True)
     folder = fetch_asset(assets.CORPUS, report)
     leads = folder / assets.CORPUS.files[0].path
     passages = [
@@ -166,24 +165,21 @@ def build_demo_index(report: Reporter) -> Path:
     return out
 
 
-def is_usable(path: Path) -> bool:
-    """Whether `path` holds an index with a sound manifest."""
-    try:
-        index_manifest(path)
-    except IndexNotUsable:
-        return False
-    return True
-
-
 def open_index(path: Path | None, report: Reporter) -> "PassageStore":
-    """The index in `path`, or the demo index, which is built on first use."""
+    """The index in `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
 
-    if path is None:
-        path = build_demo_index(report)
-    else:
+    if path is not None:
         index_manifest(path)  # a folder that is no index fails before any model is loaded
-    return PassageStore.open(path, load_query_encoder(report))
+        return PassageStore.open(path, load_query_encoder(report))
+    demo = build_demo_index(report)
+    encoder = load_query_encoder(report)
+    try:
+        return PassageStore.open(demo, encoder)
+    except IndexNotUsable:
+        report.say("the demo index is damaged and is built anew")
+        shutil.rmtree(demo, ignore_errors=True)
+        return PassageStore.open(build_demo_index(report), encoder)
 
 
 def load(path: Path | None, report: Reporter) -> "tuple[PassageStore, TransformersEngine]":

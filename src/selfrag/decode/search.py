@@ -122,7 +122,8 @@ def _root(question: str, fmt: PromptFormat, engine: Engine, config: SearchConfig
 
 def _room(engine: Engine, config: SearchConfig) -> int:
     """How long a path may be so that one more passage and segment still fit."""
-    return engine.max_context - config.max_new_tokens - config.max_passage_tokens
+    # Three control ids come with a passage: the retrieval decision and the two markers.
+    return engine.max_context - config.max_new_tokens - config.max_passage_tokens - 3
 
 
 def _gate_all(
