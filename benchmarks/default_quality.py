@@ -18,17 +18,17 @@ import numpy as np
 from baselines import RAG_PROMPTS, PlainModel
 from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
 from selfrag import assets
-from selfrag.cli.build import base_gguf, load_engine
+from selfrag.cli.build import EngineKind, base_gguf, load_engine, open_engine
 from selfrag.cli.report import Reporter
 from selfrag.decode.answer import answer_questions
-from selfrag.decode.events import CandidateEvent, Event, GateEvent
+from selfrag.decode.config import SearchConfig
+from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent
 from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import support_score
-from selfrag.decode.search import SearchConfig
 from selfrag.decode.segment import COLUMNS
+from selfrag.decode.trace import save_trace
 from selfrag.engine.base import Engine, Request
 from selfrag.engine.prepare import dequantise_base
-from selfrag.engine.transformers import TransformersEngine
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
 from selfrag.train.labelled import answer_sentence, holds_answer, swap_answer
@@ -42,7 +42,7 @@ from selfrag.train.mix import (
 )
 
 TOP_K = 5
-CHUNK = 12  # questions searched together
+CHUNK = 16  # questions searched together
 
 
 def say(message: str) -> None:
@@ -183,12 +183,12 @@ def held_out_instructions(data: Path, n: int) -> list[str]:
     return [held[int(index)] for index in order]
 
 
-def plain_engine() -> TransformersEngine:
+def plain_engine() -> Engine:
     """The base model as shipped in its package, without our adapter."""
     out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
     if not out.is_dir():
         dequantise_base(base_gguf(Reporter()), out)
-    return TransformersEngine(out, name="SmolLM2-135M-Instruct", max_batch=48)
+    return open_engine(out, EngineKind.LLAMA, name="SmolLM2-135M-Instruct", max_batch=48)
 
 
 def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, float]:
@@ -206,7 +206,26 @@ def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, floa
     return scores
 
 
-def measure(data: Path, limit: int, support_limit: int) -> dict[str, float]:
+def save_both_branches(
+    path: Path, questions: Sequence[Question], always: Sequence[Event], never: Sequence[Event]
+) -> None:
+    """One trace in which every question holds its candidates with and without passages.
+
+    `selfrag rescore` chooses among them for any threshold.
+    """
+    events: list[Event] = []
+    for event in always:
+        if isinstance(event, FinishEvent):
+            events += [
+                other
+                for other in never
+                if isinstance(other, CandidateEvent) and other.question == event.question
+            ]
+        events.append(event)
+    save_trace(path, [q.text for q in questions], events, answers=[q.answers for q in questions])
+
+
+def measure(data: Path, limit: int, support_limit: int, traces: Path | None) -> dict[str, float]:
     """All figures, by name."""
     passages = wiki_passages(data)
     corpus = Bm25(passages)
@@ -231,6 +250,10 @@ def measure(data: Path, limit: int, support_limit: int) -> dict[str, float]:
     result["always"] = share(match(t, q) for t, q in zip(always, questions, strict=True))
     result["isrel_auc"] = relevance_auc(questions, events)
     say(f"always: {result}")
+    never, without = run_ours(questions, engine, corpus, RetrievalMode.NEVER)
+    result["never"] = share(match(t, q) for t, q in zip(never, questions, strict=True))
+    if traces is not None:
+        save_both_branches(traces, questions, events, without)
     adaptive, events = run_ours(questions, engine, corpus, RetrievalMode.ADAPTIVE)
     result["adaptive"] = share(match(t, q) for t, q in zip(adaptive, questions, strict=True))
     gates = [event.gate for event in events if isinstance(event, GateEvent)]
@@ -246,9 +269,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=500, help="dev questions")
     parser.add_argument("--support-limit", type=int, default=150, help="questions for IsSup")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    parser.add_argument("--traces", type=Path, help="JSONL file for `selfrag rescore`")
     options = parser.parse_args()
     started = time.perf_counter()
-    result = measure(options.data, options.limit, options.support_limit)
+    result = measure(options.data, options.limit, options.support_limit, options.traces)
     result["seconds"] = round(time.perf_counter() - started, 1)
     if options.json:
         print(json.dumps(result))

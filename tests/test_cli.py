@@ -81,8 +81,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(run, cache)
     ("arguments", "found"),
     [
         (["ask", "Who?", "--nonsense"], "No such option: --nonsense"),
-        (["ask", "Who?", "--threshold", "much"], "Invalid value for '--threshold'"),
-        (["ask", "Who?", "--mode", "sometimes"], "Invalid value for '--mode'"),
+        (["ask", "Who?", "--top-k", "much"], "Invalid value for '--top-k'"),
         (["answer"], "No such command 'answer'"),
         (["search"], "Missing argument 'query'"),
     ],
@@ -91,6 +90,29 @@ def test_a_command_that_cannot_be_read_is_refused_in_one_line(run, arguments, fo
     ended = run(*arguments)
     assert is_refusal(ended)
     assert f"cannot run `selfrag {' '.join(arguments)}`: {found}" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--threshold", "much"], "threshold to 'much': expected a number or none"),
+        (["--mode", "sometimes"], "mode to 'sometimes': expected one of adaptive, always, never"),
+        (["--set", "beam"], "'beam': expected key=value"),
+        (["--set", "beams=2"], "beams: there is no such setting; expected one of mode, gate"),
+        (["--set", "weights.fun=2"], "weights.fun: there is no such setting"),
+        (["--set", "beam_width=two"], "beam_width to 'two': expected a whole number"),
+        (
+            ["--set", "drop_unsupported=maybe"],
+            "drop_unsupported to 'maybe': expected true or false",
+        ),
+        (["--set", "gate=coin"], "gate to 'coin': expected one of paper, reference, argmax"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_refused_in_one_line(run, cache, arguments, found):
+    ended = run("ask", "Who?", *arguments)
+    assert is_refusal(ended)
+    assert f"cannot set {found}" in ended.err
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("command", [["ask", "Who?"], ["search", "who"]])
@@ -177,7 +199,7 @@ def scripted(monkeypatch):
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
     retriever = FixedRetriever({"Who?": hits})
-    monkeypatch.setattr(build, "load", lambda path, report: (retriever, engine))
+    monkeypatch.setattr(build, "load", lambda path, report, kind: (retriever, engine))
 
 
 def test_an_answer_as_json_holds_what_is_documented(run, scripted):
@@ -192,6 +214,10 @@ def test_an_answer_as_json_holds_what_is_documented(run, scripted):
         "segments",
         "passages",
         "verdict",
+        "abstained",
+        "stopped_by",
+        "choices",
+        "usage",
         "timing_s",
         "model",
         "index",
@@ -226,6 +252,84 @@ def test_no_word_of_the_explained_tree_is_lost(run, scripted):
     assert "the passage was judged irrelevant, so no support is judged" in told
 
 
+def test_a_streamed_search_tells_its_steps_before_the_answer(run, scripted):
+    ended = run("ask", "Who?", "--stream")
+    told = ended.out
+    assert told.index("gate: retrieve") < told.index("searched 'Who?'") < told.index("kept, rank 1")
+    assert told.rindex("Ann did it. [1]") > told.index("kept, rank 1")
+
+
+def test_a_closed_set_is_answered_with_one_of_its_members(run, scripted):
+    ended = run("ask", "Who?", "--choices", "Ann,Bob", "--max-segments", "1")
+    # Only the first candidate names one of the two.
+    assert ended.out.startswith("Ann  (scores: Ann ")
+
+
+def test_the_flags_of_the_released_scripts_are_understood(run, scripted):
+    old = ["--ndocs", "2", "--max_new_tokens", "50", "--mode", "always_retrieve", "--max_depth"]
+    old += ["2", "--beam_width", "2", "--w_rel", "1", "--w_sup", "1", "--w_use", "1"]
+    old += ["--use_groundness", "--use_utility", "--use_seqscore", "--ignore_cont"]
+    ended = run("ask", "Who?", *old, "--threshold", "none")
+    assert ended.code == 0
+    assert ended.out.startswith("Ann did it. [1]\n")
+
+
+def test_the_reference_is_followed_when_asked_to(run, scripted):
+    ended = run("ask", "Who?", "--compat", "reference", "--mode", "always", "--json")
+    assert ended.code == 0
+    answer = json.loads(ended.out)
+    # Open answers of the released short form are the raw text of the best passage.
+    assert answer["answer"] == "[Relevant]Ann did it.[Fully supported][Utility:5]</s>"
+    assert (answer["form"], answer["retrieved"], answer["crash"]) == ("short", True, None)
+    assert len(answer["candidates"]) == 2
+
+
+def test_many_questions_are_answered_from_a_file(run, scripted, tmp_path):
+    questions, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    questions.write_text(
+        '{"id": "q1", "question": "Who?", "answers": ["Ann"]}\n\n{"question": "Who?"}\n'
+    )
+    ended = run("batch", str(questions), "--out", str(out), "--batch-size", "1")
+    assert ended.code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["answer"] for row in rows] == ["Ann did it."] * 2
+    assert rows[0]["id"] == "q1" and rows[0]["answers"] == ["Ann"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("", "holds no questions"),
+        ('{"question": "Who?"}\n{"q": 1}\n', "line 2 holds no question"),
+        ("Who?\n", "line 1 holds no question"),
+    ],
+)
+def test_a_file_without_questions_is_refused(run, cache, tmp_path, content, found):
+    questions, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    questions.write_text(content)
+    ended = run("batch", str(questions), "--out", str(out))
+    assert is_refusal(ended) and found in ended.err
+    assert not out.exists() and not cache.exists()
+
+
+def test_a_chat_gives_earlier_turns_to_the_next_question(run, monkeypatch):
+    ask = "### Instruction:\nWho?\n\n### Response:\n"
+    table = {
+        ask: say("[No Retrieval]"),
+        f"{ask}[No Retrieval]": say("Ann.", "</s>"),
+        f"{ask}Ann.\n\n### Instruction:\nWhy?\n\n### Response:\n": say("[No Retrieval]"),
+        f"{ask}Ann.\n\n### Instruction:\nWhy?\n\n### Response:\n[No Retrieval]": say(
+            "For fun.", "</s>"
+        ),
+    }
+    engine = ScriptedEngine(ScriptedTokenizer(), table)
+    monkeypatch.setattr(build, "load", lambda path, report, kind: (FixedRetriever({}), engine))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who?\nWhy?\n\nnever read\n"))
+    ended = run("chat")
+    assert ended.code == 0
+    assert ended.out.index("Ann.") < ended.out.index("For fun.")
+
+
 def test_an_unknown_table_of_a_recipe_is_named(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[decode]\nbeam_width = 2\n")
@@ -234,7 +338,9 @@ def test_an_unknown_table_of_a_recipe_is_named(tmp_path):
 
 
 def test_an_unknown_key_of_a_recipe_is_named():
-    with pytest.raises(ConfigError, match=r"unknown key loss\.words; expected one of relevance"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key loss\.words; expected one of answer, relevance"
+    ):
         settings(LossWeights, "loss", {"loss": {"words": 1.0}})
 
 
@@ -262,7 +368,7 @@ def test_the_shipped_recipe_fits_the_loss_and_the_mix():
     recipe = load_recipe(RECIPE)
     assert settings(LossWeights, "loss", recipe) == LossWeights()
     assert settings(MixConfig, "mix", recipe) == MixConfig(
-        n_squad=2700, n_qed=1000, n_retrieval=420, n_no_retrieval=450, n_topics=130
+        n_squad=2500, n_qed=2000, n_retrieval=560, n_no_retrieval=800, n_topics=110, seed=1
     )
 
 
@@ -271,7 +377,7 @@ def test_the_shipped_recipe_fits_the_training_run():
     from selfrag.train.run import TrainConfig
 
     config = settings(TrainConfig, "train", load_recipe(RECIPE), base="base", out="run")
-    assert (config.tokens_per_batch, config.max_steps, config.lora_rank) == (1000, 460, 32)
+    assert (config.tokens_per_batch, config.max_steps, config.lora_rank) == (1000, 520, 32)
 
 
 def test_a_damaged_demo_index_is_built_anew(tmp_path, monkeypatch):

@@ -40,10 +40,19 @@ def transformers_case(folder):
     return TransformersEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
 
 
-@pytest.fixture(scope="module", params=["scripted", "transformers"])
+def llama_case(folder):
+    pytest.importorskip("torch")
+    from selfrag.engine.llama import LlamaEngine
+
+    return LlamaEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
+
+
+@pytest.fixture(scope="module", params=["scripted", "transformers", "llama"])
 def engine(request, tmp_path_factory):
     if request.param == "scripted":
         return scripted_case()
+    if request.param == "llama":
+        return llama_case(tmp_path_factory.mktemp("tiny"))
     return transformers_case(tmp_path_factory.mktemp("tiny"))
 
 
@@ -247,12 +256,12 @@ def test_finished_rows_leave_the_batch(tiny):
 
 
 def test_groups_respect_rows_and_padded_tokens(tiny):
-    from selfrag.engine.transformers import MAX_PADDED_TOKENS, _groups
+    from selfrag.engine.batching import MAX_PADDED_TOKENS, groups
 
     short = [Request(prefix_ids=(1,) * n, max_new_tokens=1) for n in (2, 1, 3, 1, 2)]
-    assert _groups(short, 2) == [[1, 3], [0, 4], [2]]
+    assert groups(short, 2) == [[1, 3], [0, 4], [2]]
     half = Request(prefix_ids=(1,) * (MAX_PADDED_TOKENS // 2), max_new_tokens=1)
-    assert _groups([half] * 5, 16) == [[0, 1], [2, 3], [4]]
+    assert groups([half] * 5, 16) == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize(("n_prompt", "n_new"), [(0, 1), (1, 0)])
@@ -274,7 +283,7 @@ def test_a_failing_back_end_is_an_engine_error(tiny):
 def test_a_folder_without_weights_is_an_engine_error(tiny, tmp_path):
     from selfrag.engine.transformers import TransformersEngine
 
-    with pytest.raises(EngineError, match="cannot learn the end token"):
+    with pytest.raises(EngineError, match="cannot load a model"):
         TransformersEngine(tmp_path, name="none")
     folder = shutil.copytree(tiny.folder, tmp_path / "copy")
     (folder / "model.safetensors").unlink()
@@ -290,3 +299,39 @@ def test_the_end_token_may_be_written_as_an_object(tiny, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = TransformersEngine(folder, name="tiny").tokenizer
     assert tokenizer.end_of_sequence_id == tokenizer.token_to_id("</s>")
+
+
+def test_the_llama_engine_gives_what_transformers_gives(tiny):
+    from selfrag.engine.llama import LlamaEngine
+
+    llama = LlamaEngine(tiny.folder, name="tiny", max_batch=4)
+    batch = requests(llama, max_new_tokens=12)
+    for found, expected in zip(llama.generate(batch), tiny.engine.generate(batch), strict=True):
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
+        ({"attention_bias": True}, "extra parts .'attention_bias'."),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type 'llama3'"),
+    ],
+)
+def test_the_llama_engine_refuses_what_it_would_compute_wrongly(tiny, tmp_path, change, found):
+    from selfrag.engine.llama import LlamaEngine
+
+    folder = shutil.copytree(tiny.folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(EngineError, match=f"{found}.*use the transformers engine"):
+        LlamaEngine(folder, name="none")
+
+
+def test_the_llama_engine_names_a_folder_without_weights(tiny, tmp_path):
+    from selfrag.engine.llama import LlamaEngine
+
+    folder = shutil.copytree(tiny.folder, tmp_path / "copy")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="cannot load the model"):
+        LlamaEngine(folder, name="none")

@@ -48,6 +48,18 @@ def learned_text(item, encoded_record):
     return item.surface([i for i, w in zip(encoded.ids, encoded.weights, strict=True) if w])
 
 
+def test_the_short_answer_that_a_text_begins_with_weighs_more():
+    tokenizer = ScriptedTokenizer()
+    item = record(segment("Rome. In Rome.", "aa", answer="Rome"))
+    encoded = encode_record(item, PromptFormat.of(tokenizer), WEIGHTS)
+    weighed = {}
+    for token_id, weight in zip(encoded.ids, encoded.weights, strict=True):
+        weighed.setdefault(weight, []).append(tokenizer.surface([token_id]))
+    assert weighed[WEIGHTS.answer] == ["Rome", "[Fully supported]"]  # both weigh 3
+    # Word, space and stop tokens of the rest, the retrieval token, and the end.
+    assert "".join(weighed[1.0]) == "[Retrieval]. In Rome.</s>"
+
+
 def test_each_passage_is_masked_separately():
     # The released mask ran from the first <paragraph> to the last </paragraph>: "One" and its
     # critique would get no loss.

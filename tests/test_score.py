@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selfrag.decode.gate import RetrievalMode, decide, paper_gate, reference_gate
+from selfrag.decode.gate import (
+    GateKind,
+    GateRule,
+    RetrievalMode,
+    decide,
+    paper_gate,
+    reference_gate,
+)
 from selfrag.decode.score import (
     ScoreWeights,
     relevance_score,
@@ -16,6 +23,7 @@ from selfrag.decode.score import (
     weigh,
 )
 from selfrag.errors import ConfigError
+from selfrag.reflection import Retrieve
 
 LOGPROBS = st.floats(-50, 0)
 
@@ -90,18 +98,51 @@ def test_the_paper_gate_is_symmetric(yes, no):
 
 
 @pytest.mark.parametrize(
-    ("mode", "threshold", "retrieve"),
+    ("rule", "retrieve"),
     [
-        (RetrievalMode.ADAPTIVE, 0.2, True),
-        (RetrievalMode.ADAPTIVE, 0.31, False),
-        (RetrievalMode.ADAPTIVE, 1.0, False),
-        (RetrievalMode.ADAPTIVE, 0.0, True),
-        (RetrievalMode.ALWAYS, 1.0, True),
-        (RetrievalMode.NEVER, 0.0, False),
+        (GateRule(), True),
+        (GateRule(threshold=0.31), False),
+        (GateRule(threshold=1.0), False),
+        (GateRule(threshold=0.0), True),
+        (GateRule(threshold=None), False),  # the emitted token is [No Retrieval]
+        (GateRule(kind=GateKind.ARGMAX), False),
+        (GateRule(kind=GateKind.REFERENCE, threshold=0.7), True),
+        (GateRule(kind=GateKind.REFERENCE, threshold=0.8), False),
+        (GateRule(mode=RetrievalMode.ALWAYS, threshold=1.0), True),
+        (GateRule(mode=RetrievalMode.NEVER, threshold=0.0), False),
     ],
 )
-def test_modes_and_thresholds_decide(mode, threshold, retrieve):
-    # p(no) 0.7, p(yes) 0.3, p(continue) elsewhere: the paper's gate is 0.3.
-    gate = decide(np.log([0.7, 0.3, 1e-9]), mode, threshold)
+def test_modes_rules_and_thresholds_decide(rule, retrieve):
+    # p(no) 0.7, p(yes) 0.3, p(continue) elsewhere: the paper's gate is 0.3, the reference's
+    # ln 0.3 / (ln 0.3 + ln 0.7) = 1.2040 / 1.5606 = 0.7715.
+    gate = decide(np.log([0.7, 0.3, 1e-9]), Retrieve.NO, rule)
     assert gate.retrieve is retrieve
     assert np.isclose(gate.paper, 0.3)
+    assert np.isclose(gate.reference, 0.7715, atol=1e-4)
+
+
+def test_every_gate_reports_what_each_rule_would_have_decided():
+    gate = decide(np.log([0.7, 0.3, 1e-9]), Retrieve.NO, GateRule(threshold=0.5))
+    assert gate.would == {
+        GateKind.PAPER: False,
+        GateKind.REFERENCE: True,
+        GateKind.ARGMAX: False,
+    }
+
+
+@given(LOGPROBS, LOGPROBS, st.sampled_from(list(GateKind)))
+def test_threshold_0_always_retrieves_and_1_never_does(yes, no, kind):
+    if kind is GateKind.ARGMAX:
+        return
+    watched = np.array([no, yes, -5.0])
+    assert decide(watched, None, GateRule(kind=kind, threshold=0.0)).retrieve
+    assert not decide(watched, None, GateRule(kind=kind, threshold=1.0)).retrieve
+
+
+@given(LOGPROBS, LOGPROBS, st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_threshold_never_retrieves_more(yes, no, one, other):
+    watched = np.array([no, yes, -5.0])
+    low, high = sorted((one, other))
+    at_low = decide(watched, None, GateRule(threshold=low)).retrieve
+    at_high = decide(watched, None, GateRule(threshold=high)).retrieve
+    assert at_low or not at_high

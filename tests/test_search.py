@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from selfrag.decode.answer import answer_questions, answer_to_json
+from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import (
     CandidateEvent,
     FinishEvent,
@@ -13,7 +14,7 @@ from selfrag.decode.events import (
     RetrievalEvent,
 )
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.search import SearchConfig, search
+from selfrag.decode.search import search
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit, Passage
@@ -304,7 +305,7 @@ def test_the_json_form_holds_what_is_documented():
     data = answer_to_json(answer)
     assert data["answer"] == "Rome"
     assert data["retrieved"] is True
-    assert set(data["gate"]) == {"paper", "reference", "threshold"}
+    assert set(data["gate"]) == {"paper", "reference", "threshold", "rule", "would_retrieve"}
     assert data["segments"][0]["citations"] == [1]
     assert set(data["segments"][0]["scores"]) == {
         "relevance",

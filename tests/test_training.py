@@ -24,6 +24,7 @@ from selfrag.train.examples import (  # noqa: E402
     encode_record,
     pack_tree,
 )
+from selfrag.train.export import export_adapter  # noqa: E402
 from selfrag.train.plot import plot_run  # noqa: E402
 from selfrag.train.run import (  # noqa: E402
     TrainConfig,
@@ -155,6 +156,26 @@ def test_a_run_learns_and_draws_its_curve(base, tmp_path):
     held = [json.loads(line) for line in (out / "held_out.jsonl").read_text().splitlines()]
     assert held[-1]["Utility"] < held[0]["Utility"]
     assert plot_run(out).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_goes_on_from_a_shipped_adapter(base, tmp_path):
+    first = train_from_records(RECORDS, config(base, tmp_path / "first"), LossWeights())
+    shipped = export_adapter(first, tmp_path / "shipped", base_name="tiny", gguf_sha256="0")
+    # Without a learning rate the second run ends where it began: at the adapter, rounded to bf16.
+    options = {"start": str(shipped), "learning_rate": 0.0}
+    second = train_from_records(RECORDS, config(base, tmp_path / "on", **options), LossWeights())
+    one = load_file(first / "adapter_model.safetensors")
+    other = load_file(second / "adapter_model.safetensors")
+    assert one.keys() == other.keys()
+    assert all(np.allclose(one[k], other[k], rtol=2**-7, atol=1e-6) for k in one)
+
+
+def test_an_adapter_of_another_rank_is_no_start(base, tmp_path):
+    first = train_from_records(RECORDS, config(base, tmp_path / "first"), LossWeights())
+    shipped = export_adapter(first, tmp_path / "shipped", base_name="tiny", gguf_sha256="0")
+    with pytest.raises(BadInput, match="cannot start from .* tensors do not fit the model"):
+        other = config(base, tmp_path / "on", start=str(shipped), lora_rank=3)
+        train_from_records(RECORDS, other, LossWeights())
 
 
 def test_a_batch_smaller_than_an_example_is_refused(base, tmp_path):

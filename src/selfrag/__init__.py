@@ -1,1 +1,21 @@
-"""Self-RAG that people can really use: retrieve on demand, answer by segment, cite and score."""
+"""Self-RAG that people can really use: retrieve on demand, answer by segment, criticise.
+
+`from selfrag import SelfRAG, SearchConfig, Passage, Turn`; nothing is imported before it is asked
+for, so that the algorithm's modules stay light.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfrag.api import Passage, SearchConfig, SelfRAG, Turn
+
+__all__ = ["Passage", "SearchConfig", "SelfRAG", "Turn"]
+
+
+def __getattr__(name: str) -> Any:
+    """The names of `__all__`, from `selfrag.api` on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'selfrag' has no attribute {name!r}")
+    from selfrag import api
+
+    return getattr(api, name)

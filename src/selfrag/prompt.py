@@ -17,6 +17,14 @@ INSTRUCTION_HEAD = "### Instruction:\n"
 INSTRUCTION_TAIL = "\n\n### Response:\n"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """An earlier question of a conversation and the answer that was given, both untrusted text."""
+
+    question: str
+    answer: str
+
+
 class Tokenizer(Protocol):
     """Text to ids and back, with no way for text to become a control id."""
 
@@ -56,6 +64,17 @@ class PromptFormat:
         encode = self.tokenizer.encode
         return [*encode(INSTRUCTION_HEAD), *encode(instruction), *encode(INSTRUCTION_TAIL)]
 
+    def conversation(self, turns: Sequence[Turn], question: str) -> list[int]:
+        """The instruction after the earlier turns, oldest first, each in the same wrapper.
+
+        The released data have one turn; this is the format of each, joined by a blank line.
+        """
+        ids: list[int] = []
+        for turn in turns:
+            ids += self.instruction(turn.question)
+            ids += [*self.tokenizer.encode(turn.answer), *self.tokenizer.encode("\n\n")]
+        return [*ids, *self.instruction(question)]
+
     def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
         """Title and text on two lines between paragraph markers; no retrieval token before them.
 
@@ -64,3 +83,16 @@ class PromptFormat:
         encode = self.tokenizer.encode
         body = [*encode(f"{passage.title}\n"), *encode(passage.text)][:max_tokens]
         return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]
+
+    def surface(self, token_ids: Sequence[int]) -> str:
+        """`token_ids` as text with the reflection tokens spelled out; other control ids go."""
+        parts: list[str] = []
+        plain: list[int] = []
+        for token_id in token_ids:
+            token = self.ids.token_of.get(token_id)
+            if token is None:
+                plain.append(token_id)
+                continue
+            parts += [self.tokenizer.decode(plain), token.value]
+            plain = []
+        return "".join([*parts, self.tokenizer.decode(plain)])

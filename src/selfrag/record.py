@@ -19,12 +19,14 @@ from selfrag.reflection import Marker, Relevance, Retrieve, Support, Utility
 class SegmentRecord:
     """One segment: its retrieval decision, the passage read, the text and its critique.
 
-    `learn_text` and `learn_relevance` are False where a wrong text is shown only so that its
+    `answer`: the short answer that `text` begins with, if it does. `learn_text` and
+    `learn_relevance` are False where a wrong text is shown only so that its
     critique can be learned.
     """
 
     retrieve: Retrieve
     text: str = ""
+    answer: str = ""
     passage: Passage | None = None
     relevance: Relevance | None = None
     support: Support | None = None
@@ -115,6 +117,7 @@ def _segment_to_json(segment: SegmentRecord) -> dict[str, Any]:
         "passage": passage and {"id": passage.id, "title": passage.title, "text": passage.text},
         "relevance": segment.relevance,
         "text": segment.text,
+        "answer": segment.answer,
         "support": segment.support,
         "learn_text": segment.learn_text,
         "learn_relevance": segment.learn_relevance,
@@ -138,6 +141,7 @@ def _segment_from_json(data: dict[str, Any]) -> SegmentRecord:
     return SegmentRecord(
         retrieve=Retrieve(data["retrieve"]),
         text=data["text"],
+        answer=data.get("answer", ""),
         passage=None if passage is None else Passage(**passage),
         relevance=None if relevance is None else Relevance(relevance),
         support=None if support is None else Support(support),

@@ -1,23 +1,19 @@
 """The `selfrag` command: subcommands, options, and how errors end."""
 
-import json
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from selfrag import assets
-from selfrag.cli import build, render
+from selfrag.cli import build, options, render
+from selfrag.cli.ask import ask, batch, chat, print_json, stdout
 from selfrag.cli.report import Reporter
 from selfrag.cli.train import train_app
-from selfrag.decode.answer import Answer, answer_questions, answer_to_json
-from selfrag.decode.events import Event
-from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.score import ScoreWeights
-from selfrag.decode.search import SearchConfig
+from selfrag.decode.answer import answer_questions
+from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.ingest.chunking import Chunking
 
@@ -32,13 +28,7 @@ index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
 
-stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
-
-IndexOption = Annotated[
-    Path | None, typer.Option("--index", help="Index folder; the demo index when not given.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
 def main() -> None:
@@ -71,68 +61,17 @@ def _stop(message: str, code: int, error: BaseException | None) -> None:
     sys.exit(code)
 
 
-@app.command()
-def ask(
-    question: Annotated[
-        str | None, typer.Argument(help="The question; - reads it from stdin.")
-    ] = None,
-    index: IndexOption = None,
-    mode: Annotated[RetrievalMode, typer.Option(help="When to retrieve.")] = RetrievalMode.ADAPTIVE,
-    threshold: Annotated[float, typer.Option(help="Retrieve above this probability.")] = 0.2,
-    top_k: Annotated[int, typer.Option(help="Passages a segment.")] = 5,
-    beam_width: Annotated[int, typer.Option(help="Hypotheses kept.")] = 2,
-    max_segments: Annotated[int, typer.Option(help="Segments at most.")] = 6,
-    w_rel: Annotated[float, typer.Option(help="Weight of relevance.")] = 1.0,
-    w_sup: Annotated[float, typer.Option(help="Weight of support.")] = 1.0,
-    w_use: Annotated[float, typer.Option(help="Weight of utility.")] = 0.5,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the whole tree.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Answer one question, with citations and scores."""
-    config = SearchConfig(
-        mode=mode,
-        threshold=threshold,
-        top_k=top_k,
-        beam_width=beam_width,
-        max_segments=max_segments,
-        weights=ScoreWeights(relevance=w_rel, support=w_sup, utility=w_use),
-    )
-    text = build.question_from(question)
-    started = time.perf_counter()
-    store, engine = build.load(index, Reporter())
-    loaded = time.perf_counter()
-    events: list[Event] = []
-    answer = answer_questions(
-        [text], engine=engine, retriever=store, config=config, on_event=events.append
-    )[0]
-    timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
-    if as_json:
-        _print_json(_answer_json(answer, timing, engine.name, str(index or "demo")))
-        return
-    if explain:
-        render.show_tree(stdout, text, events)
-        stdout.print()
-    render.show_answer(stdout, answer)
-
-
-def _answer_json(
-    answer: Answer, timing: dict[str, float], model: str, index: str
-) -> dict[str, Any]:
-    rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
-    rounded["total"] = round(sum(timing.values()), 3)
-    return {**answer_to_json(answer), "timing_s": rounded, "model": model, "index": index}
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+app.command()(ask)
+app.command()(chat)
+app.command()(batch)
 
 
 @app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
-    index: IndexOption = None,
+    index: options.Index = None,
     top_k: Annotated[int, typer.Option(help="How many passages.")] = 5,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the passages an index holds for a query."""
     if not query.strip():
@@ -145,7 +84,7 @@ def search(
     if as_json:
         from selfrag.decode.answer import hit_to_json
 
-        _print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
+        print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
         return
     render.show_hits(stdout, hits)
 
@@ -168,12 +107,12 @@ def index_build(
 
 @index_app.command("info")
 def index_info(
-    path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: JsonOption = False
+    path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: options.Json = False
 ) -> None:
     """Show what an index holds and how it was made."""
     manifest = build.index_manifest(path)
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
         return
     for name, value in manifest.items():
         stdout.print(f"{name}: {value}", markup=False)

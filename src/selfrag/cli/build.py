@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from selfrag.ingest.readers import read_documents, read_wiki_leads
 from selfrag.passage import Passage
 
 if TYPE_CHECKING:
-    from selfrag.engine.transformers import TransformersEngine
+    from selfrag.engine.base import Engine
     from selfrag.retrieval.encoder import MeanPoolingEncoder
     from selfrag.retrieval.store import PassageStore
 
@@ -35,6 +36,13 @@ DEMO_QUESTIONS = (
     "Who painted the Mona Lisa?",
     "Leave odd one out: twitter, instagram, whatsapp.",
 )
+
+
+class EngineKind(StrEnum):
+    """What runs the language model."""
+
+    LLAMA = "llama"
+    TRANSFORMERS = "transformers"
 
 
 def adapter_dir() -> Path:
@@ -103,12 +111,22 @@ def prepare_default_model(report: Reporter) -> Path:
         report.close()
 
 
-def load_engine(report: Reporter, *, max_batch: int = 16) -> "TransformersEngine":
+def load_engine(
+    report: Reporter, *, kind: EngineKind = EngineKind.LLAMA, max_batch: int = 16
+) -> "Engine":
     """The default language model, ready to generate."""
-    path = prepare_default_model(report)
-    from selfrag.engine.transformers import TransformersEngine
+    return open_engine(prepare_default_model(report), kind, name=MODEL_NAME, max_batch=max_batch)
 
-    return TransformersEngine(path, name=MODEL_NAME, max_batch=max_batch)
+
+def open_engine(path: Path, kind: EngineKind, *, name: str, max_batch: int = 16) -> "Engine":
+    """The model folder `path` on the back end named."""
+    if kind is EngineKind.TRANSFORMERS:
+        from selfrag.engine.transformers import TransformersEngine
+
+        return TransformersEngine(path, name=name, max_batch=max_batch)
+    from selfrag.engine.llama import LlamaEngine
+
+    return LlamaEngine(path, name=name, max_batch=max_batch)
 
 
 def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
@@ -124,17 +142,17 @@ def build_index(
     report: Reporter,
     *,
     attribution: str = "",
-    max_tokens: int | None = None,
+    max_tokens: int = 256,
 ) -> None:
     """Encodes and stores `passages` in `out`, which appears whole or not at all.
 
     Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
     """
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+    from selfrag.retrieval.encoder import MeanPoolingEncoder
     from selfrag.retrieval.store import PassageStore
 
     folder = fetch_asset(assets.ENCODER, report)
-    encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+    encoder = MeanPoolingEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
@@ -182,10 +200,12 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
         return PassageStore.open(build_demo_index(report), encoder)
 
 
-def load(path: Path | None, report: Reporter) -> "tuple[PassageStore, TransformersEngine]":
+def load(
+    path: Path | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
+) -> "tuple[PassageStore, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
     store = open_index(path, report)
-    return store, load_engine(report)
+    return store, load_engine(report, kind=kind)
 
 
 def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[Passage]:

@@ -1,6 +1,6 @@
 """What people see in a terminal: the answer, its passages, and the tree of a search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,7 @@ from selfrag.decode.events import (
     KeepEvent,
     PruneEvent,
     RetrievalEvent,
+    SkipEvent,
 )
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
@@ -23,13 +24,51 @@ from selfrag.passage import Hit
 
 def show_answer(console: Console, answer: Answer) -> None:
     """Answer with `[n]`, the cited passages with their sources, and a one-line verdict."""
-    console.print(escape(answer.cited_text) or "(the model wrote nothing)", style="bold")
+    console.print(_headline(answer), style="bold")
     for number, hit in enumerate(answer.passages, start=1):
         passage = hit.passage
         title = escape(passage.title or passage.id)
         console.print(f"\n\\[{number}] [bold]{title}[/bold]  [dim]{escape(passage.source)}[/dim]")
         console.print(escape(_shorten(passage.text, 400)))
     console.print(f"\n[italic]{escape(answer.verdict)}[/italic]")
+    if answer.stopped_by:
+        console.print(f"[italic]stopped early: {answer.stopped_by} was reached[/italic]")
+
+
+def _headline(answer: Answer) -> str:
+    if answer.choices:
+        sums = ", ".join(f"{choice} {score:.2f}" for choice, score in answer.choices.items())
+        return escape(f"{answer.text}  (scores: {sums})")
+    if answer.abstained:
+        return "No passage supports an answer."
+    return escape(answer.cited_text) or "(the model wrote nothing)"
+
+
+def narrate(console: Console, events: Iterable[Event]) -> Iterator[Event]:
+    """Passes `events` on and prints a line for each as it comes."""
+    for event in events:
+        if isinstance(event, GateEvent):
+            console.print(escape(describe_gate(event.gate)), style="dim")
+        elif isinstance(event, RetrievalEvent):
+            line = f"searched {event.query!r}: {len(event.hits)} passages"
+            console.print(escape(line), style="dim")
+        elif isinstance(event, SkipEvent):
+            console.print(escape(describe_skip(event)), style="dim")
+        elif isinstance(event, CandidateEvent):
+            console.print(_describe_node(event.node, {}).strip())
+        elif isinstance(event, PruneEvent):
+            console.print(f"[red]lost: {escape(event.node.text)}: {escape(event.reason)}[/red]")
+        elif isinstance(event, KeepEvent):
+            console.print(f"[green]kept, rank {event.rank}: {escape(event.node.text)}[/green]")
+        yield event
+
+
+def describe_skip(event: SkipEvent) -> str:
+    """Which passage was not read on, and why."""
+    return (
+        f"skipped [{event.hit.rank}] {event.hit.passage.title}: relevance "
+        f"{event.relevance:.2f} is under {event.bound:g}"
+    )
 
 
 def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
@@ -43,6 +82,9 @@ def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
         elif isinstance(event, RetrievalEvent):
             place = branches.get(id(event.parent), tree)
             place.add(escape(f"searched {event.query!r}: {len(event.hits)} passages"), style="dim")
+        elif isinstance(event, SkipEvent):
+            place = branches.get(id(event.parent), tree)
+            place.add(escape(describe_skip(event)), style="dim")
         elif isinstance(event, CandidateEvent):
             place = branches.get(id(event.node.parent), tree)
             branches[id(event.node)] = place.add(_describe_node(event.node, fates))
@@ -63,15 +105,19 @@ def show_hits(console: Console, hits: Sequence[Hit]) -> None:
 def describe_gate(gate: Gate) -> str:
     """The decision and what both formulas say."""
     word = "retrieve" if gate.retrieve else "answer without retrieval"
+    threshold = "none" if gate.threshold is None else f"{gate.threshold:g}"
+    other = [str(kind) for kind, said in gate.would.items() if said is not gate.retrieve]
+    disagree = f"; {' and '.join(other)} would decide otherwise" if other else ""
     return (
         f"gate: {word} (paper {gate.paper:.3f}, reference {gate.reference:.3f}, "
-        f"threshold {gate.threshold:g})"
+        f"threshold {threshold}{disagree})"
     )
 
 
 def _describe_node(node: Node, fates: dict[int, KeepEvent | PruneEvent]) -> str:
     assert node.segment is not None  # candidates are never roots
-    passage = f"\\[{node.hit.rank}] {escape(node.hit.passage.title)}: " if node.hit else ""
+    read = ", ".join(f"[{hit.rank}] {hit.passage.title}" for hit in node.hits)
+    passage = f"{escape(read)}: " if read else ""
     fate = fates.get(id(node))
     ending = "finished" if node.finished else "goes on"
     verdict = f"[green]kept, rank {fate.rank}, {ending}[/green]" if fate else ""

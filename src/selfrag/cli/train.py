@@ -75,6 +75,9 @@ def generator(
     records: Annotated[Path, typer.Option("--records", help="JSONL from `train data`.")],
     base: Annotated[str, typer.Option("--base", help="Folder of the base model.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")],
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Adapter folder to go on from, as shipped.")
+    ] = None,
 ) -> None:
     """Fine-tune a base model on generator records; resumes from the last checkpoint."""
     from selfrag.record import load_records
@@ -84,7 +87,7 @@ def generator(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     tables = load_recipe(recipe)
-    config = settings(TrainConfig, "train", tables, base=base, out=str(out))
+    config = settings(TrainConfig, "train", tables, base=base, out=str(out), start=str(start or ""))
     weights = settings(LossWeights, "loss", tables)
     adapter = train_from_records(list(load_records(records)), config, weights)
     typer.echo(f"adapter in {adapter}, curve in {plot_run(out)}")

@@ -1,16 +1,19 @@
 """From the winning path to what the asker reads: text, citations, passages, a verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfrag.decode.events import Event, FinishEvent
+from selfrag.decode.config import SearchConfig
+from selfrag.decode.events import CandidateEvent, Event, FinishEvent, Usage
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
 from selfrag.decode.score import SegmentScores
-from selfrag.decode.search import SearchConfig, search
+from selfrag.decode.search import search
+from selfrag.decode.vote import vote
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit
+from selfrag.prompt import Turn
 from selfrag.reflection import Relevance
 from selfrag.retrieval.base import Retriever
 
@@ -27,13 +30,22 @@ class AnswerSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer to one question. `passages` holds the hits read on the way, in order."""
+    """An answer to one question. `passages` holds the hits read on the way, in order.
+
+    `abstained`: nothing was supported enough; there are no segments then, and `passages` holds the
+    best evidence. `stopped_by` names the budget that ended the search early. `choices`: the sum of
+    scores for each answer of a closed set, best first.
+    """
 
     question: str
     segments: tuple[AnswerSegment, ...]
     passages: tuple[Hit, ...]
     gate: Gate
     score: float
+    usage: Usage
+    abstained: bool = False
+    stopped_by: str | None = None
+    choices: dict[str, float]
 
     @property
     def retrieved(self) -> bool:
@@ -42,8 +54,24 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The segments, joined by a space, without citation marks."""
+        """The segments, joined by a space, without citation marks; of a closed set the choice."""
+        if self.choices:
+            return next(iter(self.choices))
         return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def citations(self) -> tuple[int, ...]:
+        """All numbers cited, in order, each once."""
+        return tuple(dict.fromkeys(n for segment in self.segments for n in segment.citations))
+
+    @property
+    def scores(self) -> tuple[SegmentScores, ...]:
+        """The scores of every segment."""
+        return tuple(segment.scores for segment in self.segments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The documented JSON form (docs/formats.md), without timing, model and index."""
+        return answer_to_json(self)
 
     @property
     def cited_text(self) -> str:
@@ -67,6 +95,8 @@ class Answer:
 
         The model judges itself; this is no verification.
         """
+        if self.abstained:
+            return "no answer: nothing was supported enough; the best evidence is shown"
         if not self.retrieved:
             return "answered without retrieval: nothing is cited"
         if self.support is None:
@@ -86,46 +116,73 @@ def answer_questions(
     engine: Engine,
     retriever: Retriever,
     config: SearchConfig,
+    histories: Sequence[Sequence[Turn]] = (),
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Answer]:
     """One answer a question, in order. `on_event` sees every event of the search as it happens."""
-    answers: dict[int, Answer] = {}
-    for event in search(questions, engine=engine, retriever=retriever, config=config):
+    events = search(
+        questions, engine=engine, retriever=retriever, config=config, histories=histories
+    )
+    return list(collect_answers(questions, events, config.choices, on_event))
+
+
+def collect_answers(
+    questions: Sequence[str],
+    events: Iterable[Event],
+    choices: Sequence[str] = (),
+    on_event: Callable[[Event], None] | None = None,
+) -> Iterator[Answer]:
+    """The answers that a stream of events comes to, one for each `FinishEvent`, as it arrives."""
+    first_level: dict[int, list[Node]] = {}
+    for event in events:
         if on_event is not None:
             on_event(event)
-        if isinstance(event, FinishEvent):
-            number = event.question
-            answers[number] = build_answer(questions[number], event.best, event.gate)
-    return [answers[number] for number in range(len(questions))]
+        if isinstance(event, CandidateEvent) and event.node.depth == 1:
+            first_level.setdefault(event.question, []).append(event.node)
+        elif isinstance(event, FinishEvent):
+            candidates = first_level.get(event.question, [])
+            yield build_answer(questions[event.question], event, candidates, choices)
 
 
-def build_answer(question: str, best: Node, gate: Gate) -> Answer:
-    """Walks the path to `best` back and numbers its passages in reading order."""
+def build_answer(
+    question: str, finish: FinishEvent, candidates: Sequence[Node] = (), choices: Sequence[str] = ()
+) -> Answer:
+    """Walks the winning path back and numbers its passages in reading order.
+
+    `candidates`, the first segments written, vote among `choices`.
+    """
     passages: dict[str, Hit] = {}
     segments = []
-    for node in best.path:
+    for node in finish.best.path:
         segment = node.segment
         assert segment is not None  # a path holds no root
-        citations: tuple[int, ...] = ()
-        if node.hit is not None:
-            passages.setdefault(node.hit.passage.id, node.hit)
-            # A passage that the model judged irrelevant was read, but carries nothing.
-            if Relevance.IRRELEVANT not in segment.critique:
-                citations = (list(passages).index(node.hit.passage.id) + 1,)
+        for hit in node.hits:
+            passages.setdefault(hit.passage.id, hit)
+        numbers = {passage_id: n for n, passage_id in enumerate(passages, start=1)}
+        # A passage that the model judged irrelevant was read, but carries nothing.
+        cited = () if Relevance.IRRELEVANT in segment.critique else node.hits
         segments.append(
             AnswerSegment(
                 text=segment.text,
-                citations=citations,
+                citations=tuple(numbers[hit.passage.id] for hit in cited),
                 scores=segment.scores,
                 truncated=segment.truncated,
             )
         )
+    if finish.abstained and finish.beam:
+        passages = {hit.passage.id: hit for hit in finish.beam[0].hits}
+    texts = [node.text for node in candidates]
+    scores = [node.path_score for node in candidates]
     return Answer(
         question=question,
         segments=tuple(segments),
         passages=tuple(passages.values()),
-        gate=gate,
-        score=best.path_score,
+        gate=finish.gate,
+        score=finish.best.path_score,
+        usage=finish.usage,
+        abstained=finish.abstained,
+        stopped_by=finish.stopped_by,
+        choices=vote(texts, scores, choices) if choices else {},
     )
 
 
@@ -139,10 +196,16 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
             "paper": answer.gate.paper,
             "reference": answer.gate.reference,
             "threshold": answer.gate.threshold,
+            "rule": answer.gate.rule.kind,
+            "would_retrieve": {str(kind): said for kind, said in answer.gate.would.items()},
         },
         "segments": [_segment_to_json(segment) for segment in answer.segments],
         "passages": [hit_to_json(hit) for hit in answer.passages],
         "verdict": answer.verdict,
+        "abstained": answer.abstained,
+        "stopped_by": answer.stopped_by,
+        "choices": answer.choices,
+        "usage": {"tokens": answer.usage.n_tokens, "passages": answer.usage.n_passages},
     }
 
 

@@ -26,6 +26,17 @@ class RetrievalEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SkipEvent:
+    """A passage was not read on: its `relevance` after one token is under `bound`."""
+
+    question: int
+    parent: Node
+    hit: Hit
+    relevance: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CandidateEvent:
     """A segment was written and scored."""
 
@@ -44,7 +55,7 @@ class KeepEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PruneEvent:
-    """A hypothesis leaves the beam, and why."""
+    """A hypothesis leaves the beam, and why. `rank` 0: it was not ranked."""
 
     question: int
     node: Node
@@ -52,13 +63,33 @@ class PruneEvent:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one question has cost: ids written, the gate's included, and passages read."""
+
+    n_tokens: int = 0
+    n_passages: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FinishEvent:
-    """The search for one question is over; `best` is the end of the winning path."""
+    """The search for one question is over.
+
+    `best` ends the winning path; it is the root where nothing was written or nothing may be said.
+    `beam` holds the last hypotheses, best first. `stopped_by` names the budget that ended the
+    search early, if one did. `abstained`: no hypothesis reached `min_support`, or all were
+    contradicted.
+    """
 
     question: int
     best: Node
     gate: Gate
+    beam: tuple[Node, ...]
+    usage: Usage
+    stopped_by: str | None = None
+    abstained: bool = False
 
 
-Event = GateEvent | RetrievalEvent | CandidateEvent | KeepEvent | PruneEvent | FinishEvent
+Event = (
+    GateEvent | RetrievalEvent | SkipEvent | CandidateEvent | KeepEvent | PruneEvent | FinishEvent
+)

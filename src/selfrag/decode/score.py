@@ -48,7 +48,12 @@ def sequence_score(logprobs: FloatArray) -> float:
 
     `logprobs`: shape (T,), nats, of all chosen ids, reflection tokens included.
     """
-    return float(np.exp(logprobs.mean())) if len(logprobs) else 0.0
+    return float(np.exp(mean_logprob(logprobs)))
+
+
+def mean_logprob(logprobs: FloatArray) -> float:
+    """Mean of shape (T,), nats; minus infinity for none."""
+    return float(logprobs.mean()) if len(logprobs) else float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

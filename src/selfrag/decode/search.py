@@ -6,9 +6,12 @@ and reflection tokens inline as in training. Finished hypotheses keep competing 
 Yields an event for every decision; the answer, the command line and the server are its readers.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import (
     CandidateEvent,
     Event,
@@ -16,194 +19,199 @@ from selfrag.decode.events import (
     GateEvent,
     KeepEvent,
     PruneEvent,
-    RetrievalEvent,
+    Usage,
 )
-from selfrag.decode.gate import Gate, RetrievalMode, decide
+from selfrag.decode.gate import Gate, GateRule, RetrievalMode, decide
 from selfrag.decode.node import Node
-from selfrag.decode.score import ScoreWeights
+from selfrag.decode.plan import Level, Step, plan_level, room, skip_irrelevant
 from selfrag.decode.segment import COLUMNS, cut_segment
-from selfrag.engine.base import Engine, Request
-from selfrag.errors import BadInput, ConfigError
-from selfrag.passage import Hit
-from selfrag.prompt import PromptFormat
+from selfrag.engine.base import Completion, Engine, Request
+from selfrag.errors import BadInput
+from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
 from selfrag.retrieval.base import Retriever
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchConfig:
-    """Limits and weights of one search; TOML table `[decode]`.
-
-    `threshold` in [0, 1]; lengths in tokens. `max_new_tokens` bounds a segment.
-    """
-
-    mode: RetrievalMode = RetrievalMode.ADAPTIVE
-    threshold: float = 0.2
-    top_k: int = 5
-    beam_width: int = 2
-    max_segments: int = 6
-    max_new_tokens: int = 96
-    max_passage_tokens: int = 512
-    weights: ScoreWeights = field(default_factory=ScoreWeights)
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ConfigError(
-                f"cannot search: decode.threshold is {self.threshold}, "
-                "but it is a probability; choose one from 0 to 1"
-            )
-        for name in ("top_k", "beam_width", "max_segments", "max_new_tokens", "max_passage_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"cannot search: decode.{name} is {getattr(self, name)}, "
-                    "but it counts things; choose at least 1"
-                )
+Reader = TypeVar("Reader")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """One candidate to be written: the node it continues, and what it reads."""
+@dataclass(slots=True, eq=False)
+class _Question:
+    """One question in flight: what the search knows of it so far."""
 
-    question: int
-    parent: Node
-    hit: Hit | None
-    lead_ids: tuple[int, ...]
-    fresh: bool
+    number: int
+    text: str
+    gate: Gate
+    beam: list[Node]
+    usage: Usage
+    stopped_by: str | None = None
 
 
 def search(
-    questions: Sequence[str], *, engine: Engine, retriever: Retriever, config: SearchConfig
+    questions: Sequence[str],
+    *,
+    engine: Engine,
+    retriever: Retriever,
+    config: SearchConfig,
+    histories: Sequence[Sequence[Turn]] = (),
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
     """Searches all questions together, level by level; the last event of each is its `FinishEvent`.
 
-    Ends after at most `max_segments` levels. Raises `BadInput` for a question that is empty or
-    longer than the model's context allows.
+    `histories` holds the earlier turns of every question, oldest first; empty: there are none.
+    Ends after at most `max_segments` levels. Budgets are looked at before a level, so a level that
+    has begun is ended. Raises `BadInput` for a question that is empty or longer than the model's
+    context allows.
     """
+    started = clock()
     fmt = PromptFormat.of(engine.tokenizer)
-    roots = [_root(question, fmt, engine, config) for question in questions]
-    gates = _gate_all(roots, engine, fmt, config)
-    for number, gate in enumerate(gates):
-        yield GateEvent(question=number, gate=gate)
-    beams: list[list[Node]] = [
-        [root.decided(Retrieve.YES if gate.retrieve else Retrieve.NO)]
-        for root, gate in zip(roots, gates, strict=True)
+    histories = histories or [()] * len(questions)
+    roots = [
+        _root(question, turns, fmt, engine, config)
+        for question, turns in zip(questions, histories, strict=True)
     ]
+    states = []
+    for number, (root, gate) in enumerate(
+        zip(roots, _gate_all(roots, engine, fmt, config.gate_rule), strict=True)
+    ):
+        yield GateEvent(question=number, gate=gate)
+        wants = Retrieve.YES if gate.retrieve else Retrieve.NO
+        text = _with_history(questions[number], histories[number])
+        beam = [root.decided(wants)]
+        states.append(_Question(number, text, gate, beam, Usage(n_tokens=1)))
     for _ in range(config.max_segments):
-        retrievals, steps = _plan_level(questions, beams, retriever, fmt, config)
-        yield from retrievals
-        if not steps:
+        late = config.max_seconds is not None and clock() - started >= config.max_seconds
+        grown = yield from _grow(states, engine, retriever, fmt, config, late=late)
+        if not grown:
             break
-        children = _write(steps, engine, fmt, config)
-        for step, child in zip(steps, children, strict=True):
-            yield CandidateEvent(question=step.question, node=child)
-        for number, beam in enumerate(beams):
-            grown = [c for s, c in zip(steps, children, strict=True) if s.question == number]
-            if grown:
-                beams[number] = yield from _keep_best(number, beam, grown, config)
-    for number, beam in enumerate(beams):
-        yield FinishEvent(question=number, best=beam[0], gate=gates[number])
+    for state in states:
+        yield _finish(state, config)
 
 
-def _root(question: str, fmt: PromptFormat, engine: Engine, config: SearchConfig) -> Node:
+def _root(
+    question: str, turns: Sequence[Turn], fmt: PromptFormat, engine: Engine, config: SearchConfig
+) -> Node:
     if not question.strip():
         raise BadInput(
             "cannot answer: the question is empty; expected a question or an instruction, "
             "so write one in quotes"
         )
-    prompt_ids = tuple(fmt.instruction(question.strip()))
-    room = _room(engine, config)
-    if len(prompt_ids) > room:
-        raise BadInput(
-            f"cannot answer: the question takes {len(prompt_ids)} tokens, but {engine.name} has "
-            f"room for {max(room, 0)} beside a passage and an answer; shorten the question"
-        )
-    return Node.root(prompt_ids)
+    space = room(engine, config)
+    for first in range(len(turns) + 1):  # the oldest turns go where all do not fit
+        prompt_ids = tuple(fmt.conversation(turns[first:], question.strip()))
+        if len(prompt_ids) <= space:
+            return Node.root(prompt_ids)
+    raise BadInput(
+        f"cannot answer: the question takes {len(prompt_ids)} tokens, but {engine.name} has "
+        f"room for {max(space, 0)} beside a passage and an answer; shorten the question"
+    )
 
 
-def _room(engine: Engine, config: SearchConfig) -> int:
-    """How long a path may be so that one more passage and segment still fit."""
-    # Three control ids come with a passage: the retrieval decision and the two markers.
-    return engine.max_context - config.max_new_tokens - config.max_passage_tokens - 3
+def _with_history(question: str, turns: Sequence[Turn]) -> str:
+    """What is searched: a follow-up is looked up together with the question before it."""
+    return " ".join([*(turn.question.strip() for turn in turns[-1:]), question.strip()])
 
 
 def _gate_all(
-    roots: Sequence[Node], engine: Engine, fmt: PromptFormat, config: SearchConfig
+    roots: Sequence[Node], engine: Engine, fmt: PromptFormat, rule: GateRule
 ) -> list[Gate]:
     """One token a question tells the gate; the same token is asked for in every mode."""
     requests = [
-        Request(prefix_ids=root.path_ids, max_new_tokens=1, watch_ids=fmt.ids.all) for root in roots
+        Request(prefix_ids=root.path_ids(), max_new_tokens=1, watch_ids=fmt.ids.all)
+        for root in roots
     ]
-    return [
-        decide(done.watched[0, COLUMNS[Retrieve]], config.mode, config.threshold)
-        for done in engine.generate(requests)
-    ]
+    return [_gate_of(done, fmt, rule) for done in engine.generate(requests)]
 
 
-def _plan_level(
-    questions: Sequence[str],
-    beams: Sequence[Sequence[Node]],
+def _gate_of(done: Completion, fmt: PromptFormat, rule: GateRule) -> Gate:
+    token = fmt.ids.token_of.get(done.token_ids[-1])
+    emitted = token if isinstance(token, Retrieve) else None
+    return decide(done.watched[-1, COLUMNS[Retrieve]], emitted, rule)
+
+
+def _grow(
+    states: Sequence[_Question],
+    engine: Engine,
     retriever: Retriever,
     fmt: PromptFormat,
     config: SearchConfig,
-) -> tuple[list[RetrievalEvent], list[_Step]]:
-    """The steps of one level; one retriever call serves every node that wants passages."""
-    open_nodes = [(q, node) for q, beam in enumerate(beams) for node in beam if not node.finished]
-    asking = [(q, node) for q, node in open_nodes if node.wants is Retrieve.YES]
-    queries = [f"{questions[q].strip()} {node.text}".strip() for q, node in asking]
-    found = retriever.search(queries, config.top_k) if queries else []
-    events = [
-        RetrievalEvent(question=number, parent=node, query=query, hits=tuple(hits))
-        for (number, node), query, hits in zip(asking, queries, found, strict=True)
-    ]
-    hits_of = {id(event.parent): event.hits for event in events}
-    steps = [
-        _step(number, node, hit, fmt, config)
-        for number, node in open_nodes
-        for hit in hits_of.get(id(node)) or (None,)
-    ]
-    return events, steps
+    *,
+    late: bool,
+) -> Generator[Event, None, bool]:
+    """One level of all questions; False when none of them has anything left to write."""
+    for state in states:
+        if late and any(node.is_open for node in state.beam):
+            state.stopped_by = state.stopped_by or "max_seconds"
+    asking = [s for s in states if s.stopped_by is None]
+    plan = plan_level(
+        [(s.number, s.text, node, s.usage) for s in asking for node in s.beam if node.is_open],
+        retriever=retriever,
+        fmt=fmt,
+        config=config,
+    )
+    yield from plan.events
+    for number, node in plan.starved:
+        states[number].stopped_by = "max_passages"
+        states[number].beam = [
+            replace(n, wants=None) if n is node else n for n in states[number].beam
+        ]
+    if config.prune_relevance is not None:
+        plan, costs = skip_irrelevant(plan, engine, fmt, config)
+        yield from plan.events
+        for number, n_tokens in costs.items():
+            _pay(states[number], n_tokens=n_tokens)
+    steps = [step for state in asking for step in _affordable(state, plan, config)]
+    children = _write(steps, engine, fmt, config)
+    for step, child in zip(steps, children, strict=True):
+        yield CandidateEvent(question=step.question, node=child)
+    for state in asking:
+        mine = [c for s, c in zip(steps, children, strict=True) if s.question == state.number]
+        if mine:
+            written = sum(c.segment.n_tokens for c in mine if c.segment is not None)
+            n_read = plan.n_passages_read(state.number)
+            _pay(state, n_tokens=written, n_passages=n_read)
+            state.beam = yield from _keep_best(state.number, state.beam, mine, config)
+    return bool(steps)
 
 
-def _step(
-    number: int, node: Node, hit: Hit | None, fmt: PromptFormat, config: SearchConfig
-) -> _Step:
-    """Reads `hit`, or goes on with the evidence at hand, or without any."""
-    if hit is not None:
-        lead = (fmt.ids[Retrieve.YES], *fmt.passage(hit.passage, config.max_passage_tokens))
-        return _Step(question=number, parent=node, hit=hit, lead_ids=lead, fresh=True)
-    if node.wants is Retrieve.CONTINUE and node.hit is not None:
-        lead = (fmt.ids[Retrieve.CONTINUE],)
-        return _Step(question=number, parent=node, hit=node.hit, lead_ids=lead, fresh=False)
-    lead = (fmt.ids[Retrieve.NO],)
-    return _Step(question=number, parent=node, hit=None, lead_ids=lead, fresh=False)
+def _pay(state: _Question, *, n_tokens: int = 0, n_passages: int = 0) -> None:
+    state.usage = Usage(
+        n_tokens=state.usage.n_tokens + n_tokens,
+        n_passages=state.usage.n_passages + n_passages,
+    )
+
+
+def _affordable(state: _Question, plan: Level, config: SearchConfig) -> list[Step]:
+    """The steps of one question, each with its share of the tokens that are left.
+
+    A share under one token stops the question.
+    """
+    steps = [step for step in plan.steps if step.question == state.number]
+    if config.max_tokens is None or not steps:
+        return steps
+    share = (config.max_tokens - state.usage.n_tokens) // len(steps)
+    if share < 1:
+        state.stopped_by = "max_tokens"
+        return []
+    limit = min(share, config.max_new_tokens)
+    return [replace(step, max_new_tokens=limit) for step in steps]
 
 
 def _write(
-    steps: Sequence[_Step], engine: Engine, fmt: PromptFormat, config: SearchConfig
+    steps: Sequence[Step], engine: Engine, fmt: PromptFormat, config: SearchConfig
 ) -> list[Node]:
     """All candidates of a level, in one engine call."""
-    requests = [
-        Request(
-            prefix_ids=step.parent.path_ids,
-            suffix_ids=step.lead_ids,
-            max_new_tokens=config.max_new_tokens,
-            stop_ids=fmt.ids.segment_stops,
-            watch_ids=fmt.ids.all,
-        )
-        for step in steps
-    ]
+    requests = [step.request(fmt, config) for step in steps]
     children = []
-    for step, completion in zip(steps, engine.generate(requests), strict=True):
-        segment = cut_segment(completion, fmt, config.weights, read_passage=step.fresh)
+    for step, done in zip(steps, engine.generate(requests) if requests else [], strict=True):
+        segment = cut_segment(done, fmt, config.weights, read_passage=step.fresh)
         wants = None
         if segment.next_retrieve is not None:
-            wants = _next_decision(
-                segment.ends_on,
-                decide(segment.next_retrieve, config.mode, config.threshold),
-                config.mode,
-            )
-        child = step.parent.child(step.lead_ids, step.hit, segment, wants)
-        if len(child.path_ids) > _room(engine, config):  # the next segment would not fit
+            gate = decide(segment.next_retrieve, segment.ends_on, config.gate_rule)
+            wants = _next_decision(segment.ends_on, gate, config.mode)
+        child = step.parent.child(
+            step.lead_ids, step.hits, segment, wants=wants, rule=config.path_score
+        )
+        if len(child.path_ids()) > room(engine, config):  # the next segment would not fit
             child = replace(child, wants=None)
         children.append(child)
     return children
@@ -221,9 +229,17 @@ def _keep_best(
 ) -> Generator[Event, None, list[Node]]:
     """Ranks new and finished hypotheses together and keeps `beam_width`, best first.
 
-    Ties keep finished before new ones, and retrieval order within a parent.
+    Ties keep finished before new ones, and retrieval order within a parent. Where all that was
+    written is contradicted and forbidden, the hypotheses before it end the search as they are.
     """
-    pool = [node for node in beam if node.finished] + list(grown)
+    allowed = [node for node in grown if not (config.drop_unsupported and node.contradicted)]
+    for node in grown:
+        if node not in allowed:
+            reason = "judged without support, which drop_unsupported takes out of the search"
+            yield PruneEvent(question=number, node=node, rank=0, reason=reason)
+    pool = [node for node in beam if node.finished] + allowed
+    if not pool:
+        return [replace(node, wants=None) for node in beam]
     ranked = sorted(pool, key=lambda node: -node.path_score)
     kept = ranked[: config.beam_width]
     for rank, node in enumerate(ranked, start=1):
@@ -237,3 +253,28 @@ def _keep_best(
             )
             yield PruneEvent(question=number, node=node, rank=rank, reason=reason)
     return kept
+
+
+def _finish(state: _Question, config: SearchConfig) -> FinishEvent:
+    """The best hypothesis that may be said; the root when none may."""
+    beam = [node for node in state.beam if node.segment is not None]
+    sayable = [node for node in beam if _may_be_said(node, config)]
+    root = state.beam[0]
+    while root.parent is not None:
+        root = root.parent
+    return FinishEvent(
+        question=state.number,
+        best=sayable[0] if sayable else root,
+        gate=state.gate,
+        beam=tuple(beam),
+        usage=state.usage,
+        stopped_by=state.stopped_by,
+        abstained=not sayable and state.stopped_by is None,
+    )
+
+
+def _may_be_said(node: Node, config: SearchConfig) -> bool:
+    """Whether a path that read passages is supported enough; without passages it always is."""
+    if config.min_support is None or not any(each.hits for each in node.path):
+        return True
+    return node.support is not None and node.support >= config.min_support

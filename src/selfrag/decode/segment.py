@@ -6,11 +6,13 @@ Works on ids, never on text: what a tokenizer prints for a control id does not m
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from selfrag.decode.score import (
     ScoreWeights,
     SegmentScores,
+    mean_logprob,
     relevance_score,
-    sequence_score,
     support_score,
     utility_score,
     weigh,
@@ -34,11 +36,26 @@ COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupLogprobs:
+    """What the scores of a segment are computed from, in nats, within the whole vocabulary.
+
+    `relevance`: (2,), `support`: (3,), `utility`: (5,), each where the model first emitted a token
+    of the group, None where it emitted none. `mean`: of all ids written.
+    """
+
+    relevance: FloatArray | None
+    support: FloatArray | None
+    utility: FloatArray | None
+    mean: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segment:
     """One segment as written.
 
     `body_ids`: all ids but the final stop. `next_retrieve`: log-probabilities of the retrieval
     tokens (3,) where the segment ended on one, else None. `truncated`: the token limit cut it.
+    `n_tokens`: written, the stop included.
     """
 
     text: str
@@ -49,6 +66,8 @@ class Segment:
     truncated: bool
     ends_on: Retrieve | None
     next_retrieve: FloatArray | None
+    logprobs: GroupLogprobs
+    n_tokens: int
 
 
 def cut_segment(
@@ -62,53 +81,62 @@ def cut_segment(
     ends_on = last if isinstance(last, Retrieve) else None
     tokens = [fmt.ids.token_of.get(token_id) for token_id in body]
     plain = [token_id for token_id, token in zip(body, tokens, strict=True) if token is None]
+    logprobs = _group_logprobs(completion, tokens)
+    irrelevant = Relevance.IRRELEVANT in tokens[:1]
     return Segment(
         text=fmt.tokenizer.decode(plain).strip(),
         body_ids=tuple(body),
         critique=tuple(token for token in tokens if token is not None),
-        scores=_scores(completion, tokens, weights, read_passage=read_passage),
+        scores=score_groups(
+            logprobs, weights, missing=_reasons(logprobs, read_passage, irrelevant)
+        ),
         finished=ends_on is None,
         truncated=not stopped,
         ends_on=ends_on,
         next_retrieve=completion.watched[-1, COLUMNS[Retrieve]] if ends_on else None,
+        logprobs=logprobs,
+        n_tokens=len(ids),
     )
 
 
-def _scores(
-    completion: Completion,
-    tokens: Sequence[object],
-    weights: ScoreWeights,
-    *,
-    read_passage: bool,
+def score_groups(
+    logprobs: GroupLogprobs, weights: ScoreWeights, *, missing: dict[str, str]
 ) -> SegmentScores:
-    watched = completion.watched
-    missing: dict[str, str] = {}
-    irrelevant = Relevance.IRRELEVANT in tokens[:1]
-
-    def first(group: type[Relevance] | type[Support] | type[Utility]) -> FloatArray | None:
-        at = next((i for i, token in enumerate(tokens) if isinstance(token, group)), None)
-        return None if at is None else watched[at, COLUMNS[group]]
-
-    relevance, support, utility = first(Relevance), first(Support), first(Utility)
-    if relevance is None:
-        missing["relevance"] = (
-            "the model judged no relevance" if read_passage else "no new passage was read"
-        )
-    if support is None:
-        missing["support"] = (
-            "the passage was judged irrelevant, so no support is judged"
-            if irrelevant
-            else "the model judged no support"
-            if read_passage
-            else "no new passage was read"
-        )
-    if utility is None:
-        missing["utility"] = "the model judged no usefulness in this segment"
+    """The scores of a segment; `missing` gives the reason for every group that is None."""
+    relevance, support, utility = logprobs.relevance, logprobs.support, logprobs.utility
     return weigh(
         relevance=None if relevance is None else relevance_score(relevance),
         support=None if support is None else support_score(support),
         utility=None if utility is None else utility_score(utility),
-        sequence=sequence_score(completion.logprobs),
+        sequence=float(np.exp(logprobs.mean)),
         weights=weights,
         missing=missing,
     )
+
+
+def _group_logprobs(completion: Completion, tokens: Sequence[object]) -> GroupLogprobs:
+    def first(group: type[Relevance] | type[Support] | type[Utility]) -> FloatArray | None:
+        at = next((i for i, token in enumerate(tokens) if isinstance(token, group)), None)
+        return None if at is None else completion.watched[at, COLUMNS[group]]
+
+    return GroupLogprobs(
+        relevance=first(Relevance),
+        support=first(Support),
+        utility=first(Utility),
+        mean=mean_logprob(completion.logprobs),
+    )
+
+
+def _reasons(logprobs: GroupLogprobs, read_passage: bool, irrelevant: bool) -> dict[str, str]:
+    """Why a group is missing, by its name."""
+    reasons: dict[str, str] = {}
+    unread = "no new passage was read"
+    if logprobs.relevance is None:
+        reasons["relevance"] = "the model judged no relevance" if read_passage else unread
+    if logprobs.support is None and irrelevant:
+        reasons["support"] = "the passage was judged irrelevant, so no support is judged"
+    elif logprobs.support is None:
+        reasons["support"] = "the model judged no support" if read_passage else unread
+    if logprobs.utility is None:
+        reasons["utility"] = "the model judged no usefulness in this segment"
+    return reasons

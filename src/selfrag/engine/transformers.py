@@ -4,21 +4,25 @@ Knows nothing of Self-RAG: it completes ids with ids and reports log-probabiliti
 and `transformers`; import it only where a model is about to run, as they take seconds to import.
 """
 
-import json
+import inspect
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from selfrag.engine.base import Completion, FinishReason, FloatArray, Request
+from selfrag.engine.base import Completion, Request
+from selfrag.engine.batching import (
+    Padded,
+    complete_in_groups,
+    end_of_sequence,
+    pad_left,
+    shared_length,
+)
 from selfrag.engine.tokenizer import FileTokenizer
-from selfrag.errors import BadInput, EngineError
+from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
 try:
@@ -32,12 +36,6 @@ except ImportError as error:
     ) from error
 
 logger = logging.getLogger(__name__)
-
-# Prompt ids, padding included, that one forward pass may hold: bounds memory, not results.
-MAX_PADDED_TOKENS = 8192
-
-# A common start shorter than this is cheaper to compute in every row than in a pass of its own.
-MIN_SHARED_TOKENS = 32
 
 
 class TransformersEngine:
@@ -63,10 +61,13 @@ class TransformersEngine:
         self._name = name
         self._max_batch = max_batch
         self._tokenizer = FileTokenizer(
-            path / "tokenizer.json", end_of_sequence=_end_of_sequence(path)
+            path / "tokenizer.json", end_of_sequence=end_of_sequence(path)
         )
         self._model = _load_model(path, dtype).to(device)
         self._device = torch.device(device)
+        # transformers 5.24 renamed the argument.
+        accepted = inspect.signature(self._model.forward).parameters
+        self._cache_argument = "cache" if "cache" in accepted else "past_key_values"
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
 
     @property
@@ -91,82 +92,48 @@ class TransformersEngine:
         computed once. A request for one token costs no decode step. Raises `BadInput` for a
         prompt that leaves no room and `EngineError` when the back end fails.
         """
-        for request in requests:
-            _require_room(request, self.max_context)
-        completions: dict[int, Completion] = {}
-        for group in _groups(requests, self._max_batch):
-            with torch.inference_mode():
-                completed = self._complete([requests[index] for index in group])
-            completions.update(zip(group, completed, strict=True))
-        return [completions[index] for index in range(len(requests))]
+        return complete_in_groups(
+            requests,
+            max_batch=self._max_batch,
+            max_context=self.max_context,
+            read=self._read,
+            write=self._write,
+        )
 
-    def _complete(self, requests: Sequence[Request]) -> list[Completion]:
-        drafts = [_Draft(request) for request in requests]
-        writing = list(drafts)
-        batch = self._read([request.prompt_ids for request in requests])
-        while True:
-            logprobs = torch.log_softmax(batch.logits.float(), dim=-1)
-            chosen = logprobs.argmax(dim=-1)
-            for draft, token_id, row in zip(writing, chosen.tolist(), logprobs, strict=True):
-                draft.add(token_id, row)
-            kept = [row for row, draft in enumerate(writing) if draft.finish_reason is None]
-            if not kept:
-                return [draft.completion() for draft in drafts]
-            writing = [writing[row] for row in kept]
-            batch = self._write(batch.select(kept), chosen[kept])
-
-    def _read(self, prompts: Sequence[tuple[int, ...]]) -> "_Batch":
+    def _read(self, requests: Sequence[Request]) -> "_Batch":
         """One pass over the prompts, padded on the left; a long common start is read once."""
-        n_shared = _shared_length(prompts)
+        prompts = [request.prompt_ids for request in requests]
+        n_shared = shared_length(prompts)
         cache = DynamicCache(config=self._model.config)
         if n_shared:
-            self._forward(cache, *self._tensors([prompts[0][:n_shared]], 0))
+            self._forward(cache, pad_left([prompts[0][:n_shared]], 0, self._device))
             cache.batch_repeat_interleave(len(prompts))
-        ids, mask, positions = self._tensors([prompt[n_shared:] for prompt in prompts], n_shared)
-        logits = self._forward(cache, ids, mask, positions)
-        return _Batch(cache, mask, positions[:, -1:], logits)
+        rows = pad_left([prompt[n_shared:] for prompt in prompts], n_shared, self._device)
+        logits = self._forward(cache, rows)
+        return _Batch(cache, rows.mask, rows.positions[:, -1:], logits)
 
-    def _write(self, batch: "_Batch", token_ids: torch.Tensor) -> "_Batch":
-        """One decode step: every row reads the id that it just chose."""
+    def _write(self, batch: "_Batch", kept: list[int], token_ids: torch.Tensor) -> "_Batch":
+        """One decode step: every row kept reads the id that it just chose."""
+        batch = batch.select(kept)
         mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
         positions = batch.positions + 1
-        logits = self._forward(batch.cache, token_ids[:, None], mask, positions)
+        logits = self._forward(batch.cache, Padded(token_ids[:, None], mask, positions))
         return _Batch(batch.cache, mask, positions, logits)
 
-    def _tensors(
-        self, prompts: Sequence[Sequence[int]], n_shared: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`ids` and `positions`: (B, T), T the longest. `mask`: (B, n_shared + T), 0 on padding."""
-        longest = max(len(prompt) for prompt in prompts)
-        ids = np.zeros((len(prompts), longest), np.int64)
-        positions = np.zeros_like(ids)
-        mask = np.ones((len(prompts), n_shared + longest), np.int64)
-        for row, prompt in enumerate(prompts):
-            n_padding = longest - len(prompt)
-            ids[row, n_padding:] = prompt
-            positions[row, n_padding:] = np.arange(n_shared, n_shared + len(prompt))
-            mask[row, n_shared : n_shared + n_padding] = 0
-        ids_there, mask_there, positions_there = (
-            torch.from_numpy(array).to(self._device) for array in (ids, mask, positions)
-        )
-        return ids_there, mask_there, positions_there
-
-    def _forward(
-        self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
-    ) -> torch.Tensor:
+    def _forward(self, cache: Any, rows: Padded) -> torch.Tensor:
         """Logits of the last position, (B, V); `cache` grows in place."""
         try:
             output = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
+                input_ids=rows.ids,
+                attention_mask=rows.mask,
+                position_ids=rows.positions,
+                **{self._cache_argument: cache},
                 use_cache=True,
                 logits_to_keep=1,
             )
         except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
             raise EngineError(
-                f"cannot run {self._name} on {ids.shape[0]} rows of {mask.shape[1]} tokens: "
+                f"cannot run {self._name} on {len(rows.mask)} rows of {rows.mask.shape[1]} tokens: "
                 f"{error}; if memory is short, lower max_batch or top_k"
             ) from error
         return output.logits[:, -1]
@@ -188,86 +155,6 @@ class _Batch:
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
         return _Batch(self.cache, self.mask[index], self.positions[index], self.logits[index])
-
-
-@dataclass(slots=True, eq=False)
-class _Draft:
-    """One completion being written."""
-
-    request: Request
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    watched: list[FloatArray] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    def add(self, token_id: int, logprobs: torch.Tensor) -> None:
-        """Appends `token_id`; `logprobs`: shape (V,), nats."""
-        self.token_ids.append(token_id)
-        self.logprobs.append(float(logprobs[token_id]))
-        watched = logprobs[list(self.request.watch_ids)]
-        self.watched.append(watched.cpu().numpy().astype(np.float64))
-        if token_id in self.request.stop_ids:
-            self.finish_reason = FinishReason.STOP
-        elif len(self.token_ids) == self.request.max_new_tokens:
-            self.finish_reason = FinishReason.LENGTH
-
-    def completion(self) -> Completion:
-        if self.finish_reason is None:
-            raise ValueError("cannot close a completion that is still being written")
-        return Completion(
-            token_ids=tuple(self.token_ids),
-            logprobs=np.array(self.logprobs),
-            watched=np.stack(self.watched),
-            finish_reason=self.finish_reason,
-        )
-
-
-def _require_room(request: Request, max_context: int) -> None:
-    n_prompt, n_new = len(request.prompt_ids), request.max_new_tokens
-    if n_prompt < 1 or n_new < 1:
-        raise BadInput(
-            f"cannot complete a prompt of {n_prompt} tokens by {n_new}: expected at least one "
-            "of each, so ask something and raise max_new_tokens"
-        )
-    if n_prompt + n_new > max_context:
-        raise BadInput(
-            f"cannot complete a prompt of {n_prompt} tokens: the model holds {max_context}, of "
-            f"which {n_new} are kept for the answer, so at most {max_context - n_new} are allowed; "
-            "shorten the question or the passages, or lower max_new_tokens"
-        )
-
-
-def _groups(requests: Sequence[Request], max_batch: int) -> list[list[int]]:
-    """Indices of requests of similar length, shortest first; ties keep their order."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids)):
-        n_padded = len(requests[index].prompt_ids) * (len(groups[-1]) + 1 if groups else 0)
-        if not groups or len(groups[-1]) >= max_batch or n_padded > MAX_PADDED_TOKENS:
-            groups.append([])
-        groups[-1].append(index)
-    return groups
-
-
-def _shared_length(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many first ids to read once for all rows; every row keeps at least one for itself."""
-    if len(prompts) < 2:
-        return 0
-    columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
-    n_shared = min(sum(1 for _ in columns), min(len(prompt) for prompt in prompts) - 1)
-    return n_shared if n_shared >= MIN_SHARED_TOKENS else 0
-
-
-def _end_of_sequence(path: Path) -> str:
-    """The surface of the end token, from `tokenizer_config.json`."""
-    config_path = path / "tokenizer_config.json"
-    try:
-        token = json.loads(config_path.read_text(encoding="utf-8"))["eos_token"]
-        return str(token["content"] if isinstance(token, dict) else token)
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineError(
-            f"cannot learn the end token from {config_path}: {error!r}; expected a JSON object "
-            "with eos_token, so restore the model folder"
-        ) from error
 
 
 def _load_model(path: Path, dtype: torch.dtype) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from selfrag.passage import Hit
+from selfrag.passage import Hit, Passage
 
 
 class Retriever(Protocol):
@@ -23,3 +23,20 @@ class FixedRetriever:
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """The recorded hits of each query; a query that was not recorded has none."""
         return [list(self._hits.get(query, ()))[:top_k] for query in queries]
+
+
+class GivenPassages:
+    """The same passages for every query, in the order given; a bare string has no title."""
+
+    def __init__(self, passages: Sequence[Passage | str]) -> None:
+        whole = [
+            each if isinstance(each, Passage) else Passage(id=f"given-{n}", title="", text=each)
+            for n, each in enumerate(passages, start=1)
+        ]
+        self.hits = tuple(
+            Hit(passage=passage, score=0.0, rank=rank) for rank, passage in enumerate(whole, 1)
+        )
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+        """The first `top_k` passages, whatever the query."""
+        return [list(self.hits[:top_k]) for _ in queries]

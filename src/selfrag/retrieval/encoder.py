@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from selfrag.errors import AssetError, SelfRAGError
 
@@ -35,8 +36,8 @@ class Encoder(Protocol):
 class SentenceTransformerEncoder:
     """Any sentence-transformers model, from a folder on this machine; nothing is downloaded.
 
-    The library takes 2.6 s to import after torch and transformers (mostly scikit-learn; 2-core
-    AVX2 machine). For a mean-pooled model `MeanPoolingEncoder` gives the same vectors without it.
+    The library, with torch and transformers, takes many seconds to import. For a mean-pooled BERT
+    model `MeanPoolingEncoder` gives the same vectors without it.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class SentenceTransformerEncoder:
         """Loads the model. Raises `AssetError` when `path` does not hold one."""
         with _loading(name, path):
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()  # else loading draws one on stderr, under the command line's own
             self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
         if max_tokens is not None:
             self._model.max_seq_length = max_tokens
@@ -70,10 +73,10 @@ class SentenceTransformerEncoder:
 
 
 class MeanPoolingEncoder:
-    """A model whose vector is the normalised mean of its last states, such as MiniLM.
+    """A BERT model whose vector is the normalised mean of its last states, such as MiniLM.
 
-    The recipe of the model card of sentence-transformers/all-MiniLM-L6-v2, on transformers alone,
-    so that a question need not wait for a larger library.
+    The recipe of the model card of sentence-transformers/all-MiniLM-L6-v2, on numpy and the Rust
+    tokenizer, so that a question need not wait for torch.
     """
 
     def __init__(
@@ -81,16 +84,13 @@ class MeanPoolingEncoder:
     ) -> None:
         """Loads the model. Raises `AssetError` when `path` does not hold one."""
         with _loading(name, path):
-            import torch
-            from transformers import AutoModel, AutoTokenizer
+            from selfrag.retrieval.bert import Bert
 
-            self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
-        self._model = model.eval()
+            self._model = Bert(path)
+            self._tokenizer = _tokenizer(path, max_tokens=min(max_tokens, self._model.max_tokens))
         self._batch_size = batch_size
-        self._max_tokens = max_tokens
         self.name = name
-        self.dim = int(model.config.hidden_size)
+        self.dim = self._model.dim
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
@@ -98,26 +98,22 @@ class MeanPoolingEncoder:
         Texts are cut at `max_tokens`.
         """
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        # Texts of like length together: padding costs as much as text.
-        order = np.argsort([-len(text) for text in texts], kind="stable")
         for first in range(0, len(texts), self._batch_size):
-            rows = order[first : first + self._batch_size]
-            vectors[rows] = self._encode_batch([texts[row] for row in rows])
-        return vectors
+            batch = self._tokenizer.encode_batch(list(texts[first : first + self._batch_size]))
+            for row, states in enumerate(self._model.states([text.ids for text in batch]), first):
+                vectors[row] = states.sum(axis=0)  # normalising makes the sum as good as the mean
+        lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / lengths
 
-    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
-        import torch
 
-        inputs = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            states = self._model(**inputs).last_hidden_state  # (n, n_tokens, dim)
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            # Normalising makes the sum as good as the mean.
-            pooled = torch.nn.functional.normalize((states * mask).sum(dim=1), dim=1)
-        vectors: NDArray[np.float32] = pooled.numpy()
-        return vectors
+def _tokenizer(path: Path, *, max_tokens: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise ValueError(f"tokenizer.json: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
 
 
 @contextmanager
@@ -126,16 +122,13 @@ def _loading(name: str, path: Path) -> Iterator[None]:
     try:
         if not path.is_dir():  # else they take the path for a name on the hub
             raise NotADirectoryError("no such folder")
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # else loading draws one on stderr, under the command line's own
         yield
     except ImportError as error:
         raise SelfRAGError(
             f"cannot load encoder {name!r}: a package is missing ({error}), expected the retrieval "
             'packages installed; run pip install "selfrag[retrieval]"'
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise AssetError(
             f"cannot load encoder {name!r} from {path}: found "
             f"{str(error).strip().splitlines()[0]!r}, expected the folder of an embedding model; "

@@ -25,6 +25,7 @@ from selfrag.errors import BadInput, IndexMismatch, SelfRAGError, StorageError
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.encoder import Encoder
 from selfrag.retrieval.fusion import reciprocal_rank_fusion
+from selfrag.retrieval.lance import import_lancedb
 from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest, not_usable
 
 logger = logging.getLogger(__name__)
@@ -340,7 +341,7 @@ def _open_table(path: Path, manifest: Manifest) -> Any:
 
 def _connect(folder: Path) -> Any:
     try:
-        import lancedb
+        lancedb = import_lancedb()
     except ImportError as error:
         raise SelfRAGError(
             f"cannot use the index {folder}: found no usable package lancedb ({error}), expected "

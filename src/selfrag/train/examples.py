@@ -19,9 +19,13 @@ from selfrag.record import GeneratorRecord, SegmentRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
-    """How much the loss of one id counts, by what the id is; prompts and passages count 0."""
+    """How much the loss of one id counts, by what the id is; prompts and passages count 0.
+
+    `answer` is for the short answer that a text begins with: there the choice is made.
+    """
 
     text: float = 1.0
+    answer: float = 3.0
     retrieve: float = 1.0
     relevance: float = 4.0
     support: float = 3.0
@@ -77,11 +81,20 @@ def _segment_pieces(
         learned = weights.relevance if segment.learn_relevance else 0.0
         pieces.append(([fmt.ids[segment.relevance]], learned))
     if segment.text:
-        learned = weights.text if segment.learn_text else 0.0
-        pieces.append((fmt.tokenizer.encode(segment.text), learned))
+        pieces += _text_pieces(segment, fmt, weights)
     if segment.support is not None:
         pieces.append(([fmt.ids[segment.support]], weights.support))
     return pieces
+
+
+def _text_pieces(
+    segment: SegmentRecord, fmt: PromptFormat, weights: LossWeights
+) -> list[tuple[Sequence[int], float]]:
+    ids = fmt.tokenizer.encode(segment.text)
+    if not segment.learn_text:
+        return [(ids, 0.0)]
+    n_answer = len(fmt.tokenizer.encode(segment.answer)) if segment.answer else 0
+    return [(ids[:n_answer], weights.answer), (ids[n_answer:], weights.text)]
 
 
 def build_trees(

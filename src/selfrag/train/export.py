@@ -1,4 +1,4 @@
-"""From a PEFT checkpoint to the adapter folder that is shipped (docs/formats.md).
+"""From a PEFT checkpoint to the adapter folder that is shipped (docs/formats.md), and back.
 
 The folder is what `engine/prepare.py` reads: bf16 factors by module, and the rows of the
 reflection tokens. Knows nothing of how the adapter was trained.
@@ -74,6 +74,31 @@ def export_adapter(peft_folder: Path, out: Path, *, base_name: str, gguf_sha256:
     _write(out, description, tensors)
     logger.info("exported %d modules to %s", len(modules), out)
     return out
+
+
+def start_from(model: Any, adapter: Path) -> None:
+    """Sets the LoRA factors and token rows of a PEFT `model`, in place, to those of `adapter`.
+
+    Raises `BadInput` where the two do not have the same modules and shapes.
+    """
+    tensors = dict(load_file(adapter / ADAPTER_TENSORS))
+    rows = tensors.pop(REFLECTION_ROWS)
+    targets = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    found = {name: rows for name in targets if "token_adapter" in name}
+    for name, tensor in tensors.items():
+        found[f"{_PREFIX}{name}.default.weight"] = tensor
+    differing = targets.keys() ^ found.keys()
+    differing |= {n for n in targets.keys() & found.keys() if targets[n].shape != found[n].shape}
+    if differing:
+        raise BadInput(
+            f"cannot start from {adapter}: {len(differing)} tensors do not fit the model, "
+            f"{min(differing)!r} among them; expected an adapter of this base and LoRA rank"
+        )
+    with torch.no_grad():
+        for name, parameter in targets.items():
+            parameter.copy_(found[name])
 
 
 def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], Tensors]:

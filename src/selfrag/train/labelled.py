@@ -1,9 +1,10 @@
 """Generator records from labelled question-answering sets, without a teacher model.
 
-The answer to a question is the sentence of its gold passage that holds the gold string, so that
-every segment can be checked against its citation. What the sets label for free: gold passages are
-[Relevant], BM25 hits without the answer are [Irrelevant], the answer sentence is supported by its
-own passage and by no other, and with the answer exchanged it is contradicted.
+The answer to a question is the gold string, then the sentence of its gold passage that holds it, so
+that every segment answers at once and can be checked against its citation. What the sets label for
+free: gold passages are relevant, BM25 hits without the answer are not, the answer sentence is
+supported by its own passage and by no other, with the answer exchanged it is contradicted, and the
+answer to another question about the passage is supported but of little use.
 """
 
 import re
@@ -19,12 +20,15 @@ from selfrag.record import GeneratorRecord, SegmentRecord
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 
 NOT_IN_PASSAGE = "This passage does not answer the question."
-MAX_SENTENCE_WORDS = 42
+MAX_SENTENCE_WORDS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledQuestion:
-    """A question with its gold passage, and passages that look alike but lack the answer."""
+    """A question with its gold passage, and passages that look alike but lack the answer.
+
+    `elsewhere`: answers to other questions about the gold passage.
+    """
 
     id: str
     dataset: str
@@ -32,6 +36,7 @@ class LabelledQuestion:
     answers: tuple[str, ...]
     gold: Passage
     negatives: tuple[Passage, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
@@ -42,13 +47,17 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 def _find(answer: str, text: str) -> re.Match[str] | None:
     if not answer.strip():
         return None
-    return re.search(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", text, re.IGNORECASE)
+    return re.search(_pattern(answer.strip()), text, re.IGNORECASE)
+
+
+def _pattern(answer: str) -> str:
+    return rf"(?<!\w){re.escape(answer)}(?!\w)"
 
 
 def answer_sentence(question: str, answers: Sequence[str], text: str) -> str | None:
     """The sentence of `text` that holds a gold string and shares most words with the question.
 
-    Ties go to the earlier sentence. None when no sentence of at most 42 words holds one.
+    Ties go to the earlier sentence. None when no sentence of at most 50 words holds one.
     """
     asked = set(re.findall(r"\w+", question.lower()))
     best, best_shared = None, -1
@@ -62,6 +71,21 @@ def answer_sentence(question: str, answers: Sequence[str], text: str) -> str | N
     return best
 
 
+def answer_text(answer: str, sentence: str) -> str:
+    """`answer` as `sentence` spells it, then the sentence, as in `Saturn. Titan orbits Saturn`.
+
+    Without `answer` it is the sentence alone.
+    """
+    lead = answer_lead(answer, sentence)
+    return f"{lead}{'' if lead.endswith('.') else '.'} {sentence}" if lead else sentence
+
+
+def answer_lead(answer: str, sentence: str) -> str:
+    """`answer` as `sentence` spells it, with a capital; empty when the sentence lacks it."""
+    found = _find(answer, sentence)
+    return found.group()[:1].upper() + found.group()[1:] if found else ""
+
+
 def answer_kind(answer: str) -> str:
     """A coarse type, so that an exchanged answer stays plausible."""
     if re.fullmatch(r"(1[0-9]|20)\d\d", answer.strip()):
@@ -72,18 +96,19 @@ def answer_kind(answer: str) -> str:
 
 
 def swap_answer(
-    sentence: str, answers: Sequence[str], pool: Sequence[str], rng: np.random.Generator
+    text: str, answers: Sequence[str], pool: Sequence[str], rng: np.random.Generator
 ) -> str | None:
-    """`sentence` with its gold string exchanged for another of its kind, or None."""
-    found = next((match for a in answers if (match := _find(a, sentence))), None)
+    """`text` with its gold string exchanged everywhere for another of its kind, or None."""
+    found = next((match for a in answers if (match := _find(a, text))), None)
     if found is None:
         return None
     kind, taken = answer_kind(found.group()), {a.lower() for a in answers}
     others = [a for a in pool if answer_kind(a) == kind and a.lower() not in taken]
-    others = [a for a in others if a.lower() not in sentence.lower()]
+    others = [a for a in others if a.lower() not in text.lower()]
     if not others:
         return None
-    return sentence[: found.start()] + str(rng.choice(others)) + sentence[found.end() :]
+    other = str(rng.choice(others))
+    return re.sub(_pattern(found.group()), lambda _: other, text, flags=re.IGNORECASE)
 
 
 def crop(passage: Passage, keep: str, max_words: int, rng: np.random.Generator) -> Passage:
@@ -107,17 +132,26 @@ def crop(passage: Passage, keep: str, max_words: int, rng: np.random.Generator) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionMix:
-    """How questions are turned into records; shares are probabilities, words a length."""
+    """How questions are turned into records; shares are probabilities, words a length.
 
-    negative_share: float = 0.45
-    crop_share: float = 0.8
-    crop_words: int = 45
+    Of the answered questions, `aside_share` also show a supported text that does not answer,
+    `swapped_share` the answer exchanged, `mixed_share` a sentence too many. Of the others,
+    `lucky_share` also show the true answer, which their passage does not support.
+    """
+
+    negative_share: float = 0.4
+    crop_share: float = 0.45
+    crop_words: int = 60
+    aside_share: float = 0.45
+    swapped_share: float = 0.3
+    mixed_share: float = 0.1
+    lucky_share: float = 0.5
 
 
 def question_records(
     item: LabelledQuestion, pool: Sequence[str], mix: QuestionMix, rng: np.random.Generator
 ) -> list[GeneratorRecord]:
-    """The records of one question: what to write on one passage, and wrong texts to criticise.
+    """The records of one question: what to write on one passage, and a wrong text to criticise.
 
     `pool` holds answers to other questions, for the exchange. Empty when the gold passage has no
     fitting answer sentence.
@@ -139,20 +173,48 @@ def _positive_records(
 ) -> list[GeneratorRecord]:
     cropped = rng.random() < mix.crop_share
     passage = crop(item.gold, target, mix.crop_words, rng) if cropped else item.gold
-    records = [_record(item, passage, "right", target, Support.FULL, utility=Utility.U5)]
-    wrong = swap_answer(target, item.answers, pool, rng)
-    others = [s for s in split_sentences(passage.text) if not holds_answer(s, item.answers)]
-    choice = rng.random()
-    if wrong is not None and choice < 0.6:
+    answer = next(a for a in item.answers if _find(a, target))
+    right = answer_text(answer, target)
+    lead = answer_lead(answer, target)
+    records = [
+        _record(item, passage, "right", right, Support.FULL, utility=Utility.U5, answer=lead)
+    ]
+    kind = rng.choice(
+        ["aside", "swapped", "mixed", "none"],
+        p=[
+            mix.aside_share,
+            mix.swapped_share,
+            mix.mixed_share,
+            1 - mix.aside_share - mix.swapped_share - mix.mixed_share,
+        ],
+    )
+    if kind == "aside" and (aside := _aside(item, passage, rng)):
+        records.append(_critique(item, passage, "aside", aside, Support.FULL, Utility.U2))
+    elif kind == "swapped" and (wrong := swap_answer(right, item.answers, pool, rng)):
         records.append(_critique(item, passage, "swapped", wrong, Support.NONE, Utility.U1))
-    elif others and choice < 0.85:
-        other = str(rng.choice(others))
-        records.append(_critique(item, passage, "aside", other, Support.FULL, Utility.U2))
-    elif item.negatives:
+    elif kind == "mixed" and item.negatives:
         foreign = str(rng.choice(split_sentences(str(item.negatives[0].text))))
-        both = f"{target} {foreign}"
+        both = f"{right} {foreign}"
         records.append(_critique(item, passage, "mixed", both, Support.PARTIAL, Utility.U4))
     return records
+
+
+# A name or a number in the middle of a sentence: what a wrong short answer looks like.
+_SPAN = re.compile(r"(?<= )(?:[A-Z][\w'-]+(?: [A-Z][\w'-]+)*|\d[\d,.]*\d|\d)")
+
+
+def _aside(item: LabelledQuestion, passage: Passage, rng: np.random.Generator) -> str | None:
+    """What the passage says and the question did not ask, in the form of an answer."""
+    for other in rng.permutation(np.array(item.elsewhere, dtype=object)):
+        sentence = answer_sentence("", (other,), passage.text)
+        if sentence is not None and not holds_answer(sentence, item.answers):
+            return answer_text(other, sentence)
+    others = [s for s in split_sentences(passage.text) if not holds_answer(s, item.answers)]
+    if not others:
+        return None
+    sentence = str(rng.choice(others))
+    spans = _SPAN.findall(sentence)
+    return answer_text(str(rng.choice(spans)) if spans else "", sentence)
 
 
 def _negative_records(
@@ -175,11 +237,15 @@ def _negative_records(
         segments=(segment,),
         utility=Utility.U1,
     )
+    if rng.random() >= mix.lucky_share:
+        return [honest]
     # The true answer on a passage that does not hold it: right by luck, supported by nothing.
-    unsupported = _critique(
-        item, passage, "unsupported", target, Support.NONE, None, relevant=False
-    )
-    return [honest, unsupported]
+    answer = next(a for a in item.answers if _find(a, target))
+    text = answer_text(answer, target)
+    return [
+        honest,
+        _critique(item, passage, "unsupported", text, Support.NONE, None, relevant=False),
+    ]
 
 
 def _record(
@@ -190,6 +256,7 @@ def _record(
     support: Support,
     *,
     utility: Utility | None,
+    answer: str = "",
     learn_text: bool = True,
     learn_relevance: bool = True,
 ) -> GeneratorRecord:
@@ -198,6 +265,7 @@ def _record(
         passage=passage,
         relevance=Relevance.RELEVANT,
         text=text,
+        answer=answer,
         support=support,
         learn_text=learn_text,
         learn_relevance=learn_relevance,

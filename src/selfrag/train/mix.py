@@ -150,7 +150,9 @@ def _question_groups(
         *_draw([r for r in rows if r["dataset"] == "qed"], config.n_qed, rng),
     ]
     pools: dict[str, list[str]] = {}
+    asked: dict[str, list[str]] = {}
     for row in rows:
+        asked.setdefault(row["gold_pids"][0], []).append(row["answers"][0])
         title = passages[row["gold_pids"][0]].title
         pools.setdefault(title, []).append(row["answers"][0])
         pools.setdefault(answer_kind(row["answers"][0]), []).append(row["answers"][0])
@@ -164,6 +166,7 @@ def _question_groups(
             answers=tuple(untokenise(answer) for answer in row["answers"]),
             gold=gold,
             negatives=hard,
+            elsewhere=tuple(a for a in asked[gold.id] if a not in row["answers"]),
         )
         pool = pools[gold.title]
         if len(pool) < 10:

@@ -33,6 +33,7 @@ from selfrag.prompt import PromptFormat
 from selfrag.record import GeneratorRecord
 from selfrag.reflection import REFLECTION_TOKENS
 from selfrag.train.examples import LossWeights, Tree, build_trees, visible
+from selfrag.train.export import start_from
 from selfrag.train.vocab import add_reflection_tokens
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,14 @@ LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """One training run. Lengths in tokens; `learning_rate` is the peak; steps are optimizer's."""
+    """One training run. Lengths in tokens; `learning_rate` is the peak; steps are optimizer's.
+
+    `start`: a shipped adapter to go on from; empty starts anew.
+    """
 
     base: str
     out: str
+    start: str = ""
     tokens_per_batch: int = 2000
     max_tokens: int = 512
     max_steps: int | None = None
@@ -241,7 +246,10 @@ def train_from_records(
             f"{config.held_out_trees} are held out; give more records or lower held_out_trees"
         )
     checks, rest = trees[: config.held_out_trees], trees[config.held_out_trees :]
-    return train_generator(rest, checks, config, attach_lora(model, token_ids, config), token_ids)
+    model = attach_lora(model, token_ids, config)
+    if config.start:
+        start_from(model, Path(config.start))
+    return train_generator(rest, checks, config, model, token_ids)
 
 
 def train_generator(

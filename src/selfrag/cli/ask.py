@@ -1,0 +1,287 @@
+"""`selfrag ask`, `chat` and `batch`: questions in, answers out."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from selfrag.cli import build, options, render
+from selfrag.cli.build import EngineKind
+from selfrag.cli.options import Compat
+from selfrag.cli.report import Reporter
+from selfrag.cli.settings import apply_settings, choices_from, threshold_from
+from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
+from selfrag.decode.config import QueryPolicy, SearchConfig
+from selfrag.decode.events import Event
+from selfrag.decode.gate import GateKind, RetrievalMode
+from selfrag.decode.node import PathScore
+from selfrag.decode.score import ScoreWeights
+from selfrag.decode.search import search
+from selfrag.errors import BadInput, StorageError
+from selfrag.prompt import Turn
+
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+def ask(
+    question: options.Question = None,
+    index: options.Index = None,
+    engine: options.Engine = EngineKind.LLAMA,
+    mode: options.Mode = RetrievalMode.ADAPTIVE,
+    gate: options.Gate = GateKind.PAPER,
+    threshold: options.Threshold = "0.2",
+    top_k: options.TopK = 5,
+    beam_width: options.BeamWidth = 2,
+    max_segments: options.MaxSegments = 6,
+    max_depth: options.MaxDepth = None,
+    max_new_tokens: options.MaxNewTokens = 96,
+    w_rel: options.WeightRel = 1.0,
+    w_sup: options.WeightSup = 1.0,
+    w_use: options.WeightUse = 0.5,
+    path_score: options.Scoring = PathScore.SUM,
+    query: options.Query = QueryPolicy.QUESTION_AND_SEGMENT,
+    drop_unsupported: options.Drop = False,
+    choices: options.Choices = "",
+    min_support: options.MinSupport = None,
+    max_seconds: options.MaxSeconds = None,
+    max_tokens: options.MaxTokens = None,
+    max_passages: options.MaxPassages = None,
+    setting: options.Setting = None,
+    use_groundness: options.Groundness = True,
+    use_utility: options.UseUtility = True,
+    use_seqscore: options.SeqScore = True,
+    compat: options.Following = None,
+    explain: options.Explain = False,
+    stream: options.Stream = False,
+    trace: options.Trace = None,
+    as_json: options.Json = False,
+) -> None:
+    """Answer one question, with citations and scores."""
+    given = SearchConfig(
+        mode=mode,
+        gate=gate,
+        threshold=threshold_from(threshold),
+        top_k=top_k,
+        beam_width=beam_width,
+        max_segments=max_segments if max_depth is None else max(1, max_depth - 1),
+        max_new_tokens=max_new_tokens,
+        weights=ScoreWeights(relevance=w_rel, support=w_sup, utility=w_use),
+        path_score=path_score,
+        query=query,
+        drop_unsupported=drop_unsupported,
+        choices=choices_from(choices),
+        min_support=min_support,
+        max_seconds=max_seconds,
+        max_tokens=max_tokens,
+        max_passages=max_passages,
+    )
+    config = apply_settings(given, setting or [])
+    text = build.question_from(question)
+    show = Show(explain=explain, stream=stream, trace=trace, as_json=as_json)
+    if compat is Compat.REFERENCE:
+        _follow(text, index, engine, config, max_depth=max_depth or 0, as_json=as_json)
+    else:
+        _answer_one(text, index, engine, config, show)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
+    """What of an answer is shown and kept."""
+
+    explain: bool = False
+    stream: bool = False
+    trace: Path | None = None
+    as_json: bool = False
+
+
+def _follow(
+    text: str,
+    index: Path | None,
+    engine: EngineKind,
+    config: SearchConfig,
+    *,
+    max_depth: int,
+    as_json: bool,
+) -> None:
+    from selfrag.cli.compat import follow_reference, reference_json, show_reference
+
+    store, model = build.load(index, Reporter(), engine)
+    hits = store.search([text], config.top_k)[0]
+    answer = follow_reference(text, hits, model, config, max_depth=max_depth)
+    if as_json:
+        print_json(reference_json(text, answer))
+    else:
+        show_reference(stdout, answer)
+
+
+def _answer_one(
+    text: str,
+    index: Path | None,
+    engine: EngineKind,
+    config: SearchConfig,
+    show: Show,
+) -> None:
+    started = time.perf_counter()
+    store, model = build.load(index, Reporter(), engine)
+    loaded = time.perf_counter()
+    events: list[Event] = []
+    found = search([text], engine=model, retriever=store, config=config)
+    told = render.narrate(stdout, found) if show.stream else found
+    (answer,) = collect_answers([text], told, config.choices, events.append)
+    timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
+    if show.trace is not None:
+        _save_trace(show.trace, [text], events)
+    if show.as_json:
+        print_json(_answer_json(answer, timing, model.name, str(index or "demo")))
+        return
+    if show.explain:
+        render.show_tree(stdout, text, events)
+        stdout.print()
+    render.show_answer(stdout, answer)
+
+
+def _save_trace(
+    path: Path,
+    questions: Sequence[str],
+    events: Sequence[Event],
+    answers: Sequence[Sequence[str]] | None = None,
+) -> None:
+    from selfrag.decode.trace import save_trace
+
+    save_trace(path, questions, events, answers=answers)
+
+
+def chat(
+    index: options.Index = None,
+    engine: options.Engine = EngineKind.LLAMA,
+    mode: options.Mode = RetrievalMode.ADAPTIVE,
+    threshold: options.Threshold = "0.2",
+    top_k: options.TopK = 5,
+    setting: options.Setting = None,
+) -> None:
+    """Ask one question after another; earlier turns are context. An empty line ends."""
+    given = SearchConfig(mode=mode, threshold=threshold_from(threshold), top_k=top_k)
+    config = apply_settings(given, setting or [])
+    store, model = build.load(index, Reporter(), engine)
+    turns: list[Turn] = []
+    for question in _lines_of(sys.stdin, prompt="> "):
+        (answer,) = answer_questions(
+            [question], engine=model, retriever=store, config=config, histories=[turns]
+        )
+        render.show_answer(stdout, answer)
+        turns.append(Turn(question=question, answer=answer.text))
+
+
+def _lines_of(stream: Any, *, prompt: str) -> Iterator[str]:
+    """What is typed, line by line, until an empty line or the end; a prompt is for people only."""
+    while True:
+        if stream.isatty():
+            stdout.print(prompt, end="")
+        line = stream.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def batch(
+    questions: Annotated[Path, typer.Argument(help="JSONL with `question` in every row.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL of answers to write.")],
+    index: options.Index = None,
+    engine: options.Engine = EngineKind.LLAMA,
+    mode: options.Mode = RetrievalMode.ADAPTIVE,
+    threshold: options.Threshold = "0.2",
+    top_k: options.TopK = 5,
+    batch_size: Annotated[int, typer.Option(help="Questions searched together.")] = 8,
+    setting: options.Setting = None,
+    trace: options.Trace = None,
+) -> None:
+    """Answer many questions; rows may hold `answers`, which traces keep for `rescore`."""
+    given = SearchConfig(mode=mode, threshold=threshold_from(threshold), top_k=top_k)
+    config = apply_settings(given, setting or [])
+    if batch_size < 1:
+        raise BadInput(f"cannot answer: --batch-size is {batch_size}; expected at least 1")
+    rows = _read_questions(questions)
+    report = Reporter()
+    store, model = build.load(index, report, engine)
+    done: list[dict[str, Any]] = []
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        texts = [str(row["question"]) for row in part]
+        events: list[Event] = []
+        answers = answer_questions(
+            texts, engine=model, retriever=store, config=config, on_event=events.append
+        )
+        done += [
+            {**{key: row[key] for key in ("id", "answers") if key in row}, **answer_to_json(answer)}
+            for row, answer in zip(part, answers, strict=True)
+        ]
+        if trace is not None:
+            _save_trace(trace, texts, events, [row.get("answers") or [] for row in part])
+        report.progress("answering", len(done), len(rows))
+    _write_lines(out, done)
+    stdout.print(f"answered {len(done)} questions in {out}", markup=False)
+
+
+def _read_questions(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"cannot read questions from {path}: {error}; expected a JSONL file in UTF-8, so name "
+            "another"
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            rows.append(_question_row(path, number, line))
+    if not rows:
+        raise BadInput(
+            f"cannot answer: {path} holds no questions; expected JSONL rows with `question`"
+        )
+    return rows
+
+
+def _question_row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not str(row.get("question") or "").strip():
+        raise BadInput(
+            f"cannot read questions from {path}: line {number} holds no question; expected a JSON "
+            'object such as {"question": "…", "answers": ["…"]}, so mend or drop it'
+        )
+    return row
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write answers to {path}: {error.strerror}; expected a writable file in an "
+            "existing folder, so make the folder or name another"
+        ) from error
+
+
+def _answer_json(
+    answer: Answer, timing: dict[str, float], model: str, index: str
+) -> dict[str, Any]:
+    rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
+    rounded["total"] = round(sum(timing.values()), 3)
+    return {**answer_to_json(answer), "timing_s": rounded, "model": model, "index": index}
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

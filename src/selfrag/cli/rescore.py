@@ -1,0 +1,236 @@
+"""`selfrag rescore`: recorded searches under a grid of settings, as tables and curves."""
+
+import csv
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from selfrag.cli.ask import print_json
+from selfrag.decode.grid import Grid
+from selfrag.decode.rescore import RescoreTable, load_traces
+from selfrag.decode.rescore import rescore as rescore_traces
+from selfrag.errors import SelfRAGError, StorageError
+
+stdout = Console(highlight=False, soft_wrap=True)
+
+N_SHOWN = 10  # settings in the terminal
+SHARES = ("retrieval_rate", "accuracy", "citation_precision")
+HEADINGS = {
+    "threshold": "thr",
+    "w_rel": "w_rel",
+    "w_sup": "w_sup",
+    "w_use": "w_use",
+    "w_seq": "w_seq",
+    "retrieval_rate": "retr",
+    "accuracy": "acc",
+    "citation_precision": "cit",
+    "n_answered": "answ",
+    "n_unrecorded": "unrec",
+}
+
+Row = dict[str, Any]
+
+
+def rescore(
+    traces: Annotated[list[Path], typer.Argument(help="JSONL files written with --trace.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for tables and curves.")],
+    threshold: Annotated[
+        str, typer.Option(help="Gate thresholds: 0.2, a list 0.1,0.5,none or a range 0:1:0.05.")
+    ] = "0.2,0:1:0.05",
+    w_rel: Annotated[
+        str, typer.Option("--w-rel", "--w_rel", help="Weights of relevance, written so too.")
+    ] = "1",
+    w_sup: Annotated[str, typer.Option("--w-sup", "--w_sup", help="Of support.")] = "1,0:2:0.25",
+    w_use: Annotated[str, typer.Option("--w-use", "--w_use", help="Of utility.")] = "0.5",
+    w_seq: Annotated[str, typer.Option("--w-seq", "--w_seq", help="Of the sequence score.")] = "1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Rescore recorded searches under other thresholds and weights, without a model."""
+    grid = Grid.parse(threshold=threshold, w_rel=w_rel, w_sup=w_sup, w_use=w_use, w_seq=w_seq)
+    figure_class()  # a missing library is told before the work
+    recorded = load_traces(*traces)
+    rows = table_rows(rescore_traces(recorded, grid))
+    files = save_report(rows, out, recorded.n_questions)
+    ranked = sorted(rows, key=_rank)
+    judged = bool(recorded.has_gold.any())
+    if as_json:
+        report = {
+            "traces": [str(path) for path in traces],
+            "questions": recorded.n_questions,
+            "settings": len(rows),
+            "best": ranked[0] if judged else None,
+            "files": {name: str(path) for name, path in files.items()},
+        }
+        print_json(report)
+        return
+    _show(ranked, recorded.n_questions, judged)
+    for path in files.values():
+        stdout.print(str(path), markup=False)
+
+
+def table_rows(table: RescoreTable) -> list[Row]:
+    """One mapping for each setting, in order; `threshold` None where the emitted token decides."""
+    rows = []
+    for index in range(table.n_settings):
+        weights = table.weights[index].tolist()
+        row: Row = {"threshold": _or_none(table.threshold[index])}
+        row |= dict(zip(("w_rel", "w_sup", "w_use", "w_seq"), weights, strict=True))
+        row |= {name: _or_none(getattr(table, name)[index], 6) for name in SHARES}
+        counts = ("n_answered", "n_judged", "n_unrecorded")
+        rows.append(row | {name: int(getattr(table, name)[index]) for name in counts})
+    return rows
+
+
+def save_report(rows: Sequence[Row], out: Path, n_questions: int) -> dict[str, Path]:
+    """Writes the table and both curves into `out`; the paths by name.
+
+    All files are made aside before the first appears. Raises `StorageError`.
+    """
+    over_threshold, over_support = curve(rows, "threshold"), curve(rows, "w_sup")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rescore-", dir=out) as folder:
+            aside = Path(folder)
+            _write_csv(aside / "table.csv", rows)
+            _write_csv(aside / "curve_threshold.csv", over_threshold)
+            _plot_threshold(aside / "curve_threshold.png", over_threshold, n_questions)
+            _write_csv(aside / "curve_w_sup.csv", over_support)
+            _plot_w_sup(aside / "curve_w_sup.png", over_support)
+            made = sorted(aside.iterdir(), key=lambda path: path.name)
+            return {path.name: path.replace(out / path.name) for path in reversed(made)}
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the tables of a rescoring to {out}: {error.strerror}; expected a "
+            "folder that can be written to, so name another"
+        ) from error
+
+
+def curve(rows: Sequence[Row], name: str) -> list[Row]:
+    """The rows that differ from the first setting in `name` alone, by value; None last."""
+    others = {"threshold", "w_rel", "w_sup", "w_use", "w_seq"} - {name}
+    alike = [row for row in rows if all(row[each] == rows[0][each] for each in others)]
+    return sorted(alike, key=lambda row: math.inf if row[name] is None else row[name])
+
+
+def figure_class() -> Any:
+    """The figure of matplotlib; raises `SelfRAGError` when that is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SelfRAGError(
+            f"cannot draw curves: {error}; rescoring needs matplotlib, "
+            'so run `pip install "selfrag[train]"`'
+        ) from error
+    return Figure
+
+
+def _or_none(value: float, digits: int = 12) -> float | None:
+    return None if math.isnan(value) else round(float(value), digits)
+
+
+def _rank(row: Row) -> tuple[int, float, float]:
+    """Most accurate first, then by citation precision; what has none comes last.
+
+    Shares of other questions do not compare, so the fewest unrecorded questions come before that.
+    """
+    shares = -_or(row["accuracy"], -1.0), -_or(row["citation_precision"], -1.0)
+    return (row["n_unrecorded"], *shares)
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            threshold = "none" if row["threshold"] is None else row["threshold"]
+            writer.writerow(row | {"threshold": threshold})
+
+
+def _plot_threshold(path: Path, rows: Sequence[Row], n_questions: int) -> None:
+    figure = figure_class()(figsize=(7, 4.2), layout="constrained")
+    axis = figure.add_subplot()
+    numbered = [row for row in rows if row["threshold"] is not None]
+    x = [row["threshold"] for row in numbered]
+    axis.plot(x, _column(numbered, "retrieval_rate"), "o-", label="retrieval rate")
+    axis.plot(x, _column(numbered, "accuracy"), "s-", label="accuracy")
+    unrecorded = [row["n_unrecorded"] / n_questions for row in numbered]
+    if any(unrecorded):
+        axis.plot(x, unrecorded, ":", color="gray", label="not recorded, so not judged")
+    for row in rows:
+        if row["threshold"] is None:
+            _level(axis, row["retrieval_rate"], "C0", "retrieval rate, emitted token decides")
+            _level(axis, row["accuracy"], "C1", "accuracy, emitted token decides")
+    axis.set(
+        title=f"gate threshold, {n_questions} questions ({_fixed(rows[0], 'threshold')})",
+        xlabel="retrieve above this probability (gate threshold)",
+        ylabel="share of questions",
+        xlim=(-0.02, 1.02),
+    )
+    _finish(figure, axis, path)
+
+
+def _plot_w_sup(path: Path, rows: Sequence[Row]) -> None:
+    figure = figure_class()(figsize=(7, 4.2), layout="constrained")
+    axis = figure.add_subplot()
+    x = [row["w_sup"] for row in rows]
+    axis.plot(
+        x, _column(rows, "citation_precision"), "o-", label="citation precision (of cited passages)"
+    )
+    axis.plot(
+        x, _column(rows, "accuracy"), "s--", label="accuracy (of answers)", color="C1", alpha=0.7
+    )
+    axis.set(
+        title=f"weight of support, {rows[0]['n_judged']} questions ({_fixed(rows[0], 'w_sup')})",
+        xlabel="weight of support (w_sup, no unit)",
+        ylabel="share",
+    )
+    _finish(figure, axis, path)
+
+
+def _finish(figure: Any, axis: Any, path: Path) -> None:
+    axis.set_ylim(-0.02, 1.02)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best")
+    figure.savefig(path, dpi=120)
+
+
+def _level(axis: Any, value: float | None, color: str, label: str) -> None:
+    if value is not None:
+        axis.axhline(value, linestyle="--", color=color, alpha=0.6, label=label)
+
+
+def _column(rows: Sequence[Row], name: str) -> list[float]:
+    return [_or(row[name], math.nan) for row in rows]
+
+
+def _fixed(row: Row, name: str) -> str:
+    """The settings that a curve holds fixed."""
+    names = [each for each in ("threshold", "w_rel", "w_sup", "w_use", "w_seq") if each != name]
+    return ", ".join(f"{each} {_shown(row, each)}" for each in names)
+
+
+def _shown(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        return "none" if name == "threshold" else "-"
+    return f"{value:.3f}" if name in SHARES else f"{value:g}"
+
+
+def _show(ranked: Sequence[Row], n_questions: int, judged: bool) -> None:
+    best = "the most accurate first" if judged else "no gold strings, so nothing is judged"
+    table = Table(title=f"{len(ranked)} settings on {n_questions} questions: {best}")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right")
+    for row in ranked[:N_SHOWN]:
+        table.add_row(*(_shown(row, name) for name in HEADINGS))
+    stdout.print(table)

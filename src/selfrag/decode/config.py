@@ -1,0 +1,85 @@
+"""The settings of one search; TOML table `[decode]`. Defaults are the paper's."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from selfrag.decode.gate import GateKind, GateRule, RetrievalMode
+from selfrag.decode.node import PathScore
+from selfrag.decode.score import ScoreWeights
+from selfrag.errors import ConfigError
+
+
+class QueryPolicy(StrEnum):
+    """What is searched for a later segment; the first one always searches the question."""
+
+    QUESTION = "question"
+    QUESTION_AND_SEGMENT = "question+segment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """Limits, weights and variants of one search.
+
+    `threshold` in [0, 1], None decides by the emitted token; lengths in tokens; `max_new_tokens`
+    bounds a segment. `n_evidence` above 1 adds a candidate that reads so many passages at once.
+    `with_no_retrieval` lets a segment without a passage compete. `inline_passages` False builds
+    prompts as the released long-form script does. `drop_unsupported` takes segments judged
+    [No support / Contradictory] out of the search. `prune_relevance` in [0, 1] drops a passage
+    after one token when its relevance is lower. `max_seconds`, `max_tokens` (written) and
+    `max_passages` (read) bound one question; None is no bound. `min_support` in [0, 1]: answers
+    from passages with less are withheld. `choices`: the closed set that an answer comes from.
+    """
+
+    mode: RetrievalMode = RetrievalMode.ADAPTIVE
+    gate: GateKind = GateKind.PAPER
+    threshold: float | None = 0.2
+    top_k: int = 5
+    beam_width: int = 2
+    max_segments: int = 6
+    max_new_tokens: int = 96
+    max_passage_tokens: int = 512
+    weights: ScoreWeights = field(default_factory=ScoreWeights)
+    path_score: PathScore = PathScore.SUM
+    query: QueryPolicy = QueryPolicy.QUESTION_AND_SEGMENT
+    n_evidence: int = 1
+    with_no_retrieval: bool = False
+    inline_passages: bool = True
+    drop_unsupported: bool = False
+    prune_relevance: float | None = None
+    max_seconds: float | None = None
+    max_tokens: int | None = None
+    max_passages: int | None = None
+    min_support: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "prune_relevance", "min_support"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ConfigError(
+                    f"cannot search: decode.{name} is {value}, "
+                    "but it is a share; choose one from 0 to 1"
+                )
+        counts = ("top_k", "beam_width", "max_segments", "max_new_tokens", "max_passage_tokens")
+        for name in (*counts, "n_evidence", "max_tokens", "max_passages"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(
+                    f"cannot search: decode.{name} is {value}, "
+                    "but it counts things; choose at least 1"
+                )
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ConfigError(
+                f"cannot search: decode.max_seconds is {self.max_seconds}, but it is a length of "
+                "time; choose more than 0"
+            )
+        if self.choices and (len(set(self.choices)) < 2 or not all(map(str.strip, self.choices))):
+            raise ConfigError(
+                f"cannot search: decode.choices is {list(self.choices)}, expected two or more "
+                "different answers that are not empty; name them all"
+            )
+
+    @property
+    def gate_rule(self) -> GateRule:
+        """How the gate decides."""
+        return GateRule(mode=self.mode, kind=self.gate, threshold=self.threshold)
