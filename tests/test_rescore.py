@@ -190,6 +190,7 @@ def grid_of(threshold, weights):
     n_passages=st.integers(0, 2),
     drop_unsupported=st.booleans(),
     max_tokens=st.none() | st.integers(8, 60),
+    max_passages=st.none() | st.integers(1, 6),
 )
 def test_the_settings_of_the_search_choose_what_the_search_chose(
     tmp_path_factory,
@@ -200,6 +201,7 @@ def test_the_settings_of_the_search_choose_what_the_search_chose(
     n_passages,
     drop_unsupported,
     max_tokens,
+    max_passages,
 ):
     path = tmp_path_factory.mktemp("traces") / "t"
     answers, events = RandomModel(seed).answer(
@@ -211,6 +213,7 @@ def test_the_settings_of_the_search_choose_what_the_search_chose(
         weights=ScoreWeights(**dict(zip(PARTS, weights, strict=True))),
         drop_unsupported=drop_unsupported,
         max_tokens=max_tokens,
+        max_passages=max_passages,
     )
     save_trace(path, ["Q one", "Q two"], events)
     traces = load_traces(path)

@@ -11,6 +11,7 @@ from selfrag import assets
 from selfrag.cli import build, options, render
 from selfrag.cli.ask import ask, batch, chat, print_json, stdout
 from selfrag.cli.report import Reporter
+from selfrag.cli.rescore import rescore
 from selfrag.cli.train import train_app
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
@@ -64,6 +65,7 @@ def _stop(message: str, code: int, error: BaseException | None) -> None:
 app.command()(ask)
 app.command()(chat)
 app.command()(batch)
+app.command()(rescore)
 
 
 @app.command()

@@ -77,7 +77,7 @@ def _model() -> str:
     path = build.model_dir()
     if not (path / "config.json").is_file():
         raise SelfRAGError("not prepared yet")
-    return f"{build.MODEL_NAME}, transformers engine on cpu, {path}"
+    return f"{build.MODEL_NAME}, {build.EngineKind.LLAMA} engine on cpu, {path}"
 
 
 def _tokens() -> str:

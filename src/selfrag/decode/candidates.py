@@ -188,8 +188,8 @@ class _Seen:
     """What the events of one question tell, gathered as they come."""
 
     gate: Gate | None = None
-    nodes: dict[int, Node] = field(default_factory=dict)
-    beam: tuple[Node, ...] = ()
+    nodes: dict[int, Node] = field(default_factory=dict)  # by the identity of what was written
+    beam: set[int] = field(default_factory=set)
     forbidden: set[int] = field(default_factory=set)
     found_nothing: bool = False
     ended: bool = False
@@ -204,20 +204,33 @@ class _Seen:
         elif isinstance(event, PruneEvent) and event.rank == 0:
             self.forbidden.add(id(event.node))
         elif isinstance(event, FinishEvent):
-            # A beam may hold a hypothesis that a limit finished after it was written.
-            self.nodes.update({id(node): node for node in event.beam})
-            self.beam = event.beam
+            self._take_beam(event.beam)
             self.ended = True
+
+    def _take_beam(self, beam: Sequence[Node]) -> None:
+        """A hypothesis that a limit finished after it was written stands where it was written."""
+        place_of = {_path_step(node): key for key, node in self.nodes.items() if node.is_open}
+        for node in beam:
+            key = id(node)
+            if key not in self.nodes:
+                key = place_of.get(_path_step(node), key)
+            self.nodes[key] = node
+            self.beam.add(key)
 
     def leaves(self) -> list[Node]:
         """The complete hypotheses, in the order recorded."""
         parents = {id(node.parent) for node in self.nodes.values()}
         last = max((node.depth for node in self.nodes.values()), default=0)
-        complete = {id(node) for node in self.beam}
-        for key, node in self.nodes.items():
-            if node.finished or (node.depth == last and key not in parents):
-                complete.add(key)
+        complete = self.beam | {
+            key
+            for key, node in self.nodes.items()
+            if node.finished or (node.depth == last and id(node) not in parents)
+        }
         return [node for key, node in self.nodes.items() if key in complete - self.forbidden]
+
+
+def _path_step(node: Node) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return id(node.parent), node.lead_ids, node.body_ids
 
 
 def _recorded(question: TracedQuestion, events: Iterable[Event]) -> RecordedQuestion | None:

@@ -1,6 +1,6 @@
-"""What every torch engine needs around its model: grouping requests, and drafts being written.
+"""What every engine needs around its model: grouping requests, and drafts being written.
 
-Knows nothing of architectures or caches.
+Numpy alone. Knows nothing of architectures or caches.
 """
 
 import json
@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, FinishReason, FloatArray, Request
 from selfrag.errors import BadInput, EngineError
-
-try:
-    import torch
-except ImportError as error:
-    raise EngineError(
-        f'cannot start an engine: {error}; it needs torch, so run `pip install "selfrag[engine]"`'
-    ) from error
 
 # Prompt ids, padding included, that one forward pass may hold: bounds memory, not results.
 MAX_PADDED_TOKENS = 8192
@@ -33,7 +27,7 @@ class Rows(Protocol):
     """Prompts in flight. `logits`: shape (B, V), of the next id of every row."""
 
     @property
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> NDArray[np.float32]:
         """Shape (B, V)."""
         ...
 
@@ -47,7 +41,7 @@ def complete_in_groups(
     max_batch: int,
     max_context: int,
     read: Callable[[Sequence[Request]], R],
-    write: Callable[[R, list[int], torch.Tensor], R],
+    write: Callable[[R, list[int], NDArray[np.int64]], R],
 ) -> list[Completion]:
     """Greedy completions, in order, of requests that are computed in groups of similar length.
 
@@ -59,8 +53,7 @@ def complete_in_groups(
         require_room(request, max_context)
     completions: dict[int, Completion] = {}
     for group in groups(requests, max_batch):
-        with torch.inference_mode():
-            completed = _complete([requests[index] for index in group], read, write)
+        completed = _complete([requests[index] for index in group], read, write)
         completions.update(zip(group, completed, strict=True))
     return [completions[index] for index in range(len(requests))]
 
@@ -68,14 +61,14 @@ def complete_in_groups(
 def _complete(
     requests: Sequence[Request],
     read: Callable[[Sequence[Request]], R],
-    write: Callable[[R, list[int], torch.Tensor], R],
+    write: Callable[[R, list[int], NDArray[np.int64]], R],
 ) -> list[Completion]:
     drafts = [_Draft(request) for request in requests]
     writing = list(drafts)
     rows = read(requests)
     while True:
-        logprobs = torch.log_softmax(rows.logits.float(), dim=-1)
-        chosen = logprobs.argmax(dim=-1)
+        logprobs = log_softmax(rows.logits)
+        chosen = logprobs.argmax(axis=-1)
         for draft, token_id, row in zip(writing, chosen.tolist(), logprobs, strict=True):
             draft.add(token_id, row)
         kept = [row for row, draft in enumerate(writing) if draft.finish_reason is None]
@@ -83,6 +76,13 @@ def _complete(
             return [draft.completion() for draft in drafts]
         writing = [writing[row] for row in kept]
         rows = write(rows, kept, chosen[kept])
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-probabilities of every row, (B, V), nats."""
+    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
 
 
 @dataclass(slots=True, eq=False)
@@ -95,12 +95,12 @@ class _Draft:
     watched: list[FloatArray] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
-    def add(self, token_id: int, logprobs: torch.Tensor) -> None:
+    def add(self, token_id: int, logprobs: NDArray[np.float32]) -> None:
         """Appends `token_id`; `logprobs`: shape (V,), nats."""
         self.token_ids.append(token_id)
         self.logprobs.append(float(logprobs[token_id]))
         watched = logprobs[list(self.request.watch_ids)]
-        self.watched.append(watched.cpu().numpy().astype(np.float64))
+        self.watched.append(watched.astype(np.float64))
         if token_id in self.request.stop_ids:
             self.finish_reason = FinishReason.STOP
         elif len(self.token_ids) == self.request.max_new_tokens:
@@ -151,35 +151,6 @@ def shared_length(prompts: Sequence[tuple[int, ...]]) -> int:
     columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     n_shared = min(sum(1 for _ in columns), min(len(prompt) for prompt in prompts) - 1)
     return n_shared if n_shared >= MIN_SHARED_TOKENS else 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Padded:
-    """Prompts padded on the left. `ids`, `positions`: (B, T), T the longest.
-
-    `mask`: (B, n_before + T), 0 on padding.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    positions: torch.Tensor
-
-
-def pad_left(
-    prompts: Sequence[Sequence[int]], n_before: int, device: torch.device | str = "cpu"
-) -> Padded:
-    """Rows of one length, after `n_before` ids that every row has read already."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = np.zeros((len(prompts), longest), np.int64)
-    positions = np.zeros_like(ids)
-    mask = np.ones((len(prompts), n_before + longest), np.int64)
-    for row, prompt in enumerate(prompts):
-        n_padding = longest - len(prompt)
-        ids[row, n_padding:] = prompt
-        positions[row, n_padding:] = np.arange(n_before, n_before + len(prompt))
-        mask[row, n_before : n_before + n_padding] = 0
-    there = [torch.from_numpy(array).to(device) for array in (ids, mask, positions)]
-    return Padded(*there)
 
 
 def end_of_sequence(path: Path) -> str:

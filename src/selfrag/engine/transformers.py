@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import (
-    Padded,
-    complete_in_groups,
-    end_of_sequence,
-    pad_left,
-    shared_length,
-)
+from selfrag.engine.batching import complete_in_groups, end_of_sequence, shared_length
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
@@ -106,37 +103,40 @@ class TransformersEngine:
         n_shared = shared_length(prompts)
         cache = DynamicCache(config=self._model.config)
         if n_shared:
-            self._forward(cache, pad_left([prompts[0][:n_shared]], 0, self._device))
+            self._forward(cache, _pad_left([prompts[0][:n_shared]], 0, self._device))
             cache.batch_repeat_interleave(len(prompts))
-        rows = pad_left([prompt[n_shared:] for prompt in prompts], n_shared, self._device)
+        rows = _pad_left([prompt[n_shared:] for prompt in prompts], n_shared, self._device)
         logits = self._forward(cache, rows)
         return _Batch(cache, rows.mask, rows.positions[:, -1:], logits)
 
-    def _write(self, batch: "_Batch", kept: list[int], token_ids: torch.Tensor) -> "_Batch":
+    def _write(self, batch: "_Batch", kept: list[int], token_ids: NDArray[np.int64]) -> "_Batch":
         """One decode step: every row kept reads the id that it just chose."""
         batch = batch.select(kept)
+        ids = torch.from_numpy(token_ids).to(self._device)
         mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
         positions = batch.positions + 1
-        logits = self._forward(batch.cache, Padded(token_ids[:, None], mask, positions))
+        logits = self._forward(batch.cache, _Padded(ids[:, None], mask, positions))
         return _Batch(batch.cache, mask, positions, logits)
 
-    def _forward(self, cache: Any, rows: Padded) -> torch.Tensor:
+    def _forward(self, cache: Any, rows: "_Padded") -> NDArray[np.float32]:
         """Logits of the last position, (B, V); `cache` grows in place."""
         try:
-            output = self._model(
-                input_ids=rows.ids,
-                attention_mask=rows.mask,
-                position_ids=rows.positions,
-                **{self._cache_argument: cache},
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            with torch.inference_mode():
+                output = self._model(
+                    input_ids=rows.ids,
+                    attention_mask=rows.mask,
+                    position_ids=rows.positions,
+                    **{self._cache_argument: cache},
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
         except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
             raise EngineError(
                 f"cannot run {self._name} on {len(rows.mask)} rows of {rows.mask.shape[1]} tokens: "
                 f"{error}; if memory is short, lower max_batch or top_k"
             ) from error
-        return output.logits[:, -1]
+        logits: NDArray[np.float32] = output.logits[:, -1].float().cpu().numpy()
+        return logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +146,7 @@ class _Batch:
     cache: Any
     mask: torch.Tensor
     positions: torch.Tensor
-    logits: torch.Tensor
+    logits: NDArray[np.float32]
 
     def select(self, rows: Sequence[int]) -> "_Batch":
         """Only `rows`; the cache is cut in place."""
@@ -154,7 +154,37 @@ class _Batch:
             return self
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
-        return _Batch(self.cache, self.mask[index], self.positions[index], self.logits[index])
+        mask, positions = self.mask[index], self.positions[index]
+        return _Batch(self.cache, mask, positions, self.logits[list(rows)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Padded:
+    """Prompts padded on the left. `ids`, `positions`: (B, T), T the longest.
+
+    `mask`: (B, n_before + T), 0 on padding.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+
+def _pad_left(
+    prompts: Sequence[Sequence[int]], n_before: int, device: torch.device | str
+) -> _Padded:
+    """Rows of one length, after `n_before` ids that every row has read already."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = np.zeros((len(prompts), longest), np.int64)
+    positions = np.zeros_like(ids)
+    mask = np.ones((len(prompts), n_before + longest), np.int64)
+    for row, prompt in enumerate(prompts):
+        n_padding = longest - len(prompt)
+        ids[row, n_padding:] = prompt
+        positions[row, n_padding:] = np.arange(n_before, n_before + len(prompt))
+        mask[row, n_before : n_before + n_padding] = 0
+    there = [torch.from_numpy(array).to(device) for array in (ids, mask, positions)]
+    return _Padded(*there)
 
 
 def _load_model(path: Path, dtype: torch.dtype) -> Any:
