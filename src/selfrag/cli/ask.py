@@ -23,6 +23,7 @@ from selfrag.decode.gate import GateKind, RetrievalMode
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import search
+from selfrag.decode.trace import save_trace
 from selfrag.errors import BadInput, StorageError
 from selfrag.prompt import Turn
 
@@ -136,7 +137,7 @@ def _answer_one(
     (answer,) = collect_answers([text], told, config.choices, events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
     if show.trace is not None:
-        _save_trace(show.trace, [text], events)
+        save_trace(show.trace, [text], events, config=config)
     if show.as_json:
         print_json(_answer_json(answer, timing, model.name, str(index or "demo")))
         return
@@ -144,17 +145,6 @@ def _answer_one(
         render.show_tree(stdout, text, events)
         stdout.print()
     render.show_answer(stdout, answer)
-
-
-def _save_trace(
-    path: Path,
-    questions: Sequence[str],
-    events: Sequence[Event],
-    answers: Sequence[Sequence[str]] | None = None,
-) -> None:
-    from selfrag.decode.trace import save_trace
-
-    save_trace(path, questions, events, answers=answers)
 
 
 def chat(
@@ -222,7 +212,9 @@ def batch(
             for row, answer in zip(part, answers, strict=True)
         ]
         if trace is not None:
-            _save_trace(trace, texts, events, [row.get("answers") or [] for row in part])
+            golds = [row.get("answers") or [] for row in part]
+            ids = [str(row.get("id") or "") for row in part]
+            save_trace(trace, texts, events, answers=golds, ids=ids, config=config)
         report.progress("answering", len(done), len(rows))
     _write_lines(out, done)
     stdout.print(f"answered {len(done)} questions in {out}", markup=False)

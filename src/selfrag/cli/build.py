@@ -142,17 +142,18 @@ def build_index(
     report: Reporter,
     *,
     attribution: str = "",
-    max_tokens: int = 256,
+    max_tokens: int | None = None,
 ) -> None:
     """Encodes and stores `passages` in `out`, which appears whole or not at all.
 
     Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
     """
-    from selfrag.retrieval.encoder import MeanPoolingEncoder
+    # Its matrix and element-wise work use all cores; on numpy only the former does.
+    from selfrag.retrieval.encoder import SentenceTransformerEncoder
     from selfrag.retrieval.store import PassageStore
 
     folder = fetch_asset(assets.ENCODER, report)
-    encoder = MeanPoolingEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+    encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
