@@ -296,6 +296,21 @@ def test_many_questions_are_answered_from_a_file(run, scripted, tmp_path):
     assert rows[0]["id"] == "q1" and rows[0]["answers"] == ["Ann"]
 
 
+def test_a_saved_trace_is_replayed_without_a_model(run, scripted, monkeypatch, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    live = json.loads(run("ask", "Who?", "--trace", str(trace), "--json").out)
+
+    def no_model(*_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(build, "load", no_model)
+    (again,) = json.loads(run("replay", str(trace), "--json").out)
+    assert again == {key: live[key] for key in again}
+    shown = run("replay", str(trace))
+    assert "kept, rank 1, finished" in shown.out
+    assert "Ann did it. [1]" in shown.out
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from selfrag import assets
 from selfrag.cli import build, options, render
-from selfrag.cli.ask import ask, batch, chat, print_json, stdout
+from selfrag.cli.ask import ask, batch, chat, print_json, replay, stdout
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
 from selfrag.cli.train import train_app
@@ -66,6 +66,7 @@ app.command()(ask)
 app.command()(chat)
 app.command()(batch)
 app.command()(rescore)
+app.command()(replay)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from selfrag.decode.gate import GateKind, RetrievalMode
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import search
-from selfrag.decode.trace import save_trace
+from selfrag.decode.trace import load_trace, save_trace
 from selfrag.errors import BadInput, StorageError
 from selfrag.prompt import Turn
 
@@ -145,6 +145,26 @@ def _answer_one(
         render.show_tree(stdout, text, events)
         stdout.print()
     render.show_answer(stdout, answer)
+
+
+def replay(
+    trace: Annotated[Path, typer.Argument(help="JSONL file written with --trace.")],
+    as_json: options.Json = False,
+) -> None:
+    """Show the trees and answers of recorded searches again, without a model."""
+    recorded = load_trace(trace)
+    choices = [q.config.choices if q.config else () for q in recorded.questions]
+    answers = {}
+    for number, text in enumerate(recorded.texts):
+        events = [event for event in recorded.events if event.question == number]
+        for answer in collect_answers(recorded.texts, events, choices[number]):
+            answers[number] = answer
+        if not as_json:
+            render.show_tree(stdout, text, events)
+            if number in answers:
+                render.show_answer(stdout, answers[number])
+    if as_json:
+        print_json([answer_to_json(answer) for answer in answers.values()])
 
 
 def chat(
