@@ -29,9 +29,10 @@ from selfrag.decode.segment import COLUMNS
 from selfrag.decode.trace import save_trace
 from selfrag.engine.base import Engine, Request
 from selfrag.engine.prepare import dequantise_base
+from selfrag.gold import holds_gold
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
-from selfrag.train.labelled import answer_sentence, holds_answer, swap_answer
+from selfrag.train.labelled import answer_sentence, swap_answer
 from selfrag.train.mix import (
     CLAIM_TEMPLATES,
     creative_instructions,
@@ -64,7 +65,7 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
 
 def match(text: str, question: Question) -> bool:
     """Whether a gold string stands in the answer, letter case aside, at word boundaries."""
-    return holds_answer(text, question.answers)
+    return holds_gold(text, question.answers)
 
 
 def run_ours(
@@ -101,7 +102,7 @@ def relevance_auc(questions: Sequence[Question], events: Sequence[Event]) -> flo
         passage = event.node.hit.passage
         if passage.id in question.gold_ids:
             gold.append(segment.scores.relevance)
-        elif not holds_answer(f"{passage.title} {passage.text}", question.answers):
+        elif not holds_gold(f"{passage.title} {passage.text}", question.answers):
             negative.append(segment.scores.relevance)
     say(f"relevance: {len(gold)} gold, {len(negative)} negative passages")
     return auc(gold, negative)
@@ -125,7 +126,7 @@ def support_aucs(
         gold = corpus.passages[question.gold_ids[0]]
         sentence = answer_sentence(question.text, question.answers, gold.text)
         foreign = next(
-            (h.passage for h in ranked if not holds_answer(h.passage.text, question.answers)), None
+            (h.passage for h in ranked if not holds_gold(h.passage.text, question.answers)), None
         )
         if sentence is None or foreign is None:
             continue
@@ -233,7 +234,7 @@ def measure(data: Path, limit: int, support_limit: int, traces: Path | None) -> 
     questions = [replace(q, answers=tuple(map(untokenise, q.answers))) for q in questions]
     hits = corpus.search([q.text for q in questions], TOP_K)
     recall = share(
-        any(holds_answer(h.passage.text, q.answers) for h in ranked)
+        any(holds_gold(h.passage.text, q.answers) for h in ranked)
         for q, ranked in zip(questions, hits, strict=True)
     )
     say(f"{len(questions)} questions, answer in the top {TOP_K}: {recall}")

@@ -100,7 +100,9 @@ def test_a_command_that_cannot_be_read_is_refused_in_one_line(run, arguments, fo
         (["--set", "beam"], "'beam': expected key=value"),
         (["--set", "beams=2"], "beams: there is no such setting; expected one of mode, gate"),
         (["--set", "weights.fun=2"], "weights.fun: there is no such setting"),
-        (["--set", "beam_width=two"], "beam_width to 'two': expected a whole number"),
+        (["--set", "beam_width=two"], "beam_width to 'two': expected a whole number, so"),
+        (["--set", "beam_width=none"], "beam_width to 'none': expected a whole number, so"),
+        (["--set", "max_tokens=few"], "max_tokens to 'few': expected a whole number or none"),
         (
             ["--set", "drop_unsupported=maybe"],
             "drop_unsupported to 'maybe': expected true or false",
@@ -280,6 +282,7 @@ def test_the_reference_is_followed_when_asked_to(run, scripted):
     answer = json.loads(ended.out)
     # Open answers of the released short form are the raw text of the best passage.
     assert answer["answer"] == "[Relevant]Ann did it.[Fully supported][Utility:5]</s>"
+    assert answer["stored"] == answer["answer"]
     assert (answer["form"], answer["retrieved"], answer["crash"]) == ("short", True, None)
     assert len(answer["candidates"]) == 2
 
@@ -339,9 +342,10 @@ def test_a_chat_gives_earlier_turns_to_the_next_question(run, monkeypatch):
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
     monkeypatch.setattr(build, "load", lambda path, report, kind: (FixedRetriever({}), engine))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Who?\nWhy?\n\nnever read\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"Who?\n{'long ' * 5000}\nWhy?\n\nnever read\n"))
     ended = run("chat")
     assert ended.code == 0
+    assert "the question takes" in ended.err  # told, and the conversation goes on
     assert ended.out.index("Ann.") < ended.out.index("For fun.")
 
 

@@ -175,9 +175,10 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, n_passages, max_se
     max_segments=st.integers(1, 5),
     max_tokens=st.none() | st.integers(1, 60),
     max_passages=st.none() | st.integers(1, 9),
+    prune_relevance=st.none() | st.floats(0, 1),
 )
 def test_a_model_that_never_ends_stops_within_every_limit(
-    seed, beam_width, max_segments, max_tokens, max_passages
+    seed, beam_width, max_segments, max_tokens, max_passages, prune_relevance
 ):
     model = RandomModel(seed, endless=True)
     (answer,), events = run(
@@ -186,8 +187,10 @@ def test_a_model_that_never_ends_stops_within_every_limit(
         max_segments=max_segments,
         max_tokens=max_tokens,
         max_passages=max_passages,
+        prune_relevance=prune_relevance,
     )
-    assert len(model.engine.calls) <= 1 + max_segments
+    calls_a_level = 1 if prune_relevance is None else 2
+    assert len(model.engine.calls) <= 1 + calls_a_level * max_segments
     assert len(answer.segments) <= max_segments
     assert max_tokens is None or answer.usage.n_tokens <= max_tokens
     assert max_passages is None or answer.usage.n_passages <= max_passages
@@ -291,6 +294,41 @@ def test_when_all_segments_are_dropped_nothing_is_said():
     (answer,), _ = run(scripted(steps), drop_unsupported=True)
     assert answer.abstained and answer.text == ""
     assert answer.verdict.startswith("no answer")
+
+
+def test_a_hypothesis_whose_continuations_are_all_dropped_ends_as_it_is():
+    # After "Good" every second segment is unsupported; "Poor" ends by itself and ranks lower.
+    steps = {
+        "Good[Fully supported][Utility:5][Retrieval]<paragraph>T0\ntext 0</paragraph>": judged(
+            "Bad", support=0.1
+        ),
+        "Good[Fully supported][Utility:5][Retrieval]<paragraph>T1\ntext 1</paragraph>": judged(
+            "Worse", support=0.1
+        ),
+        "text 0</paragraph>": judged("Good", relevance=0.99, support=0.99, ending="[Retrieval]"),
+        "text 1</paragraph>": judged("Poor", relevance=0.55, support=0.55),
+    }
+    (answer,), events = run(scripted(steps), drop_unsupported=True)
+    assert answer.text == "Good"
+    assert not answer.abstained
+    finish = of(FinishEvent, events)[0]
+    assert [node.text for node in finish.beam] == ["Good", "Poor"]
+    assert finish.best.finished
+
+
+def test_an_unsupported_answer_is_withheld_when_a_budget_ends_the_search_too():
+    steps = {"</paragraph>": judged("Doubtful", support=0.6, ending="[Retrieval]")}
+    (answer,), _ = run(scripted(steps), min_support=0.9, max_passages=2)
+    assert answer.stopped_by == "max_passages"
+    assert answer.abstained and answer.text == ""
+    assert [hit.passage.id for hit in answer.passages] == ["p0"]
+
+
+def test_a_withheld_answer_names_no_choice():
+    steps = {"</paragraph>": judged("true", support=0.6)}
+    (answer,), _ = run(scripted(steps), min_support=0.9, choices=("true", "false"), max_segments=1)
+    assert answer.abstained
+    assert answer.text == "" and answer.choices == {}
 
 
 def test_abstention_shows_the_best_evidence_instead_of_the_sentence():

@@ -178,6 +178,12 @@ def test_an_adapter_of_another_rank_is_no_start(base, tmp_path):
         train_from_records(RECORDS, other, LossWeights())
 
 
+def test_a_folder_without_an_adapter_is_no_start(base, tmp_path):
+    with pytest.raises(BadInput, match="expected an adapter folder as shipped"):
+        nowhere = config(base, tmp_path / "on", start=str(tmp_path / "nowhere"))
+        train_from_records(RECORDS, nowhere, LossWeights())
+
+
 def test_a_batch_smaller_than_an_example_is_refused(base, tmp_path):
     with pytest.raises(BadInput, match="tokens_per_batch is 100"):
         config(base, tmp_path, tokens_per_batch=100)

@@ -26,6 +26,10 @@ def test_normal_form(text, plain):
         ("It is true, not false", ("true", "false"), None),  # both stand in it
         ("A", ("A", "B"), "A"),
         ("B. Water", ("A", "B"), "B"),
+        ("A. Water", ("A", "B"), "A"),  # an article, were it not the whole first word
+        ("The answer is A", ("A", "B"), "A"),
+        ("It is a dog", ("A", "B"), None),  # an article, not choice A
+        ("the Eiffel Tower", ("Eiffel Tower", "Big Ben"), "Eiffel Tower"),
         ("Apple", ("A", "B"), None),  # the released substring test would say A
         ("New York City", ("New York", "New York City"), "New York City"),
         ("", ("A", "B"), None),

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from selfrag import assets
 from selfrag.cli import build, options, render
-from selfrag.cli.ask import ask, batch, chat, print_json, replay, stdout
+from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
 from selfrag.cli.train import train_app
@@ -28,8 +27,6 @@ app = typer.Typer(
 index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
-
-stderr = Console(stderr=True, highlight=False)
 
 
 def main() -> None:

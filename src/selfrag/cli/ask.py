@@ -24,10 +24,11 @@ from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import search
 from selfrag.decode.trace import load_trace, save_trace
-from selfrag.errors import BadInput, StorageError
+from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.prompt import Turn
 
 stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False)
 
 
 def ask(
@@ -153,18 +154,20 @@ def replay(
 ) -> None:
     """Show the trees and answers of recorded searches again, without a model."""
     recorded = load_trace(trace)
-    choices = [q.config.choices if q.config else () for q in recorded.questions]
-    answers = {}
-    for number, text in enumerate(recorded.texts):
-        events = [event for event in recorded.events if event.question == number]
-        for answer in collect_answers(recorded.texts, events, choices[number]):
-            answers[number] = answer
+    told: dict[int, list[Event]] = {number: [] for number in range(len(recorded.questions))}
+    for event in recorded.events:
+        told[event.question].append(event)
+    answers: list[Answer] = []
+    for question, events in zip(recorded.questions, told.values(), strict=True):
+        choices = question.config.choices if question.config else ()
+        found = list(collect_answers(recorded.texts, events, choices))
+        answers += found
         if not as_json:
-            render.show_tree(stdout, text, events)
-            if number in answers:
-                render.show_answer(stdout, answers[number])
+            render.show_tree(stdout, question.text, events)
+            for answer in found:
+                render.show_answer(stdout, answer)
     if as_json:
-        print_json([answer_to_json(answer) for answer in answers.values()])
+        print_json([answer_to_json(answer) for answer in answers])
 
 
 def chat(
@@ -181,9 +184,13 @@ def chat(
     store, model = build.load(index, Reporter(), engine)
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
-        (answer,) = answer_questions(
-            [question], engine=model, retriever=store, config=config, histories=[turns]
-        )
+        try:
+            (answer,) = answer_questions(
+                [question], engine=model, retriever=store, config=config, histories=[turns]
+            )
+        except UserError as error:  # the conversation so far is kept
+            stderr.print(f"selfrag: {error}", markup=False, soft_wrap=True)
+            continue
         render.show_answer(stdout, answer)
         turns.append(Turn(question=question, answer=answer.text))
 

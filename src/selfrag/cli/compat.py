@@ -10,6 +10,7 @@ from rich.markup import escape
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.reference import Crash, EngineCompleter, ReferenceConfig
 from selfrag.decode.reference_long import LongAnswer, answer_long_form
+from selfrag.decode.reference_output import Output, cited_output, short_output
 from selfrag.decode.reference_short import ShortAnswer, answer_short_form
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit
@@ -51,12 +52,18 @@ def reference_json(question: str, answer: ShortAnswer | LongAnswer) -> dict[str,
     return {
         "question": question,
         "answer": answer.text,
+        "stored": _stored(answer).text,
         "retrieved": answer.retrieved,
         "compat": "reference",
         "form": "short" if isinstance(answer, ShortAnswer) else "long",
         "candidates": _candidates(answer),
         "crash": None if answer.crash is None else asdict(answer.crash),
     }
+
+
+def _stored(answer: ShortAnswer | LongAnswer) -> Output:
+    """What the released script would have written to its output file."""
+    return short_output(answer.text) if isinstance(answer, ShortAnswer) else cited_output(answer)
 
 
 def _candidates(answer: ShortAnswer | LongAnswer) -> list[dict[str, Any]]:

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from selfrag.cli.ask import print_json
+from selfrag.cli.ask import print_json, stdout
 from selfrag.decode.grid import Grid
 from selfrag.decode.rescore import RescoreTable, load_traces
 from selfrag.decode.rescore import rescore as rescore_traces
 from selfrag.errors import SelfRAGError, StorageError
-
-stdout = Console(highlight=False, soft_wrap=True)
 
 N_SHOWN = 10  # settings in the terminal
 SHARES = ("retrieval_rate", "accuracy", "citation_precision")

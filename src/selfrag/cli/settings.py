@@ -28,6 +28,7 @@ _ENUMS: dict[str, type[StrEnum]] = {
 }
 _SWITCHES = ("with_no_retrieval", "inline_passages", "drop_unsupported")
 _FRACTIONS = ("threshold", "prune_relevance", "max_seconds", "min_support")
+_OPTIONAL = (*_FRACTIONS, "max_tokens", "max_passages")  # may be none
 
 
 def mode_from(text: str) -> RetrievalMode:
@@ -78,7 +79,7 @@ def parse_value(key: str, text: str) -> Any:
         return _one_of(key, _ENUMS[key], text)
     if key == "choices":
         return choices_from(text)
-    if text.lower() == "none":
+    if text.lower() == "none" and key in _OPTIONAL:
         return None
     if key in _SWITCHES:
         return _switch(key, text)
@@ -114,6 +115,7 @@ def _number(key: str, text: str, kind: type[Any]) -> Any:
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
+        wanted += " or none" if key in _OPTIONAL else ""
         raise ConfigError(
-            f"cannot set {key} to {text!r}: expected {wanted} or none, so write one"
+            f"cannot set {key} to {text!r}: expected {wanted}, so write one"
         ) from None

@@ -182,7 +182,7 @@ def build_answer(
         usage=finish.usage,
         abstained=finish.abstained,
         stopped_by=finish.stopped_by,
-        choices=vote(texts, scores, choices) if choices else {},
+        choices={} if finish.abstained else vote(texts, scores, choices),
     )
 
 

@@ -4,7 +4,6 @@ Knows nothing of weights, of thresholds or of files.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +24,7 @@ from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node, PathScore
 from selfrag.decode.trace import Trace, TracedQuestion
 from selfrag.engine.base import FloatArray
+from selfrag.gold import holds_gold
 from selfrag.reflection import Retrieve
 
 logger = logging.getLogger(__name__)
@@ -174,13 +174,6 @@ def to_arrays(questions: Sequence[RecordedQuestion]) -> Traces:
         has_gold=np.array([any(map(str.strip, q.question.answers)) for q in questions], dtype=bool),
         texts=tuple(tuple(c.answer.text for c in q.candidates) for q in questions),
     )
-
-
-def holds_gold(text: str, answers: Iterable[str]) -> bool:
-    """Whether a gold string stands in `text`, letter case aside, at word boundaries."""
-    golds = [re.escape(answer.strip()) for answer in answers if answer.strip()]
-    pattern = rf"(?<!\w)(?:{'|'.join(golds)})(?!\w)"
-    return bool(golds) and re.search(pattern, text, re.IGNORECASE) is not None
 
 
 @dataclass(slots=True, eq=False)

@@ -23,18 +23,16 @@ class Node:
     """One hypothesis: its parent's path plus one segment. The root holds the instruction only.
 
     The ids that a node adds to its path are `lead_ids`, the decision and the passages `hits` that
-    it reads, and `body_ids`, the segment. `wants` is what the next segment needs, None once
-    finished. `depth` counts segments.
+    it reads, and those of its segment. `wants` is what the next segment needs, None once
+    finished.
     """
 
     parent: "Node | None"
     lead_ids: tuple[int, ...]
-    body_ids: tuple[int, ...] = ()
     hits: tuple[Hit, ...] = ()
     segment: Segment | None = None
     wants: Retrieve | None = None
     path_score: float = 0.0
-    depth: int = 0
 
     @classmethod
     def root(cls, prompt_ids: tuple[int, ...]) -> "Node":
@@ -59,12 +57,10 @@ class Node:
         return Node(
             parent=self,
             lead_ids=lead_ids,
-            body_ids=segment.body_ids,
             hits=hits,
             segment=segment,
             wants=wants,
             path_score=path_score([*totals, segment.scores.total], rule),
-            depth=self.depth + 1,
         )
 
     @property
@@ -81,6 +77,16 @@ class Node:
     def finished(self) -> bool:
         """Whether the model ended its answer here, or ran into a limit."""
         return self.segment is not None and self.wants is None
+
+    @property
+    def body_ids(self) -> tuple[int, ...]:
+        """The ids of this segment alone; the root has none."""
+        return self.segment.body_ids if self.segment else ()
+
+    @property
+    def depth(self) -> int:
+        """How many segments the path has; 0 at the root."""
+        return len(self.path)
 
     @property
     def text(self) -> str:

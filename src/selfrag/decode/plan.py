@@ -65,9 +65,8 @@ class Level:
 
 def room(engine: Engine, config: SearchConfig) -> int:
     """How long a path may be so that one more read and one more segment still fit."""
-    # Three control ids come with passages: the retrieval decision and the two markers of each.
-    n_passages = config.n_evidence
-    n_read = n_passages * (config.max_passage_tokens + 2) + 1
+    # One control id is the retrieval decision, and every passage has two markers.
+    n_read = config.n_evidence * (config.max_passage_tokens + 2) + 1
     return engine.max_context - config.max_new_tokens - n_read
 
 

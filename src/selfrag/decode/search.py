@@ -9,7 +9,6 @@ Yields an event for every decision; the answer, the command line and the server 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import (
@@ -30,8 +29,6 @@ from selfrag.errors import BadInput
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
 from selfrag.retrieval.base import Retriever
-
-Reader = TypeVar("Reader")
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +152,8 @@ def _grow(
             replace(n, wants=None) if n is node else n for n in states[number].beam
         ]
     if config.prune_relevance is not None:
+        for state in asking:
+            plan = _affordable_probes(state, plan, config)
         plan, costs = skip_irrelevant(plan, engine, fmt, config)
         yield from plan.events
         for number, n_tokens in costs.items():
@@ -178,6 +177,15 @@ def _pay(state: _Question, *, n_tokens: int = 0, n_passages: int = 0) -> None:
         n_tokens=state.usage.n_tokens + n_tokens,
         n_passages=state.usage.n_passages + n_passages,
     )
+
+
+def _affordable_probes(state: _Question, plan: Level, config: SearchConfig) -> Level:
+    """The plan, without one question where a token for each of its passages is not left."""
+    needed = plan.n_passages_read(state.number)
+    if config.max_tokens is None or config.max_tokens - state.usage.n_tokens >= needed:
+        return plan
+    state.stopped_by = "max_tokens"
+    return replace(plan, steps=tuple(s for s in plan.steps if s.question != state.number))
 
 
 def _affordable(state: _Question, plan: Level, config: SearchConfig) -> list[Step]:
@@ -229,17 +237,23 @@ def _keep_best(
 ) -> Generator[Event, None, list[Node]]:
     """Ranks new and finished hypotheses together and keeps `beam_width`, best first.
 
-    Ties keep finished before new ones, and retrieval order within a parent. Where all that was
-    written is contradicted and forbidden, the hypotheses before it end the search as they are.
+    Ties keep finished before new ones, and retrieval order within a parent. A hypothesis after
+    which all that was written is forbidden ends as it is, and competes so.
     """
     allowed = [node for node in grown if not (config.drop_unsupported and node.contradicted)]
     for node in grown:
         if node not in allowed:
             reason = "judged without support, which drop_unsupported takes out of the search"
             yield PruneEvent(question=number, node=node, rank=0, reason=reason)
-    pool = [node for node in beam if node.finished] + allowed
-    if not pool:
-        return [replace(node, wants=None) for node in beam]
+    going_on = {id(node.parent) for node in allowed}
+    ended = [
+        replace(node, wants=None) if node.is_open else node
+        for node in beam
+        if id(node) not in going_on
+    ]
+    pool = [node for node in ended if node.finished] + allowed
+    if not pool:  # all that followed the question itself is forbidden
+        return ended
     ranked = sorted(pool, key=lambda node: -node.path_score)
     kept = ranked[: config.beam_width]
     for rank, node in enumerate(ranked, start=1):
@@ -269,7 +283,7 @@ def _finish(state: _Question, config: SearchConfig) -> FinishEvent:
         beam=tuple(beam),
         usage=state.usage,
         stopped_by=state.stopped_by,
-        abstained=not sayable and state.stopped_by is None,
+        abstained=not sayable and (bool(beam) or state.stopped_by is None),
     )
 
 

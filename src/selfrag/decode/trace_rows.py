@@ -75,12 +75,10 @@ def node_to_row(node: Node, serial_of: SerialOf) -> dict[str, Any]:
         "node": serial_of(node),
         "parent": None if node.parent is None else serial_of(node.parent),
         "lead_ids": list(node.lead_ids),
-        "body_ids": list(node.body_ids),
         "hits": [_hit_to_row(hit) for hit in node.hits],
         "segment": None if node.segment is None else _segment_to_row(node.segment),
         "wants": node.wants,
         "path_score": _number(node.path_score),
-        "depth": node.depth,
     }
 
 
@@ -90,12 +88,10 @@ def node_from_row(row: Row, node_of: NodeOf) -> Node:
     return Node(
         parent=None if parent is None else node_of(parent),
         lead_ids=_ids(row["lead_ids"]),
-        body_ids=_ids(row["body_ids"]),
         hits=tuple(_hit_from_row(hit) for hit in row["hits"]),
         segment=None if segment is None else _segment_from_row(segment),
         wants=None if wants is None else Retrieve(wants),
         path_score=float(row["path_score"]),
-        depth=typed(row, "depth", int),
     )
 
 

@@ -79,10 +79,17 @@ def export_adapter(peft_folder: Path, out: Path, *, base_name: str, gguf_sha256:
 def start_from(model: Any, adapter: Path) -> None:
     """Sets the LoRA factors and token rows of a PEFT `model`, in place, to those of `adapter`.
 
-    Raises `BadInput` where the two do not have the same modules and shapes.
+    Raises `BadInput` for a folder that is no adapter, and where the two do not have the same
+    modules and shapes.
     """
-    tensors = dict(load_file(adapter / ADAPTER_TENSORS))
-    rows = tensors.pop(REFLECTION_ROWS)
+    try:
+        tensors = dict(load_file(adapter / ADAPTER_TENSORS))
+        rows = tensors.pop(REFLECTION_ROWS)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise BadInput(
+            f"cannot start from {adapter}: {error}; expected an adapter folder as shipped, with "
+            f"{ADAPTER_TENSORS}, so name one"
+        ) from error
     targets = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfrag.gold import find_gold, gold_pattern, holds_gold
 from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Passage
 from selfrag.record import GeneratorRecord, SegmentRecord
@@ -39,21 +40,6 @@ class LabelledQuestion:
     elsewhere: tuple[str, ...] = ()
 
 
-def holds_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a gold string stands in `text`, letter case aside, at word boundaries."""
-    return any(_find(answer, text) is not None for answer in answers)
-
-
-def _find(answer: str, text: str) -> re.Match[str] | None:
-    if not answer.strip():
-        return None
-    return re.search(_pattern(answer.strip()), text, re.IGNORECASE)
-
-
-def _pattern(answer: str) -> str:
-    return rf"(?<!\w){re.escape(answer)}(?!\w)"
-
-
 def answer_sentence(question: str, answers: Sequence[str], text: str) -> str | None:
     """The sentence of `text` that holds a gold string and shares most words with the question.
 
@@ -63,7 +49,7 @@ def answer_sentence(question: str, answers: Sequence[str], text: str) -> str | N
     best, best_shared = None, -1
     for sentence in split_sentences(text):
         words = re.findall(r"\w+", sentence.lower())
-        if not 3 <= len(words) <= MAX_SENTENCE_WORDS or not holds_answer(sentence, answers):
+        if not 3 <= len(words) <= MAX_SENTENCE_WORDS or not holds_gold(sentence, answers):
             continue
         shared = len(asked & set(words))
         if shared > best_shared:
@@ -82,7 +68,7 @@ def answer_text(answer: str, sentence: str) -> str:
 
 def answer_lead(answer: str, sentence: str) -> str:
     """`answer` as `sentence` spells it, with a capital; empty when the sentence lacks it."""
-    found = _find(answer, sentence)
+    found = find_gold(answer, sentence)
     return found.group()[:1].upper() + found.group()[1:] if found else ""
 
 
@@ -99,7 +85,7 @@ def swap_answer(
     text: str, answers: Sequence[str], pool: Sequence[str], rng: np.random.Generator
 ) -> str | None:
     """`text` with its gold string exchanged everywhere for another of its kind, or None."""
-    found = next((match for a in answers if (match := _find(a, text))), None)
+    found = next((match for a in answers if (match := find_gold(a, text))), None)
     if found is None:
         return None
     kind, taken = answer_kind(found.group()), {a.lower() for a in answers}
@@ -108,7 +94,7 @@ def swap_answer(
     if not others:
         return None
     other = str(rng.choice(others))
-    return re.sub(_pattern(found.group()), lambda _: other, text, flags=re.IGNORECASE)
+    return re.sub(gold_pattern(found.group()), lambda _: other, text, flags=re.IGNORECASE)
 
 
 def crop(passage: Passage, keep: str, max_words: int, rng: np.random.Generator) -> Passage:
@@ -173,7 +159,7 @@ def _positive_records(
 ) -> list[GeneratorRecord]:
     cropped = rng.random() < mix.crop_share
     passage = crop(item.gold, target, mix.crop_words, rng) if cropped else item.gold
-    answer = next(a for a in item.answers if _find(a, target))
+    answer = next(a for a in item.answers if find_gold(a, target))
     right = answer_text(answer, target)
     lead = answer_lead(answer, target)
     records = [
@@ -207,9 +193,9 @@ def _aside(item: LabelledQuestion, passage: Passage, rng: np.random.Generator) -
     """What the passage says and the question did not ask, in the form of an answer."""
     for other in rng.permutation(np.array(item.elsewhere, dtype=object)):
         sentence = answer_sentence("", (other,), passage.text)
-        if sentence is not None and not holds_answer(sentence, item.answers):
+        if sentence is not None and not holds_gold(sentence, item.answers):
             return answer_text(other, sentence)
-    others = [s for s in split_sentences(passage.text) if not holds_answer(s, item.answers)]
+    others = [s for s in split_sentences(passage.text) if not holds_gold(s, item.answers)]
     if not others:
         return None
     sentence = str(rng.choice(others))
@@ -240,7 +226,7 @@ def _negative_records(
     if rng.random() >= mix.lucky_share:
         return [honest]
     # The true answer on a passage that does not hold it: right by luck, supported by nothing.
-    answer = next(a for a in item.answers if _find(a, target))
+    answer = next(a for a in item.answers if find_gold(a, target))
     text = answer_text(answer, target)
     return [
         honest,

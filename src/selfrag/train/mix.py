@@ -19,6 +19,7 @@ import Stemmer
 import zstandard
 
 from selfrag.errors import BadInput
+from selfrag.gold import holds_gold
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
 from selfrag.record import GeneratorRecord, open_text
@@ -26,7 +27,6 @@ from selfrag.train.labelled import (
     LabelledQuestion,
     QuestionMix,
     answer_kind,
-    holds_answer,
     no_retrieval_record,
     question_records,
     retrieval_record,
@@ -196,7 +196,7 @@ def mine_negatives(
         clean = [
             p
             for p in fitting
-            if p.id not in row["gold_pids"] and not holds_answer(f"{p.title} {p.text}", answers)
+            if p.id not in row["gold_pids"] and not holds_gold(f"{p.title} {p.text}", answers)
         ]
         mined.append(tuple(clean[:6]))
     return mined
