@@ -223,7 +223,7 @@ def _negative_records(
         segments=(segment,),
         utility=Utility.U1,
     )
-    if rng.random() >= mix.lucky_share:
+    if rng.random() < 1 - mix.lucky_share:
         return [honest]
     # The true answer on a passage that does not hold it: right by luck, supported by nothing.
     answer = next(a for a in item.answers if find_gold(a, target))
