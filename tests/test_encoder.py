@@ -22,7 +22,7 @@ def test_both_encoders_give_the_same_unit_vectors():
     full = SentenceTransformerEncoder(asset_path(ENCODER), name="m")
     vectors = light.encode(texts)
     assert vectors.dtype == np.float32
-    assert vectors.shape == (len(texts), light.dim) == (len(texts), full.dim)
+    assert vectors.shape == (len(texts), light.spec.dim) == (len(texts), full.spec.dim)
     assert np.allclose(vectors, full.encode(texts), atol=1e-6)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
-    assert light.encode([]).shape == full.encode([]).shape == (0, light.dim)
+    assert light.encode([]).shape == full.encode([]).shape == (0, light.spec.dim)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.store import VECTOR_INDEX_ROWS, PassageStore, SearchMode
 
 TEXTS = {
@@ -29,16 +30,15 @@ class WordEncoder:
     """Counts of hashed lower-case words, normalised: texts with the same words are alike."""
 
     def __init__(self, name: str = "words", dim: int = 64) -> None:
-        self.name = name
-        self.dim = dim
+        self.spec = EncoderSpec(name=name, dim=dim)
         self.n_calls = 0
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.n_calls += 1
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.spec.dim), dtype=np.float32)
         for vector, text in zip(vectors, texts, strict=True):
             for word in re.findall(r"\w+", text.lower()):
-                vector[int(hashlib.md5(word.encode()).hexdigest(), 16) % self.dim] += 1
+                vector[int(hashlib.md5(word.encode()).hexdigest(), 16) % self.spec.dim] += 1
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.maximum(lengths, 1e-9)
 

@@ -8,16 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A text as read from one place; `source` is its path or attribution."""
+    """A text as read from one place; `source` is its path or attribution.
+
+    `id` is set where the text is a passage already, to be kept whole under that name.
+    `page_starts` are the offsets in `text` where its pages begin, none where it has no pages.
+    `metadata` is what else is known of it, as (name, value) pairs to filter by.
+    """
 
     title: str
     text: str
     source: str
+    id: str = ""
+    page_starts: tuple[int, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """The unit of retrieval. `start` and `end` (excluded) are offsets in its document's text."""
+    """The unit of retrieval. `start` and `end` (excluded) are offsets in its document's text.
+
+    `page` is the one on which it begins, from 1; 0 where the document has no pages.
+    """
 
     id: str
     title: str
@@ -25,6 +36,8 @@ class Passage:
     source: str = ""
     start: int = 0
     end: int = 0
+    page: int = 0
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,24 +13,31 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from selfrag.errors import AssetError, SelfRAGError
+from selfrag.passage import Passage
+from selfrag.retrieval.spec import EncoderSpec
 
 
 class Encoder(Protocol):
-    """Anything that turns texts into vectors whose inner product is their similarity."""
+    """Anything that turns texts into vectors, as its `spec` says."""
 
     @property
-    def name(self) -> str:
+    def spec(self) -> EncoderSpec:
         """What an index records, so that no other encoder queries it."""
         ...
 
-    @property
-    def dim(self) -> int:
-        """Components of a vector."""
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (n_texts, dim) float32, in order, without prefixes; no text gives (0, dim)."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim)."""
-        ...
+
+def encode_queries(encoder: Encoder, queries: Sequence[str]) -> NDArray[np.float32]:
+    """Shape (n_queries, dim) float32: queries with the prefix that the encoder asks for."""
+    return encoder.encode([encoder.spec.query_text(query) for query in queries])
+
+
+def encode_passages(encoder: Encoder, passages: Sequence[Passage]) -> NDArray[np.float32]:
+    """Shape (n_passages, dim) float32: titles and texts with the encoder's prefix."""
+    return encoder.encode([encoder.spec.passage_text(passage) for passage in passages])
 
 
 class SentenceTransformerEncoder:
@@ -53,8 +60,11 @@ class SentenceTransformerEncoder:
         if max_tokens is not None:
             self._model.max_seq_length = max_tokens
         self._batch_size = batch_size
-        self.name = name
-        self.dim = int(self._model.get_embedding_dimension() or 0)
+        self.spec = EncoderSpec(
+            name=name,
+            dim=int(self._model.get_embedding_dimension() or 0),
+            max_tokens=int(self._model.max_seq_length),
+        )
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
@@ -62,7 +72,7 @@ class SentenceTransformerEncoder:
         Texts are cut at `max_tokens`, or else at the model's own limit (MiniLM: 256).
         """
         if not texts:
-            return np.zeros((0, self.dim), dtype=np.float32)
+            return np.zeros((0, self.spec.dim), dtype=np.float32)
         vectors = self._model.encode(
             list(texts),
             batch_size=self._batch_size,
@@ -87,17 +97,17 @@ class MeanPoolingEncoder:
             from selfrag.retrieval.bert import Bert
 
             self._model = Bert(path)
-            self._tokenizer = _tokenizer(path, max_tokens=min(max_tokens, self._model.max_tokens))
+            max_tokens = min(max_tokens, self._model.max_tokens)
+            self._tokenizer = _tokenizer(path, max_tokens=max_tokens)
         self._batch_size = batch_size
-        self.name = name
-        self.dim = self._model.dim
+        self.spec = EncoderSpec(name=name, dim=self._model.dim, max_tokens=max_tokens)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
 
         Texts are cut at `max_tokens`.
         """
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.spec.dim), dtype=np.float32)
         for first in range(0, len(texts), self._batch_size):
             batch = self._tokenizer.encode_batch(list(texts[first : first + self._batch_size]))
             for row, states in enumerate(self._model.states([text.ids for text in batch]), first):

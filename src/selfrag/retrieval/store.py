@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, IndexMismatch, SelfRAGError, StorageError
 from selfrag.passage import Hit, Passage
-from selfrag.retrieval.encoder import Encoder
+from selfrag.retrieval.encoder import Encoder, encode_passages, encode_queries
 from selfrag.retrieval.fusion import reciprocal_rank_fusion
 from selfrag.retrieval.lance import import_lancedb
 from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest, not_usable
@@ -128,11 +128,11 @@ class PassageStore:
         manifest = Manifest.load(path)
         if manifest.format_version != FORMAT_VERSION:
             raise not_usable(path, f"index format {manifest.format_version}, not {FORMAT_VERSION}")
-        if (manifest.encoder_name, manifest.encoder_dim) != (encoder.name, encoder.dim):
+        if (manifest.encoder_name, manifest.encoder_dim) != (encoder.spec.name, encoder.spec.dim):
             raise IndexMismatch(
                 f"cannot open the index {path}: built with encoder {manifest.encoder_name!r} "
-                f"({manifest.encoder_dim} dims), but the query encoder is {encoder.name!r} "
-                f"({encoder.dim} dims); rebuild with `selfrag index build` or use the encoder "
+                f"({manifest.encoder_dim} dims), but the query encoder is {encoder.spec.name!r} "
+                f"({encoder.spec.dim} dims); rebuild with `selfrag index build` or use the encoder "
                 "it was built with"
             )
         return cls(path, _open_table(path, manifest), manifest, encoder, mode)
@@ -154,7 +154,8 @@ class PassageStore:
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
         rankings: list[list[list[_Scored]]] = [[] for _ in queries]
         if mode is not SearchMode.BM25:
-            for ranking, vector in zip(rankings, self._encoder.encode(queries), strict=True):
+            vectors = encode_queries(self._encoder, queries)
+            for ranking, vector in zip(rankings, vectors, strict=True):
                 ranking.append(self._by_meaning(vector, n_found))
         if mode is not SearchMode.DENSE:
             for ranking, query in zip(rankings, queries, strict=True):
@@ -222,16 +223,13 @@ class _Writer:
         self.n_passages = 0
         with _storage(path):
             folder.mkdir()
-            self._table = _connect(folder).create_table(_TABLE, schema=_schema(encoder.dim))
+            self._table = _connect(folder).create_table(_TABLE, schema=_schema(encoder.spec.dim))
 
     def add(self, passages: Sequence[Passage]) -> None:
         """Encodes one batch and appends it, in the order given."""
         for passage in passages:
             self._digest.update(f"{passage.id}\x1f{passage.text}\x1e".encode())
-        texts = [
-            f"{found.title}. {found.text}" if found.title else found.text for found in passages
-        ]
-        vectors = self._encoder.encode(texts)
+        vectors = encode_passages(self._encoder, passages)
         self._pending.append(_record_batch(passages, vectors, first_row=self.n_passages))
         self.n_passages += len(passages)
         if len(self._pending) == _BATCHES_PER_COMMIT:
@@ -249,8 +247,8 @@ class _Writer:
             _create_indexes(self._table, self.n_passages)
         return Manifest(
             format_version=FORMAT_VERSION,
-            encoder_name=self._encoder.name,
-            encoder_dim=self._encoder.dim,
+            encoder_name=self._encoder.spec.name,
+            encoder_dim=self._encoder.spec.dim,
             n_passages=self.n_passages,
             passages_sha256=self._digest.hexdigest(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
