@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,15 @@ from selfrag.train.mix import (
     untokenise,
     wiki_passages,
 )
+
+
+class Part(StrEnum):
+    """Which systems answer; the two halves may run beside each other."""
+
+    ALL = "all"
+    OURS = "ours"
+    BASELINES = "baselines"
+
 
 TOP_K = 5
 CHUNK = 16  # questions searched together
@@ -85,7 +95,8 @@ def run_ours(
             [q.text for q in chunk], engine=engine, retriever=corpus, config=config, on_event=keep
         )
         answers += [answer.text for answer in done]
-        say(f"{mode}: {len(answers)} of {len(questions)}")
+        right = share(match(t, q) for t, q in zip(answers, questions, strict=False))
+        say(f"{mode}: {len(answers)} of {len(questions)}, {right}")
     return answers, events
 
 
@@ -226,8 +237,10 @@ def save_both_branches(
     save_trace(path, [q.text for q in questions], events, answers=[q.answers for q in questions])
 
 
-def measure(data: Path, limit: int, support_limit: int, traces: Path | None) -> dict[str, float]:
-    """All figures, by name."""
+def measure(
+    data: Path, limit: int, support_limit: int, traces: Path | None, part: Part
+) -> dict[str, float]:
+    """The figures of one part or of both, by name."""
     passages = wiki_passages(data)
     corpus = Bm25(passages)
     questions = dev_questions(dev_rows(data), limit)
@@ -239,6 +252,22 @@ def measure(data: Path, limit: int, support_limit: int, traces: Path | None) -> 
     )
     say(f"{len(questions)} questions, answer in the top {TOP_K}: {recall}")
     result: dict[str, float] = {"n": len(questions), "recall_at_5": recall}
+    if part is not Part.BASELINES:
+        result.update(measure_ours(data, questions, corpus, support_limit, traces))
+    if part is not Part.OURS:
+        result.update(run_baselines(questions, corpus))
+    return result
+
+
+def measure_ours(
+    data: Path,
+    questions: Sequence[Question],
+    corpus: Bm25,
+    support_limit: int,
+    traces: Path | None,
+) -> dict[str, float]:
+    """The figures of the default weights, by name."""
+    result: dict[str, float] = {}
     engine = CachedEngine(load_engine(Reporter(), max_batch=48))
     result["gate_factual"] = gate_share(factual_questions(data, 200), engine, 0.2)
     result["gate_instructions"] = gate_share(held_out_instructions(data, 100), engine, 0.2)
@@ -259,7 +288,6 @@ def measure(data: Path, limit: int, support_limit: int, traces: Path | None) -> 
     result["adaptive"] = share(match(t, q) for t, q in zip(adaptive, questions, strict=True))
     gates = [event.gate for event in events if isinstance(event, GateEvent)]
     result["adaptive_retrieval_rate"] = share(gate.retrieve for gate in gates)
-    result.update(run_baselines(questions, corpus))
     return result
 
 
@@ -271,9 +299,12 @@ def main() -> None:
     parser.add_argument("--support-limit", type=int, default=150, help="questions for IsSup")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--traces", type=Path, help="JSONL file for `selfrag rescore`")
+    parser.add_argument("--part", type=Part, choices=list(Part), default=Part.ALL)
     options = parser.parse_args()
     started = time.perf_counter()
-    result = measure(options.data, options.limit, options.support_limit, options.traces)
+    result = measure(
+        options.data, options.limit, options.support_limit, options.traces, options.part
+    )
     result["seconds"] = round(time.perf_counter() - started, 1)
     if options.json:
         print(json.dumps(result))

@@ -1,21 +1,19 @@
 """The passage index: building, opening, searching, and what happens when it is damaged."""
 
-import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.manifest import Manifest
-from selfrag.retrieval.spec import EncoderSpec
-from selfrag.retrieval.store import VECTOR_INDEX_ROWS, PassageStore, SearchMode
+from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.table import VECTOR_INDEX_ROWS
+from words import WordEncoder
 
 TEXTS = {
     "Ada Lovelace": "She wrote the first published program for the Analytical Engine.",
@@ -24,23 +22,6 @@ TEXTS = {
     "Tomato": "The tomato is a berry that is eaten as a vegetable.",
     "Rain": "Rain is water that falls from clouds.",
 }
-
-
-class WordEncoder:
-    """Counts of hashed lower-case words, normalised: texts with the same words are alike."""
-
-    def __init__(self, name: str = "words", dim: int = 64) -> None:
-        self.spec = EncoderSpec(name=name, dim=dim)
-        self.n_calls = 0
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.n_calls += 1
-        vectors = np.zeros((len(texts), self.spec.dim), dtype=np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            for word in re.findall(r"\w+", text.lower()):
-                vector[int(hashlib.md5(word.encode()).hexdigest(), 16) % self.spec.dim] += 1
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(lengths, 1e-9)
 
 
 def passage(number: int, title: str, text: str) -> Passage:
@@ -87,15 +68,12 @@ def test_the_manifest_says_what_the_index_was_built_from(tmp_path):
         WordEncoder(),
         tmp_path / "new" / "index",
         attribution="CC BY-SA 4.0",
-        batch_size=2,
         on_progress=done.append,
     )
     assert Manifest.load(tmp_path / "new" / "index") == manifest
-    assert (manifest.encoder_name, manifest.encoder_dim) == ("words", 64)
-    assert (manifest.n_passages, manifest.attribution) == (5, "CC BY-SA 4.0")
-    content = "".join(f"{found.id}\x1f{found.text}\x1e" for found in PASSAGES)
-    assert manifest.passages_sha256 == hashlib.sha256(content.encode()).hexdigest()
-    assert done == [2, 4, 5]
+    assert manifest.encoder == WordEncoder().spec
+    assert (manifest.kind, manifest.attribution) == (IndexKind.AUTO, "CC BY-SA 4.0")
+    assert done == [5]
 
 
 def test_no_passages_are_refused_and_leave_nothing(tmp_path):
@@ -110,7 +88,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        PassageStore.build(failing(), WordEncoder(), tmp_path / "index", batch_size=2)
+        PassageStore.build(failing(), WordEncoder(), tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,7 +111,7 @@ def test_a_rebuild_replaces_the_index(own_index):
 
 
 def test_an_empty_folder_may_become_an_index(tmp_path):
-    assert PassageStore.open(build(tmp_path), WordEncoder()).manifest.n_passages == 5
+    assert PassageStore.open(build(tmp_path), WordEncoder()).n_passages == 5
 
 
 def test_a_folder_or_file_that_is_no_index_is_never_overwritten(tmp_path):
@@ -156,7 +134,7 @@ def test_a_place_that_cannot_be_written_is_reported(tmp_path):
 
 @pytest.mark.parametrize("other", [WordEncoder(name="other"), WordEncoder(dim=32)])
 def test_an_index_of_another_encoder_is_refused(index, other):
-    with pytest.raises(IndexMismatch, match=r"'words' \(64 dims\), but .*`selfrag index build`"):
+    with pytest.raises(IndexMismatch, match="another encoder .* against .*`selfrag index build`"):
         PassageStore.open(index, other)
 
 
@@ -174,6 +152,11 @@ def set_manifest(path: Path, **values: object) -> None:
     (path / "manifest.json").write_text(json.dumps({**manifest, **values}))
 
 
+def set_encoder(path: Path, **values: object) -> None:
+    encoder = json.loads((path / "manifest.json").read_text())["encoder"]
+    set_manifest(path, encoder={**encoder, **values})
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "no such folder"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), "a folder without manifest"),
@@ -182,9 +165,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: (path / "manifest.json").write_text('{"name": "app"}'),
         "cannot be read",
     ),
-    "mistyped manifest": (lambda path: set_manifest(path, n_passages="5"), "damaged 'n_passages'"),
-    "later format": (lambda path: set_manifest(path, format_version=2), "index format 2, not 1"),
-    "row count": (lambda path: set_manifest(path, n_passages=6), "5 passages where .* says 6"),
+    "mistyped manifest": (lambda path: set_manifest(path, chunk_words="5"), "'chunk_words'"),
+    "short manifest": (lambda path: set_manifest(path, encoder={"name": "w"}), "a damaged"),
+    "unknown metric": (lambda path: set_encoder(path, metric="l7"), "a damaged .*l7"),
+    "later format": (lambda path: set_manifest(path, format_version=3), "index format 3, not 2"),
     "no table": (lambda path: shutil.rmtree(path / "passages.lance"), "damaged files"),
     "no versions": (
         lambda path: shutil.rmtree(path / "passages.lance" / "_versions"),
@@ -302,7 +286,7 @@ def test_a_large_index_finds_nearly_what_exhaustive_search_finds(tmp_path):
     encoder = WordEncoder(dim=32)
     path = tmp_path / "index"
     passages = (passage(number, "", text) for number, text in enumerate(texts))
-    PassageStore.build(passages, encoder, path, batch_size=500)
+    PassageStore.build(passages, encoder, path)
     assert len(list((path / "passages.lance" / "_indices").iterdir())) == 2
     queries = texts[::1000]
     store = PassageStore.open(path, encoder, mode=SearchMode.DENSE)

@@ -98,6 +98,4 @@ def _index() -> str:
     from selfrag.retrieval.manifest import Manifest
 
     manifest = Manifest.load(build.demo_index_dir())
-    return (
-        f"{manifest.n_passages} passages, encoder {manifest.encoder_name}, {build.demo_index_dir()}"
-    )
+    return f"encoder {manifest.encoder.name}, {build.demo_index_dir()}"

@@ -1,33 +1,55 @@
-"""What an index was built from: the manifest beside its table.
+"""What an index is made of: the manifest beside its tables.
 
-Knows nothing of the table, of vectors or of search.
+Knows nothing of the tables, of vectors or of search.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from selfrag.errors import IndexNotUsable
+from selfrag.retrieval.spec import EncoderSpec, Metric
 
 MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 2
+
+
+class IndexKind(StrEnum):
+    """What answers a search by meaning.
+
+    EXACT compares with every vector. BALANCED keeps one bit a component and a correction (RaBitQ,
+    arXiv 2405.12497) and compares the best with their exact vectors from disk; SMALL does so with
+    product quantisation, in a sixth of the space. AUTO: EXACT for a small index, else BALANCED.
+    """
+
+    AUTO = "auto"
+    EXACT = "exact"
+    BALANCED = "balanced"
+    SMALL = "small"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an index was built from, and when (UTC, ISO 8601).
+    """How an index was made, and when (UTC, ISO 8601); what it holds is in its tables.
 
-    `passages_sha256` covers ids and texts in corpus order; `attribution` is the licence line that
-    the passages ask for.
+    `chunking` and `chunk_words` say how its files are cut, `roots` which files and folders it
+    stands for. `n_probes` and `refine_factor` are those of a vector search, 0 for the usual ones.
+    `attribution` is the licence line that the passages ask for.
     """
 
     format_version: int
-    encoder_name: str
-    encoder_dim: int
-    n_passages: int
-    passages_sha256: str
+    encoder: EncoderSpec
+    kind: IndexKind
+    chunking: str
+    chunk_words: int
+    roots: tuple[str, ...]
     created_at: str
     selfrag_version: str
     attribution: str
+    n_probes: int = 0
+    refine_factor: int = 0
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
@@ -37,23 +59,67 @@ class Manifest:
         if not (path / MANIFEST_NAME).is_file():
             raise not_usable(path, f"a folder without {MANIFEST_NAME}")
         try:
-            manifest = cls(**json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError) as error:
+            text = (path / MANIFEST_NAME).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
             raise not_usable(path, f"a {MANIFEST_NAME} that cannot be read ({error})") from error
-        for field in fields(cls):
-            if type(getattr(manifest, field.name)) is not field.type:
-                raise not_usable(path, f"a {MANIFEST_NAME} with a damaged {field.name!r}")
+        return cls.from_json(text, path)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path | str) -> "Manifest":
+        """The manifest that `text` spells; `path` is only named in errors."""
+        try:
+            written = json.loads(text)
+            version = written["format_version"]
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise not_usable(path, f"a {MANIFEST_NAME} that cannot be read ({error!r})") from error
+        if version != FORMAT_VERSION:
+            raise not_usable(path, f"index format {version}, not {FORMAT_VERSION}")
+        try:
+            kind, encoder = IndexKind(written.pop("kind")), written.pop("encoder")
+            encoder["metric"] = Metric(encoder["metric"])
+            roots = tuple(_typed(str, root) for root in written.pop("roots"))
+            manifest: Manifest = _checked(
+                cls, written, kind=kind, encoder=_checked(EncoderSpec, encoder), roots=roots
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise not_usable(path, f"a damaged {MANIFEST_NAME} ({error})") from error
         return manifest
 
+    def to_json(self) -> str:
+        """JSON that `from_json` reads."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
     def save(self, path: Path) -> None:
-        """Writes the manifest into the index folder `path`."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (path / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+        """Writes the manifest into the index folder `path`, whole or not at all."""
+        new = path / f".{MANIFEST_NAME}.new"
+        new.write_text(self.to_json(), encoding="utf-8")
+        new.replace(path / MANIFEST_NAME)
+
+    def with_roots(self, roots: tuple[str, ...]) -> "Manifest":
+        """The same with `roots` added that are not among its own."""
+        return replace(self, roots=tuple(dict.fromkeys((*self.roots, *roots))))
 
 
-def not_usable(path: Path, found: str) -> IndexNotUsable:
-    """The one sentence for an index folder that cannot be opened."""
+def not_usable(path: Path | str, found: str) -> IndexNotUsable:
+    """The one sentence for an index that cannot be opened."""
     return IndexNotUsable(
         f"cannot open the index {path}: found {found}, expected a complete selfrag index; "
         "build one with `selfrag index build`, or name the folder of one"
     )
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} where {kind.__name__} is expected")
+    return value
+
+
+def _checked(cls: Any, written: dict[str, Any], **ready: Any) -> Any:
+    """An instance of the dataclass `cls` from JSON values, each of its field's type."""
+    for field in fields(cls):
+        if field.name in written and isinstance(field.type, type):
+            if not isinstance(written[field.name], field.type):
+                raise TypeError(f"damaged {field.name!r}")
+        elif field.name not in ready and field.default is MISSING:
+            raise KeyError(f"no {field.name!r}")
+    return cls(**written, **ready)

@@ -1,0 +1,187 @@
+"""The tables of an index: their columns, how they are opened, and what goes wrong with them.
+
+The only module that imports LanceDB and pyarrow, and late: together they cost about 2 s. Knows
+nothing of encoders or of language models.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfrag.errors import SelfRAGError, StorageError
+from selfrag.passage import Passage
+from selfrag.retrieval.lance import import_lancedb
+from selfrag.retrieval.manifest import IndexKind, not_usable
+from selfrag.retrieval.spec import Metric
+
+PASSAGES = "passages"
+FILES = "files"
+PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "metadata")
+
+# Brute force is exact and takes 199 ms a query over 200,000 x 384 rows; RaBitQ codes take 5-10 ms.
+VECTOR_INDEX_ROWS = 20_000
+# Lists grow with the rows, so that a list stays at a few thousand of them.
+ROWS_A_LIST = 4096
+_INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES = 512 << 20, 128 << 20
+_FRESH = timedelta(seconds=1)
+
+
+def connect(location: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
+    """The database of an index; a reader sees what a writer committed a second ago."""
+    try:
+        lancedb = import_lancedb()
+    except ImportError as error:
+        raise SelfRAGError(
+            f"cannot use the index {location}: found no usable package lancedb ({error}), expected "
+            'it installed; run pip install "selfrag[retrieval]"'
+        ) from error
+    session = lancedb.Session(
+        index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
+    )
+    return lancedb.connect(
+        location,
+        read_consistency_interval=_FRESH,
+        session=session,
+        storage_options=storage_options,
+    )
+
+
+def open_tables(location: Path | str, database: Any) -> tuple[Any, Any]:
+    """The passages and the files of an index that can be searched; `IndexNotUsable` otherwise."""
+    try:
+        passages, files = database.open_table(PASSAGES), database.open_table(FILES)
+        n_rows = passages.count_rows()
+        # Counting reads no data file; taking a row finds one that is missing or cut short.
+        passages.search().select(list(PASSAGE_COLUMNS)).limit(1).to_list()
+        has_words = any("search_text" in index.columns for index in passages.list_indices())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise not_usable(location, f"damaged files ({brief(error)})") from error
+    if not n_rows:
+        raise not_usable(location, "0 passages")
+    if not has_words:
+        raise not_usable(location, "no full-text index")
+    return passages, files
+
+
+def passages_schema(dim: int) -> Any:
+    """Columns of the passages table.
+
+    `row` counts in the order of adding; `file` and `version` say from which state of which file.
+    """
+    import pyarrow as pa
+
+    texts = ("id", "title", "text", "source", "search_text", "file", "version")
+    numbers = ("row", "start", "end", "page")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in texts),
+            *((name, pa.int64()) for name in numbers),
+            ("metadata", pa.list_(pa.string())),
+            ("vector", pa.list_(pa.float32(), dim)),
+        ]
+    )
+
+
+def files_schema() -> Any:
+    """Columns of the files table: which files the index holds whole, and how many passages each."""
+    import pyarrow as pa
+
+    texts = ("file", "version")
+    numbers = ("n_passages", "n_bytes", "mtime_ns")
+    return pa.schema(
+        [*((name, pa.string()) for name in texts), *((name, pa.int64()) for name in numbers)]
+    )
+
+
+def record_batch(
+    passages: Sequence[Passage],
+    vectors: NDArray[np.float32],
+    *,
+    first_row: int,
+    files: Sequence[tuple[str, str]],
+) -> Any:
+    """Passages, their vectors (n, dim) and, for each, its (file, version) as an Arrow batch."""
+    import pyarrow as pa
+
+    schema = passages_schema(vectors.shape[1])
+    columns: dict[str, Any] = {
+        name: [getattr(passage, name) for passage in passages]
+        for name in PASSAGE_COLUMNS
+        if name != "metadata"
+    }
+    columns["metadata"] = [[f"{key}={value}" for key, value in p.metadata] for p in passages]
+    columns["row"] = range(first_row, first_row + len(passages))
+    columns["search_text"] = [f"{passage.title} {passage.text}" for passage in passages]
+    columns["file"] = [file for file, _ in files]
+    columns["version"] = [version for _, version in files]
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.ravel()), type=schema.field("vector").type
+    )
+    return pa.record_batch({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def passage_of(row: dict[str, Any]) -> Passage:
+    """The passage that a row of the table holds."""
+    pairs = (item.partition("=") for item in row["metadata"] or ())
+    return Passage(
+        metadata=tuple((name, value) for name, _, value in pairs),
+        **{name: row[name] for name in PASSAGE_COLUMNS if name != "metadata"},
+    )
+
+
+def create_word_index(table: Any) -> None:
+    """BM25 over titles and texts, with English stems."""
+    from lancedb.index import FTS
+
+    table.create_index("search_text", config=FTS(stem=True, remove_stop_words=True))
+
+
+def create_vector_index(table: Any, kind: IndexKind, metric: Metric, n_rows: int) -> None:
+    """The vector index of `kind` over the rows that are there; none for EXACT."""
+    from lancedb.index import IvfPq, IvfRq
+
+    kind = kind_for(kind, n_rows)
+    lists = max(1, n_rows // ROWS_A_LIST)
+    if kind is IndexKind.BALANCED:
+        table.create_index("vector", config=IvfRq(distance_type=metric.value, num_partitions=lists))
+    elif kind is IndexKind.SMALL:
+        table.create_index("vector", config=IvfPq(distance_type=metric.value, num_partitions=lists))
+
+
+def kind_for(kind: IndexKind, n_rows: int) -> IndexKind:
+    """What AUTO means for `n_rows`, and any other kind as it is."""
+    if kind is not IndexKind.AUTO:
+        return kind
+    return IndexKind.EXACT if n_rows < VECTOR_INDEX_ROWS else IndexKind.BALANCED
+
+
+def vector_index(table: Any) -> Any | None:
+    """The index over vectors, where there is one: its name, type and columns."""
+    return next((index for index in table.list_indices() if "vector" in index.columns), None)
+
+
+def quoted(text: str) -> str:
+    """A string as SQL spells it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def storage(location: Path | str) -> Iterator[None]:
+    """Turns what the disk refuses, to Python or to LanceDB, into one sentence of ours."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise StorageError(
+            f"cannot write the index {location}: found {brief(error)!r}, expected a folder with "
+            "enough free space; make room or name another folder"
+        ) from error
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error, at most 200 characters."""
+    return str(error).strip().split("\n", 1)[0][:200]

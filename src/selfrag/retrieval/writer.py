@@ -1,0 +1,353 @@
+"""What changes an index: files and passages put in, replaced and taken out, commit by commit.
+
+Every commit is atomic, and passages come before the record that their file is whole; so a reader
+never sees half a commit, and after a crash the same calls go on where they stopped. One writer of
+files at a time; passages without a file may come from several. Knows nothing of file formats.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from selfrag.passage import Passage
+from selfrag.retrieval.encoder import Encoder, encode_passages
+from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.table import (
+    FILES,
+    PASSAGES,
+    create_vector_index,
+    create_word_index,
+    files_schema,
+    kind_for,
+    passages_schema,
+    quoted,
+    record_batch,
+    storage,
+    vector_index,
+)
+
+BATCH_SIZE = 512  # passages encoded together
+# A commit is a file. Encoding is slow, so time bounds what a crash costs; writing is fast, so rows
+# bound the memory: 512 x 32 rows of 384 floats are 25 MB.
+_ROWS_A_COMMIT = BATCH_SIZE * 32
+_SECONDS_A_COMMIT = 30.0
+# A changed file of at most so many passages is replaced in one commit.
+REPLACED_AT_ONCE = 8192
+# A vector index that knows less than this share of the rows is made anew.
+_KNOWN_SHARE = 0.5
+_NO_FILE = ("", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileState:
+    """A file as it was read: `version` changes with its content, as a hash does."""
+
+    file: str
+    version: str
+    n_bytes: int = 0
+    mtime_ns: int = 0
+
+
+class FileChange(StrEnum):
+    """What putting a file did."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Passages not yet encoded, batches not yet written, files whole once they are."""
+
+    passages: list[Passage] = field(default_factory=list)
+    origins: list[tuple[str, str]] = field(default_factory=list)
+    batches: list[Any] = field(default_factory=list)
+    n_rows: int = 0
+    files: dict[str, tuple[FileState, int]] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+
+class IndexWriter:
+    """Adds to and takes from the tables of one index; nothing is sure before `flush` returned."""
+
+    def __init__(
+        self,
+        location: Path | str,
+        database: Any,
+        manifest: Manifest,
+        encoder: Encoder,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Opens the tables, or makes them where there are none.
+
+        `on_progress` is called with the number of passages put since, encoded and not yet sure.
+        """
+        self._location = location
+        self._encoder = encoder
+        self._on_progress = on_progress
+        self._pending = _Pending()
+        self._n_put = 0
+        self.manifest = manifest
+        self.n_committed = 0
+        with storage(location):
+            self._passages = database.create_table(
+                PASSAGES, schema=passages_schema(encoder.spec.dim), exist_ok=True
+            )
+            self._files = database.create_table(FILES, schema=files_schema(), exist_ok=True)
+            self._known = {row["file"]: row for row in self._files.to_arrow().to_pylist()}
+            self._unfinished = self._count_unfinished()
+            self._next_row = self._first_free_row()
+
+    @property
+    def files(self) -> dict[str, FileState]:
+        """The files that the index holds whole, by name."""
+        return {
+            name: FileState(
+                file=name,
+                version=row["version"],
+                n_bytes=row["n_bytes"],
+                mtime_ns=row["mtime_ns"],
+            )
+            for name, row in self._known.items()
+        }
+
+    @property
+    def n_passages(self) -> int:
+        """Passages that readers find."""
+        return int(self._passages.count_rows())
+
+    def put_file(self, state: FileState, passages: Iterable[Passage]) -> FileChange:
+        """The passages of one file in place of those of any earlier version of it.
+
+        A file that the index holds in this version is not read. Of one whose reading was broken
+        off, the passages that are there already are skipped: reading has to repeat itself.
+        """
+        if state.file in self._pending.files:
+            self.flush()
+        known = self._known.get(state.file)
+        if known is not None and known["version"] == state.version:
+            return FileChange.UNCHANGED
+        n_there = self._unfinished.pop((state.file, state.version), 0)
+        others = {other for other in self._unfinished if other[0] == state.file}
+        is_old = known is not None or bool(others)
+        rest: Iterator[Passage] = islice(passages, n_there, None)
+        if is_old and not n_there:
+            self.flush()
+            head = list(islice(rest, REPLACED_AT_ONCE + 1))
+            if len(head) <= REPLACED_AT_ONCE:
+                self._replace(state, head)
+                return FileChange.REPLACED
+            rest = chain(head, rest)
+        n_passages = n_there + self._push(rest, (state.file, state.version))
+        self._pending.files[state.file] = (state, n_passages)
+        if is_old:
+            self.flush()
+            self._delete_rows(f"file = {quoted(state.file)} AND version <> {quoted(state.version)}")
+        for other in others:
+            del self._unfinished[other]
+        return FileChange.REPLACED if is_old else FileChange.ADDED
+
+    def put(self, passages: Iterable[Passage]) -> int:
+        """Passages that belong to no file; one whose id is there already takes its place."""
+        self.flush()
+        rest, n_before = iter(passages), self._n_put
+        if not self.n_passages:
+            self._push(rest, _NO_FILE)
+            self.flush()
+        while batch := list({p.id: p for p in islice(rest, BATCH_SIZE)}.values()):
+            rows = self._encode(batch, [_NO_FILE] * len(batch))
+            with storage(self._location):
+                _upsert(self._passages, "id").execute(_table([rows]))
+            self._committed(len(batch))
+        return self._n_put - n_before
+
+    def append(self, batches: Iterable[Any], *, skip: int = 0) -> None:
+        """Arrow batches of the passages table, with vectors, the first `skip` rows left out."""
+        for batch in batches:
+            rows = batch.slice(min(skip, batch.num_rows))
+            skip -= batch.num_rows - rows.num_rows
+            self._queue(rows)
+        self.flush()
+
+    def delete(self, condition: str) -> int:
+        """Takes out the passages for which an SQL condition on their columns holds."""
+        self.flush()
+        return self._delete_rows(condition)
+
+    def delete_files(self, files: Sequence[str]) -> int:
+        """Takes out files with all their passages; a name that is not there does nothing."""
+        self.flush()
+        condition = f"file IN ({', '.join(map(quoted, files))})" if files else "false"
+        with storage(self._location):
+            self._files.delete(condition)  # first: passages of no whole file are counted on
+        n_gone = self._delete_rows(condition)
+        for name in files:
+            self._known.pop(name, None)
+        self._unfinished = Counter(
+            {key: n for key, n in self._unfinished.items() if key[0] not in files}
+        )
+        return n_gone
+
+    def unfinished_files(self) -> set[str]:
+        """Files of which a broken-off run left passages."""
+        return {file for file, _ in self._unfinished}
+
+    def flush(self) -> None:
+        """Everything put so far is on disk and seen by readers when this returns."""
+        self._encode_pending()
+        pending, self._pending = self._pending, _Pending()
+        with storage(self._location):
+            if pending.batches:
+                self._passages.add(_table(pending.batches))
+            self._committed(pending.n_rows)
+            self._record(list(pending.files.values()))
+
+    def index(self) -> None:
+        """Brings the search indexes up to date with the passages; makes them where they fail."""
+        self.flush()
+        n_rows = self.n_passages
+        with storage(self._location):
+            self._passages.optimize()  # files and, where they are, search indexes
+            if not any("search_text" in index.columns for index in self._passages.list_indices()):
+                create_word_index(self._passages)
+            if self._wants_vector_index(n_rows):
+                create_vector_index(
+                    self._passages, self.manifest.kind, self.manifest.encoder.metric, n_rows
+                )
+
+    def compact(self, *, keep: timedelta = timedelta(hours=1)) -> None:
+        """Few large files in place of many small ones; versions older than `keep` are dropped.
+
+        A reader that is still at a dropped version fails, so `keep` is longer than any search.
+        """
+        self.index()
+        with storage(self._location):
+            self._passages.optimize(cleanup_older_than=keep)
+            self._files.optimize(cleanup_older_than=keep)
+
+    def _push(self, passages: Iterable[Passage], origin: tuple[str, str]) -> int:
+        n_pushed = 0
+        for passage in passages:
+            self._pending.passages.append(passage)
+            self._pending.origins.append(origin)
+            n_pushed += 1
+            if len(self._pending.passages) == BATCH_SIZE:
+                self._encode_pending()
+        return n_pushed
+
+    def _encode_pending(self) -> None:
+        pending = self._pending
+        if not pending.passages:
+            return
+        rows = self._encode(pending.passages, pending.origins)
+        pending.passages, pending.origins = [], []
+        self._queue(rows)
+
+    def _encode(self, passages: Sequence[Passage], origins: Sequence[tuple[str, str]]) -> Any:
+        vectors = encode_passages(self._encoder, passages)
+        rows = record_batch(passages, vectors, first_row=self._next_row, files=origins)
+        self._next_row += len(passages)
+        self._n_put += len(passages)
+        if self._on_progress is not None:
+            self._on_progress(self._n_put)
+        return rows
+
+    def _queue(self, rows: Any) -> None:
+        pending = self._pending
+        pending.batches.append(rows)
+        pending.n_rows += rows.num_rows
+        is_late = time.monotonic() - pending.since > _SECONDS_A_COMMIT
+        if pending.n_rows >= _ROWS_A_COMMIT or is_late:
+            self.flush()
+
+    def _replace(self, state: FileState, passages: Sequence[Passage]) -> None:
+        """One commit puts the new passages in and takes the old ones out."""
+        passages = list({passage.id: passage for passage in passages}.values())
+        rows = self._encode(passages, [(state.file, state.version)] * len(passages))
+        with storage(self._location):
+            if passages:
+                merge = _upsert(self._passages, "id")
+                merge.when_not_matched_by_source_delete(f"file = {quoted(state.file)}")
+                merge.execute(_table([rows]))
+            else:
+                self._passages.delete(f"file = {quoted(state.file)}")
+            self._committed(len(passages))
+            self._record([(state, len(passages))])
+
+    def _record(self, files: Sequence[tuple[FileState, int]]) -> None:
+        """Writes down that the index holds `files` whole."""
+        import pyarrow as pa
+
+        rows = [
+            {
+                "file": state.file,
+                "version": state.version,
+                "n_passages": n_passages,
+                "n_bytes": state.n_bytes,
+                "mtime_ns": state.mtime_ns,
+            }
+            for state, n_passages in files
+        ]
+        if rows:
+            _upsert(self._files, "file").execute(pa.Table.from_pylist(rows, files_schema()))
+            self._known.update({row["file"]: row for row in rows})
+
+    def _committed(self, n_rows: int) -> None:
+        self.n_committed += n_rows
+
+    def _delete_rows(self, condition: str) -> int:
+        with storage(self._location):
+            n_before = self.n_passages
+            self._passages.delete(condition)
+            return n_before - self.n_passages
+
+    def _wants_vector_index(self, n_rows: int) -> bool:
+        if kind_for(self.manifest.kind, n_rows) is IndexKind.EXACT:
+            return False
+        index = vector_index(self._passages)
+        if index is None:
+            return True
+        stats = self._passages.index_stats(index.name)
+        return bool(stats is None or stats.num_indexed_rows < _KNOWN_SHARE * n_rows)
+
+    def _count_unfinished(self) -> Counter[tuple[str, str]]:
+        """Passages by (file, version) that no record of a whole file speaks for."""
+        n_known = sum(row["n_passages"] for row in self._known.values())
+        if self._passages.count_rows() == n_known:
+            return Counter()
+        counts: Counter[tuple[str, str]] = Counter()
+        for batch in self._passages.search().select(["file", "version"]).to_batches():
+            counts.update(
+                zip(*(batch[name].to_pylist() for name in ("file", "version")), strict=True)
+            )
+        whole = {(row["file"], row["version"]) for row in self._known.values()}
+        return Counter(
+            {key: n for key, n in counts.items() if key not in whole and key != _NO_FILE}
+        )
+
+    def _first_free_row(self) -> int:
+        import pyarrow.compute as pc
+
+        batches = self._passages.search().select(["row"]).to_batches()
+        return (
+            max((pc.max(batch["row"]).as_py() for batch in batches if batch.num_rows), default=-1)
+            + 1
+        )
+
+
+def _upsert(table: Any, key: str) -> Any:
+    return table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+
+
+def _table(batches: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_batches(batches)
