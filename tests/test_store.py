@@ -134,7 +134,7 @@ def test_a_place_that_cannot_be_written_is_reported(tmp_path):
 
 @pytest.mark.parametrize("other", [WordEncoder(name="other"), WordEncoder(dim=32)])
 def test_an_index_of_another_encoder_is_refused(index, other):
-    with pytest.raises(IndexMismatch, match="another encoder .* against .*`selfrag index build`"):
+    with pytest.raises(IndexMismatch, match=r"another encoder .* against .*`selfrag index build`"):
         PassageStore.open(index, other)
 
 
