@@ -143,7 +143,7 @@ def _search_checks(passages: Any) -> Iterator[Check]:
         words = " ".join(row["search_text"].split()[:8])
         search = passages.search(MatchQuery(words, "search_text"))
         condition = f"id = {quoted(row['id'])}"
-        hits = search.where(condition, prefilter=True).select(["id"]).limit(1).to_list()
+        hits = search.where(condition, prefilter=True).select(["id", "_score"]).limit(1).to_list()
         alike = passages.search().where(condition).select(["id"]).limit(1).to_list()
         if alike and not hits and any(character.isalnum() for character in words):
             lost.append(row["id"])

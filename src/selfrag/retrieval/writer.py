@@ -37,6 +37,8 @@ BATCH_SIZE = 512  # passages encoded together
 # bound the memory: 512 x 32 rows of 384 floats are 25 MB.
 _ROWS_A_COMMIT = BATCH_SIZE * 32
 _SECONDS_A_COMMIT = 30.0
+# Batches that come with their vectors; a file of them is a gigabyte or two, memory a few megabytes.
+APPENDED_AT_ONCE = 500_000
 # A changed file of at most so many passages is replaced in one commit.
 REPLACED_AT_ONCE = 8192
 # A vector index that knows less than this share of the rows is made anew.
@@ -170,12 +172,24 @@ class IndexWriter:
         return self._n_put - n_before
 
     def append(self, batches: Iterable[Any], *, skip: int = 0) -> None:
-        """Arrow batches of the passages table, with vectors, the first `skip` rows left out."""
-        for batch in batches:
-            rows = batch.slice(min(skip, batch.num_rows))
-            skip -= batch.num_rows - rows.num_rows
-            self._queue(rows)
+        """Arrow batches of the passages table, with vectors, the first `skip` rows left out.
+
+        They stream through to disk, in commits of some `APPENDED_AT_ONCE` rows.
+        """
+        import pyarrow as pa
+
         self.flush()
+        schema = passages_schema(self._encoder.spec.dim)
+        rest = _without_first(batches, skip)
+        while (head := next(rest, None)) is not None:
+            commit = _Counted(chain([head], rest))
+            with storage(self._location):
+                self._passages.add(pa.RecordBatchReader.from_batches(schema, commit))
+            self._next_row += commit.n_rows
+            self._n_put += commit.n_rows
+            self._committed(commit.n_rows)
+            if self._on_progress is not None:
+                self._on_progress(self._n_put)
 
     def delete(self, condition: str) -> int:
         """Takes out the passages for which an SQL condition on their columns holds."""
@@ -341,6 +355,29 @@ class IndexWriter:
             max((pc.max(batch["row"]).as_py() for batch in batches if batch.num_rows), default=-1)
             + 1
         )
+
+
+def _without_first(batches: Iterable[Any], skip: int) -> Iterator[Any]:
+    for batch in batches:
+        rows = batch.slice(min(skip, batch.num_rows))
+        skip -= batch.num_rows - rows.num_rows
+        if rows.num_rows:
+            yield rows
+
+
+class _Counted:
+    """Batches of one commit: it ends once `APPENDED_AT_ONCE` rows have passed."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self.n_rows = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            self.n_rows += batch.num_rows
+            yield batch
+            if self.n_rows >= APPENDED_AT_ONCE:
+                return
 
 
 def _upsert(table: Any, key: str) -> Any:
