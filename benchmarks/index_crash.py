@@ -45,8 +45,8 @@ class LetterEncoder:
         for row, text in enumerate(texts):
             letters = np.frombuffer(text.encode(), dtype=np.uint8)
             vectors[row] = np.bincount(letters % DIM, minlength=DIM)
-        lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(lengths, 1e-9)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,15 @@ class IndexKind(StrEnum):
 
     EXACT compares with every vector. BALANCED keeps one bit a component and a correction (RaBitQ,
     arXiv 2405.12497) and compares the best with their exact vectors from disk; SMALL does so with
-    product quantisation, in a sixth of the space. AUTO: EXACT for a small index, else BALANCED.
+    product quantisation, in less space. HNSW keeps a graph (arXiv 1603.09320) over bytes: quick,
+    large and slow to build. AUTO: EXACT for a small index, else BALANCED.
     """
 
     AUTO = "auto"
     EXACT = "exact"
     BALANCED = "balanced"
     SMALL = "small"
+    HNSW = "hnsw"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

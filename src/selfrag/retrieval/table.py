@@ -143,14 +143,14 @@ def create_word_index(table: Any) -> None:
 
 def create_vector_index(table: Any, kind: IndexKind, metric: Metric, n_rows: int) -> None:
     """The vector index of `kind` over the rows that are there; none for EXACT."""
-    from lancedb.index import IvfPq, IvfRq
+    from lancedb.index import HnswSq, IvfPq, IvfRq
 
     kind = kind_for(kind, n_rows)
     lists = max(1, n_rows // ROWS_A_LIST)
-    if kind is IndexKind.BALANCED:
-        table.create_index("vector", config=IvfRq(distance_type=metric.value, num_partitions=lists))
-    elif kind is IndexKind.SMALL:
-        table.create_index("vector", config=IvfPq(distance_type=metric.value, num_partitions=lists))
+    kinds = {IndexKind.BALANCED: IvfRq, IndexKind.SMALL: IvfPq, IndexKind.HNSW: HnswSq}
+    if kind in kinds:
+        config = kinds[kind](distance_type=metric.value, num_partitions=lists)
+        table.create_index("vector", config=config)
 
 
 def kind_for(kind: IndexKind, n_rows: int) -> IndexKind:
