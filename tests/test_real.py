@@ -96,6 +96,8 @@ def test_the_real_vocabulary_cannot_be_forged():
 def test_an_index_of_another_encoder_is_refused(index, tmp_path):
     manifest = json.loads((index / "manifest.json").read_text())
     copy = shutil.copytree(index, tmp_path / "copy")
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "encoder_name": "other"}))
-    with pytest.raises(IndexMismatch, match="built with encoder"):
+    (copy / "manifest.json").write_text(
+        json.dumps({**manifest, "encoder": {**manifest["encoder"], "name": "other"}})
+    )
+    with pytest.raises(IndexMismatch, match="built with another encoder"):
         build.open_index(copy, Reporter())
