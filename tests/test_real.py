@@ -73,6 +73,12 @@ def test_search_finds_the_passage_by_meaning_and_by_words(index):
     assert found["hits"][0]["title"] == "Titan"
 
 
+def test_what_an_index_holds_is_told(index):
+    facts = json.loads(run("index", "info", str(index), "--json").stdout)
+    assert facts["n_passages"] == len(PLANETS)
+    assert facts["encoder"]["name"] == build.ENCODER_NAME
+
+
 def test_explaining_shows_every_candidate(index):
     shown = run(
         "ask", "Which planet has the moon Titan?", "--index", str(index), "--explain"

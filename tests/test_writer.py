@@ -110,6 +110,37 @@ def test_a_file_name_with_a_quote_is_no_condition(tmp_path):
     assert held(path) == ["a-1-0"]
 
 
+def test_files_whose_rows_carry_the_same_ids_leave_each_other_alone(index):
+    def rows(file: str, text: str) -> list[Passage]:
+        return [
+            Passage(id=str(n), title="", text=f"passage {text} {n}", source=file) for n in (1, 2)
+        ]
+
+    with open_writer(index, WordEncoder()) as writer:
+        writer.put_file(state("x.csv"), rows("x.csv", "apple"))
+        writer.put_file(state("y.csv"), rows("y.csv", "pear"))
+        writer.put_file(state("y.csv", "2"), rows("y.csv", "plum"))
+    store = PassageStore.open(index, WordEncoder())
+    for mode in SearchMode:
+        (hits,) = store.search(["passage"], 20, mode=mode, where="file IN ('x.csv', 'y.csv')")
+        texts = sorted(hit.passage.text for hit in hits)
+        assert texts == ["passage apple 1", "passage apple 2", "passage plum 1", "passage plum 2"]
+
+
+def test_a_file_whose_reading_failed_goes_on_in_the_same_session(index):
+    def failing() -> Iterator[Passage]:
+        yield from passages("c", 2)
+        raise ZeroDivisionError
+
+    with open_writer(index, WordEncoder()) as writer:
+        with pytest.raises(ZeroDivisionError):
+            writer.put_file(state("c"), failing())
+        assert writer.unfinished_files() == {"c"}
+        writer.put_file(state("c"), passages("c", 4))
+        assert not writer.unfinished_files()
+    assert held(index) == ids(passages("a", 3), passages("b", 2), passages("c", 4))
+
+
 def test_a_passage_without_a_file_is_replaced_by_its_id(index):
     old, new = Passage(id="x", title="", text="passage old"), Passage(id="x", title="", text="new")
     with open_writer(index, WordEncoder()) as writer:
@@ -234,3 +265,11 @@ def test_a_file_that_changed_after_a_crash_leaves_nothing_of_its_first_half(inde
         assert writer.unfinished_files() == {"c"}
         writer.put_file(state("c", "2"), passages("c", 2, version="2"))
     assert held(index) == ids(passages("a", 3), passages("b", 2), passages("c", 2, version="2"))
+
+
+def test_an_old_index_put_aside_by_a_crash_comes_back(index):
+    index.rename(index.parent / ".index.old")
+    with pytest.raises(ZeroDivisionError):
+        build_folder(index, WordEncoder(), new_manifest(WordEncoder().spec), lambda writer: 1 / 0)
+    assert held(index) == ids(passages("a", 3), passages("b", 2))
+    assert [each.name for each in index.parent.iterdir()] == ["index"]

@@ -110,11 +110,11 @@ def index_info(
     path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: options.Json = False
 ) -> None:
     """Show what an index holds and how it was made."""
-    manifest = build.index_manifest(path)
+    facts = build.index_facts(path)
     if as_json:
-        print_json(manifest)
+        print_json(facts)
         return
-    for name, value in manifest.items():
+    for name, value in facts.items():
         stdout.print(f"{name}: {value}", markup=False)
 
 

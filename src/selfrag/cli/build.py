@@ -19,6 +19,7 @@ from selfrag.errors import AssetError, BadInput, IndexNotUsable
 from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.readers import read_documents, read_wiki_leads
 from selfrag.passage import Passage
+from selfrag.retrieval.manifest import Manifest
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
@@ -189,7 +190,7 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
     from selfrag.retrieval.store import PassageStore
 
     if path is not None:
-        index_manifest(path)  # a folder that is no index fails before any model is loaded
+        Manifest.load(path)  # a folder that is no index fails before any model is loaded
         return PassageStore.open(path, load_query_encoder(report))
     demo = build_demo_index(report)
     encoder = load_query_encoder(report)
@@ -225,11 +226,13 @@ def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[
     return passages
 
 
-def index_manifest(path: Path) -> dict[str, Any]:
-    """What the index in `path` records of itself; raises `IndexNotUsable`."""
-    from selfrag.retrieval.manifest import Manifest
+def index_facts(path: Path) -> dict[str, Any]:
+    """What the index in `path` records of itself, and its passages; raises `IndexNotUsable`."""
+    from selfrag.retrieval.table import connect, open_tables
 
-    return asdict(Manifest.load(path))
+    manifest = Manifest.load(path)
+    passages, _ = open_tables(path, connect(path))
+    return {**asdict(manifest), "n_passages": passages.count_rows()}
 
 
 def question_from(argument: str | None) -> str:

@@ -95,7 +95,6 @@ def _tokens() -> str:
 
 
 def _index() -> str:
-    from selfrag.retrieval.manifest import Manifest
-
-    manifest = Manifest.load(build.demo_index_dir())
-    return f"encoder {manifest.encoder.name}, {build.demo_index_dir()}"
+    facts = build.index_facts(build.demo_index_dir())
+    name, n_passages = facts["encoder"]["name"], facts["n_passages"]
+    return f"{n_passages} passages, encoder {name}, {build.demo_index_dir()}"

@@ -62,6 +62,8 @@ def build_folder(
     then stays for the next try, where nothing was, nothing is left.
     """
     path = path.resolve()
+    with storage(path):
+        _bring_back(path)
     _refuse_to_overwrite(path)
     workspace = path.parent / f".{path.name}.building"
     with storage(path):
@@ -85,7 +87,6 @@ def build_folder(
                 )
             writer.index()
             with storage(path):
-                manifest.save(workspace)
                 _put_in_place(workspace, path)
         except Exception:
             if writer is None or not _holds_work(writer):
@@ -137,13 +138,14 @@ def locked(folder: Path, path: Path) -> Iterator[None]:
     with storage(path):
         handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"cannot write the index {path}: another process is writing it, expected to be "
+                "the only one; wait until it has ended"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise StorageError(
-            f"cannot write the index {path}: another process is writing it, expected to be the "
-            "only one; wait until it has ended"
-        ) from error
     finally:
         os.close(handle)
 
@@ -183,9 +185,19 @@ def _refuse_to_overwrite(path: Path) -> None:
         )
 
 
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _bring_back(path: Path) -> None:
+    """The old index, where a crash between the two renames of `_put_in_place` left none."""
+    if _aside(path).exists() and not path.exists():
+        _aside(path).rename(path)
+
+
 def _put_in_place(new: Path, path: Path) -> None:
     """Renames `new` to `path`; an old index goes aside, and comes back should that fail."""
-    aside = path.parent / f".{path.name}.old"
+    aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)
     if path.exists():
         path.rename(aside)

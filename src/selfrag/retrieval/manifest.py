@@ -4,7 +4,7 @@ Knows nothing of the tables, of vectors or of search.
 """
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Manifest:
         try:
             kind, encoder = IndexKind(written.pop("kind")), written.pop("encoder")
             encoder["metric"] = Metric(encoder["metric"])
-            roots = tuple(_typed(str, root) for root in written.pop("roots"))
+            roots = tuple(_typed(str, root, of="roots") for root in written.pop("roots"))
             manifest: Manifest = _checked(
                 cls, written, kind=kind, encoder=_checked(EncoderSpec, encoder), roots=roots
             )
@@ -97,10 +97,6 @@ class Manifest:
         new.write_text(self.to_json(), encoding="utf-8")
         new.replace(path / MANIFEST_NAME)
 
-    def with_roots(self, roots: tuple[str, ...]) -> "Manifest":
-        """The same with `roots` added that are not among its own."""
-        return replace(self, roots=tuple(dict.fromkeys((*self.roots, *roots))))
-
 
 def not_usable(path: Path | str, found: str) -> IndexNotUsable:
     """The one sentence for an index that cannot be opened."""
@@ -110,9 +106,9 @@ def not_usable(path: Path | str, found: str) -> IndexNotUsable:
     )
 
 
-def _typed(kind: type, value: Any) -> Any:
+def _typed(kind: type, value: Any, *, of: str) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} where {kind.__name__} is expected")
+        raise TypeError(f"{of!r} is {value!r} where {kind.__name__} is expected")
     return value
 
 
@@ -120,8 +116,7 @@ def _checked(cls: Any, written: dict[str, Any], **ready: Any) -> Any:
     """An instance of the dataclass `cls` from JSON values, each of its field's type."""
     for field in fields(cls):
         if field.name in written and isinstance(field.type, type):
-            if not isinstance(written[field.name], field.type):
-                raise TypeError(f"damaged {field.name!r}")
+            _typed(field.type, written[field.name], of=field.name)
         elif field.name not in ready and field.default is MISSING:
             raise KeyError(f"no {field.name!r}")
     return cls(**written, **ready)

@@ -20,7 +20,6 @@ from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder import Encoder, encode_queries
 from selfrag.retrieval.fusion import reciprocal_rank_fusion
 from selfrag.retrieval.manifest import IndexKind, Manifest, not_usable
-from selfrag.retrieval.spec import Metric
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
     brief,
@@ -28,6 +27,7 @@ from selfrag.retrieval.table import (
     open_tables,
     passage_of,
     quoted,
+    word_search,
 )
 
 logger = logging.getLogger(__name__)
@@ -157,24 +157,21 @@ class PassageStore:
     def _by_meaning(
         self, vector: NDArray[np.float32], n_found: int, where: str | None
     ) -> list[_Scored]:
-        metric = self.manifest.encoder.metric
         search = self._table.search(vector, vector_column_name="vector")
-        search = search.distance_type(metric.value).nprobes(self.manifest.n_probes or PROBES)
+        search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
+            self.manifest.n_probes or PROBES
+        )
         search = search.refine_factor(self.manifest.refine_factor or REFINE)
         if self.manifest.kind is IndexKind.EXACT:
             search = search.bypass_vector_index()
         rows = self._rows(search, "_distance", n_found, where)
-        assert metric in (Metric.DOT, Metric.COSINE)  # both are 1 - similarity in Lance
+        # With both metrics Lance's distance is 1 - similarity.
         return _in_order(
             _Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
         )
 
     def _by_words(self, query: str, n_found: int, where: str | None) -> list[_Scored]:
-        from lancedb.query import MatchQuery
-
-        # MatchQuery and not a query string: the quotes and brackets of a question are no operators.
-        search = self._table.search(MatchQuery(query, "search_text"))
-        rows = self._rows(search, "_score", n_found, where)
+        rows = self._rows(word_search(self._table, query), "_score", n_found, where)
         return _in_order(_Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
 
     def _rows(
@@ -208,9 +205,9 @@ def metadata_condition(metadata: Mapping[str, str]) -> str:
 def _in_order(found: Iterable[_Scored]) -> list[_Scored]:
     """Best first; a passage that is there twice counts once."""
     ranked = sorted(found, key=lambda scored: (-scored.score, scored.row))
-    first: dict[str, _Scored] = {}
+    first: dict[Passage, _Scored] = {}
     for scored in ranked:
-        first.setdefault(scored.passage.id, scored)
+        first.setdefault(scored.passage, scored)
     return list(first.values())
 
 
@@ -219,12 +216,12 @@ def _only(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
 
 
 def _fused(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    found = {each.passage.id: each for ranking in rankings for each in ranking}
+    found = {each.passage: each for ranking in rankings for each in ranking}
     corpus_order = sorted(found.values(), key=lambda each: (each.row, each.passage.id))
-    number = {each.passage.id: place for place, each in enumerate(corpus_order)}
+    number = {each.passage: place for place, each in enumerate(corpus_order)}
     # Equal sums come in key order: that is corpus order.
     fused = reciprocal_rank_fusion(
-        [[number[each.passage.id] for each in ranking] for ranking in rankings]
+        [[number[each.passage] for each in ranking] for ranking in rankings]
     )
     return [
         _Scored(score, corpus_order[key].row, corpus_order[key].passage) for key, score in fused

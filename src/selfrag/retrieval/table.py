@@ -1,9 +1,10 @@
 """The tables of an index: their columns, how they are opened, and what goes wrong with them.
 
-The only module that imports LanceDB and pyarrow, and late: together they cost about 2 s. Knows
-nothing of encoders or of language models.
+LanceDB and pyarrow are imported late, here and in the modules that write: together they cost about
+2 s. Knows nothing of encoders or of language models.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,9 @@ from selfrag.retrieval.spec import Metric
 
 PASSAGES = "passages"
 FILES = "files"
+# The file and the version of it that a passage was read from.
+Origin = tuple[str, str]
+NO_FILE: Origin = ("", "")
 PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "metadata")
 
 # Brute force is exact and takes 199 ms a query over 200,000 x 384 rows; RaBitQ codes take 5-10 ms.
@@ -103,7 +107,7 @@ def record_batch(
     vectors: NDArray[np.float32],
     *,
     first_row: int,
-    files: Sequence[tuple[str, str]],
+    files: Sequence[Origin],
 ) -> Any:
     """Passages, their vectors (n, dim) and, for each, its (file, version) as an Arrow batch."""
     import pyarrow as pa
@@ -132,6 +136,22 @@ def passage_of(row: dict[str, Any]) -> Passage:
         metadata=tuple((name, value) for name, _, value in pairs),
         **{name: row[name] for name in PASSAGE_COLUMNS if name != "metadata"},
     )
+
+
+def count_by_origin(table: Any) -> Counter[Origin]:
+    """How many passages each version of each file has in the table; `NO_FILE` is left out."""
+    counts: Counter[Origin] = Counter()
+    for batch in table.search().select(["file", "version"]).to_batches():
+        counts.update(zip(batch["file"].to_pylist(), batch["version"].to_pylist(), strict=True))
+    counts.pop(NO_FILE, None)
+    return counts
+
+
+def word_search(table: Any, query: str) -> Any:
+    """A search by BM25; the quotes and brackets of a query are words and no operators."""
+    from lancedb.query import MatchQuery
+
+    return table.search(MatchQuery(query, "search_text"))
 
 
 def create_word_index(table: Any) -> None:

@@ -3,7 +3,6 @@
 Reads all vectors once, a batch at a time. Changes nothing.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,15 @@ from selfrag.errors import IndexNotUsable
 from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.spec import EncoderSpec
-from selfrag.retrieval.table import brief, connect, open_tables, passage_of, quoted
+from selfrag.retrieval.table import (
+    brief,
+    connect,
+    count_by_origin,
+    open_tables,
+    passage_of,
+    quoted,
+    word_search,
+)
 
 _BATCH_ROWS = 4096
 _LENGTH_TOLERANCE = 1e-2  # of a vector that should have length 1; int8 models are that coarse
@@ -69,15 +76,16 @@ def verify_index(path: Path, *, encoder: Encoder | None = None) -> list[Check]:
 
 
 def _row_checks(passages: Any, spec: EncoderSpec) -> Iterator[Check]:
-    rows, seen = _Rows(), np.zeros(0, dtype=np.int64)
-    for batch in passages.search().select(["id", "text", "vector"]).to_batches(_BATCH_ROWS):
-        keys = np.fromiter((hash(each) for each in batch["id"].to_pylist()), dtype=np.int64)
-        seen = np.concatenate([seen, keys])
+    rows = _Rows()
+    seen: list[NDArray[np.int64]] = []
+    for batch in passages.search().select(["file", "id", "text", "vector"]).to_batches(_BATCH_ROWS):
+        names = zip(batch["file"].to_pylist(), batch["id"].to_pylist(), strict=True)
+        seen.append(np.fromiter((hash(each) for each in names), dtype=np.int64))
         rows.n += batch.num_rows
         rows.n_empty += sum(not (text or "").strip() for text in batch["text"].to_pylist())
         flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
         rows.n_bad_vectors += _n_bad(flat.reshape(batch.num_rows, -1), spec)
-    rows.n_repeated = rows.n - len(np.unique(seen))
+    rows.n_repeated = rows.n - len(np.unique(np.concatenate(seen)))
     for name, n_wrong, wrong, remedy in (
         ("ids", rows.n_repeated, "are there twice", "delete them by id and add them again"),
         ("texts", rows.n_empty, "are empty", "delete them"),
@@ -97,11 +105,7 @@ def _n_bad(vectors: NDArray[np.float32], spec: EncoderSpec) -> int:
 
 
 def _file_checks(passages: Any, files: Any) -> Iterator[Check]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for batch in passages.search().select(["file", "version"]).to_batches(_BATCH_ROWS):
-        names = (batch[name].to_pylist() for name in ("file", "version"))
-        counts.update(zip(*names, strict=True))
-    counts.pop(("", ""), None)
+    counts = count_by_origin(passages)
     whole = {
         (row["file"], row["version"]): row["n_passages"] for row in files.to_arrow().to_pylist()
     }
@@ -136,12 +140,10 @@ def _search_checks(passages: Any) -> Iterator[Check]:
         later = f", {behind} more are compared one by one" if behind else ""
         yield Check(name=f"search by {index.columns[0]}", ok=True, found=found + later)
     sample = _sample(passages)
-    from lancedb.query import MatchQuery
-
     lost = []
     for row in sample:
         words = " ".join(row["search_text"].split()[:8])
-        search = passages.search(MatchQuery(words, "search_text"))
+        search = word_search(passages, words)
         condition = f"id = {quoted(row['id'])}"
         hits = search.where(condition, prefilter=True).select(["id", "_score"]).limit(1).to_list()
         alike = passages.search().where(condition).select(["id"]).limit(1).to_list()

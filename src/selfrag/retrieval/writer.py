@@ -7,7 +7,7 @@ files at a time; passages without a file may come from several. Knows nothing of
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -20,7 +20,10 @@ from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.table import (
     FILES,
+    NO_FILE,
     PASSAGES,
+    Origin,
+    count_by_origin,
     create_vector_index,
     create_word_index,
     files_schema,
@@ -43,7 +46,8 @@ APPENDED_AT_ONCE = 500_000
 REPLACED_AT_ONCE = 8192
 # A vector index that knows less than this share of the rows is made anew.
 _KNOWN_SHARE = 0.5
-_NO_FILE = ("", "")
+# Rows of two files may carry the same ids, 1 to n for example.
+_PASSAGE_KEY = ["file", "id"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ class _Pending:
     """Passages not yet encoded, batches not yet written, files whole once they are."""
 
     passages: list[Passage] = field(default_factory=list)
-    origins: list[tuple[str, str]] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
     batches: list[Any] = field(default_factory=list)
     n_rows: int = 0
     files: dict[str, tuple[FileState, int]] = field(default_factory=dict)
@@ -98,13 +102,13 @@ class IndexWriter:
         self._pending = _Pending()
         self._n_put = 0
         self.manifest = manifest
-        self.n_committed = 0
         with storage(location):
             self._passages = database.create_table(
                 PASSAGES, schema=passages_schema(encoder.spec.dim), exist_ok=True
             )
             self._files = database.create_table(FILES, schema=files_schema(), exist_ok=True)
             self._known = {row["file"]: row for row in self._files.to_arrow().to_pylist()}
+            # Passages of files that are not whole: left by a broken-off run, or being put now.
             self._unfinished = self._count_unfinished()
             self._next_row = self._first_free_row()
 
@@ -137,8 +141,9 @@ class IndexWriter:
         known = self._known.get(state.file)
         if known is not None and known["version"] == state.version:
             return FileChange.UNCHANGED
-        n_there = self._unfinished.pop((state.file, state.version), 0)
-        others = {other for other in self._unfinished if other[0] == state.file}
+        origin = (state.file, state.version)
+        n_there = self._unfinished[origin]
+        others = {other for other in self._unfinished if other[0] == state.file} - {origin}
         is_old = known is not None or bool(others)
         rest: Iterator[Passage] = islice(passages, n_there, None)
         if is_old and not n_there:
@@ -146,33 +151,32 @@ class IndexWriter:
             head = list(islice(rest, REPLACED_AT_ONCE + 1))
             if len(head) <= REPLACED_AT_ONCE:
                 self._replace(state, head)
+                self._forget(others)
                 return FileChange.REPLACED
             rest = chain(head, rest)
-        n_passages = n_there + self._push(rest, (state.file, state.version))
-        self._pending.files[state.file] = (state, n_passages)
+        self._push(rest, origin)
+        self._pending.files[state.file] = (state, self._unfinished[origin])
         if is_old:
             self.flush()
             self._delete_rows(f"file = {quoted(state.file)} AND version <> {quoted(state.version)}")
-        for other in others:
-            del self._unfinished[other]
+        self._forget({origin, *others})
         return FileChange.REPLACED if is_old else FileChange.ADDED
 
     def put(self, passages: Iterable[Passage]) -> int:
-        """Passages that belong to no file; one whose id is there already takes its place."""
+        """Passages that belong to no file; one takes the place of another with its id."""
         self.flush()
         rest, n_before = iter(passages), self._n_put
         if not self.n_passages:
-            self._push(rest, _NO_FILE)
+            self._push(rest, NO_FILE)
             self.flush()
         while batch := list({p.id: p for p in islice(rest, BATCH_SIZE)}.values()):
-            rows = self._encode(batch, [_NO_FILE] * len(batch))
+            rows = self._encode(batch, [NO_FILE] * len(batch))
             with storage(self._location):
-                _upsert(self._passages, "id").execute(_table([rows]))
-            self._committed(len(batch))
+                _upsert(self._passages, _PASSAGE_KEY).execute(_table([rows]))
         return self._n_put - n_before
 
-    def append(self, batches: Iterable[Any], *, skip: int = 0) -> None:
-        """Arrow batches of the passages table, with vectors, the first `skip` rows left out.
+    def append(self, batches: Iterable[Any]) -> None:
+        """Arrow batches of the passages table, with vectors.
 
         They stream through to disk, in commits of some `APPENDED_AT_ONCE` rows.
         """
@@ -180,14 +184,13 @@ class IndexWriter:
 
         self.flush()
         schema = passages_schema(self._encoder.spec.dim)
-        rest = _without_first(batches, skip)
+        rest = iter(batches)
         while (head := next(rest, None)) is not None:
             commit = _Counted(chain([head], rest))
             with storage(self._location):
                 self._passages.add(pa.RecordBatchReader.from_batches(schema, commit))
             self._next_row += commit.n_rows
             self._n_put += commit.n_rows
-            self._committed(commit.n_rows)
             if self._on_progress is not None:
                 self._on_progress(self._n_put)
 
@@ -205,13 +208,11 @@ class IndexWriter:
         n_gone = self._delete_rows(condition)
         for name in files:
             self._known.pop(name, None)
-        self._unfinished = Counter(
-            {key: n for key, n in self._unfinished.items() if key[0] not in files}
-        )
+        self._forget({key for key in self._unfinished if key[0] in files})
         return n_gone
 
     def unfinished_files(self) -> set[str]:
-        """Files of which a broken-off run left passages."""
+        """Files of which only a part is there: a run was broken off, or their reading failed."""
         return {file for file, _ in self._unfinished}
 
     def flush(self) -> None:
@@ -221,15 +222,18 @@ class IndexWriter:
         with storage(self._location):
             if pending.batches:
                 self._passages.add(_table(pending.batches))
-            self._committed(pending.n_rows)
             self._record(list(pending.files.values()))
 
-    def index(self) -> None:
-        """Brings the search indexes up to date with the passages; makes them where they fail."""
+    def index(self, *, drop_older: timedelta | None = None) -> None:
+        """Brings the search indexes up to date with the passages; makes those that are missing.
+
+        Versions of the table that are older than `drop_older` go.
+        """
         self.flush()
         n_rows = self.n_passages
         with storage(self._location):
-            self._passages.optimize()  # files and, where they are, search indexes
+            # Merges files and, where they are, brings search indexes up to date.
+            self._passages.optimize(cleanup_older_than=drop_older)
             if not any("search_text" in index.columns for index in self._passages.list_indices()):
                 create_word_index(self._passages)
             if self._wants_vector_index(n_rows):
@@ -242,20 +246,23 @@ class IndexWriter:
 
         A reader that is still at a dropped version fails, so `keep` is longer than any search.
         """
-        self.index()
+        self.index(drop_older=keep)
         with storage(self._location):
-            self._passages.optimize(cleanup_older_than=keep)
             self._files.optimize(cleanup_older_than=keep)
 
-    def _push(self, passages: Iterable[Passage], origin: tuple[str, str]) -> int:
-        n_pushed = 0
+    def _push(self, passages: Iterable[Passage], origin: Origin) -> None:
         for passage in passages:
             self._pending.passages.append(passage)
             self._pending.origins.append(origin)
-            n_pushed += 1
+            if origin != NO_FILE:
+                self._unfinished[origin] += 1
             if len(self._pending.passages) == BATCH_SIZE:
                 self._encode_pending()
-        return n_pushed
+
+    def _forget(self, origins: Set[Origin]) -> None:
+        """These are whole now, or gone."""
+        for origin in origins:
+            self._unfinished.pop(origin, None)
 
     def _encode_pending(self) -> None:
         pending = self._pending
@@ -265,7 +272,7 @@ class IndexWriter:
         pending.passages, pending.origins = [], []
         self._queue(rows)
 
-    def _encode(self, passages: Sequence[Passage], origins: Sequence[tuple[str, str]]) -> Any:
+    def _encode(self, passages: Sequence[Passage], origins: Sequence[Origin]) -> Any:
         vectors = encode_passages(self._encoder, passages)
         rows = record_batch(passages, vectors, first_row=self._next_row, files=origins)
         self._next_row += len(passages)
@@ -288,12 +295,11 @@ class IndexWriter:
         rows = self._encode(passages, [(state.file, state.version)] * len(passages))
         with storage(self._location):
             if passages:
-                merge = _upsert(self._passages, "id")
+                merge = _upsert(self._passages, _PASSAGE_KEY)
                 merge.when_not_matched_by_source_delete(f"file = {quoted(state.file)}")
                 merge.execute(_table([rows]))
             else:
                 self._passages.delete(f"file = {quoted(state.file)}")
-            self._committed(len(passages))
             self._record([(state, len(passages))])
 
     def _record(self, files: Sequence[tuple[FileState, int]]) -> None:
@@ -311,11 +317,8 @@ class IndexWriter:
             for state, n_passages in files
         ]
         if rows:
-            _upsert(self._files, "file").execute(pa.Table.from_pylist(rows, files_schema()))
+            _upsert(self._files, ["file"]).execute(pa.Table.from_pylist(rows, files_schema()))
             self._known.update({row["file"]: row for row in rows})
-
-    def _committed(self, n_rows: int) -> None:
-        self.n_committed += n_rows
 
     def _delete_rows(self, condition: str) -> int:
         with storage(self._location):
@@ -332,37 +335,21 @@ class IndexWriter:
         stats = self._passages.index_stats(index.name)
         return bool(stats is None or stats.num_indexed_rows < _KNOWN_SHARE * n_rows)
 
-    def _count_unfinished(self) -> Counter[tuple[str, str]]:
+    def _count_unfinished(self) -> Counter[Origin]:
         """Passages by (file, version) that no record of a whole file speaks for."""
         n_known = sum(row["n_passages"] for row in self._known.values())
         if self._passages.count_rows() == n_known:
             return Counter()
-        counts: Counter[tuple[str, str]] = Counter()
-        for batch in self._passages.search().select(["file", "version"]).to_batches():
-            counts.update(
-                zip(*(batch[name].to_pylist() for name in ("file", "version")), strict=True)
-            )
         whole = {(row["file"], row["version"]) for row in self._known.values()}
-        return Counter(
-            {key: n for key, n in counts.items() if key not in whole and key != _NO_FILE}
-        )
+        counts = count_by_origin(self._passages)
+        return Counter({origin: n for origin, n in counts.items() if origin not in whole})
 
     def _first_free_row(self) -> int:
         import pyarrow.compute as pc
 
         batches = self._passages.search().select(["row"]).to_batches()
-        return (
-            max((pc.max(batch["row"]).as_py() for batch in batches if batch.num_rows), default=-1)
-            + 1
-        )
-
-
-def _without_first(batches: Iterable[Any], skip: int) -> Iterator[Any]:
-    for batch in batches:
-        rows = batch.slice(min(skip, batch.num_rows))
-        skip -= batch.num_rows - rows.num_rows
-        if rows.num_rows:
-            yield rows
+        highest = (pc.max(batch["row"]).as_py() for batch in batches if batch.num_rows)
+        return max(highest, default=-1) + 1
 
 
 class _Counted:
@@ -380,7 +367,7 @@ class _Counted:
                 return
 
 
-def _upsert(table: Any, key: str) -> Any:
+def _upsert(table: Any, key: list[str]) -> Any:
     return table.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
 
 
