@@ -31,7 +31,8 @@ from selfrag.retrieval.verify import verify_index
 from selfrag.retrieval.writer import FileState, IndexWriter
 
 DIM = 64
-FIRST_FILES = [f"file-{number}" for number in range(12)]
+# So many files that writing, and not starting, fills most of a life.
+FIRST_FILES = [f"file-{number}" for number in range(100)]
 PASSAGES_A_FILE = 60
 
 
@@ -60,7 +61,7 @@ class Step:
 
 def steps_after_build() -> list[Step]:
     """Files added, replaced and taken out, always the same."""
-    steps = [Step(f"more-{number}", "1") for number in range(6)]
+    steps = [Step(f"more-{number}", "1") for number in range(60)]
     steps += [Step(name, "2") for name in FIRST_FILES[::3]]
     steps += [Step(name, None) for name in FIRST_FILES[1::4]]
     return steps
@@ -75,7 +76,8 @@ def passages_of(file: str, version: str) -> Iterator[Passage]:
 
 def work(path: Path, sure: Path) -> None:
     """Everything from nothing to the end; goes on where an earlier call stopped."""
-    writer_module.BATCH_SIZE, writer_module._ROWS_A_COMMIT = 16, 64
+    # Commits come from `flush` alone, so that what is told as sure too early is lost by a kill.
+    writer_module.BATCH_SIZE, writer_module._ROWS_A_COMMIT = 16, 4096
     encoder = LetterEncoder()
     with sure.open("a", encoding="utf-8") as log:
 
@@ -98,8 +100,8 @@ def work(path: Path, sure: Path) -> None:
 
         if not path.exists():
             build_folder(path, encoder, new_manifest(encoder.spec), fill)
-        for step in steps_after_build():
-            with open_writer(path, encoder) as writer:
+        with open_writer(path, encoder) as writer:
+            for step in steps_after_build():
                 put(writer, step)
 
 
@@ -170,7 +172,7 @@ def measure(rounds: int, seed: int) -> dict[str, float]:
             started = time.monotonic()
             process = child(folder)
             try:
-                process.wait(timeout=float(rng.uniform(0.25, 1.0)) * life)
+                process.wait(timeout=float(rng.uniform(0.1, 1.0)) * life)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -238,6 +238,17 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, n_before_kill):
     assert [each.name for each in tmp_path.iterdir()] == ["index"]
 
 
+def test_a_build_keeps_no_rows_that_merging_replaced(tmp_path):
+    def fill(writer: IndexWriter) -> None:
+        for number in range(3):
+            writer.put_file(state(str(number)), passages(str(number), 2))
+            writer.flush()
+
+    encoder = WordEncoder()
+    build_folder(tmp_path / "index", encoder, new_manifest(encoder.spec), fill)
+    assert len(list((tmp_path / "index" / "passages.lance" / "data").iterdir())) == 1
+
+
 def test_a_build_with_other_settings_begins_anew(tmp_path):
     path = tmp_path / "index"
 

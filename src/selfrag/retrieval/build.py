@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,7 +85,8 @@ def build_folder(
                     f"cannot build the index {path}: found no passages, expected at least one; "
                     "name documents that contain text"
                 )
-            writer.index()
+            # Nobody reads it yet, so no older version is of use.
+            writer.index(drop_older=timedelta(milliseconds=1))
             with storage(path):
                 _put_in_place(workspace, path)
         except Exception:

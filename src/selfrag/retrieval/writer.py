@@ -40,8 +40,9 @@ BATCH_SIZE = 512  # passages encoded together
 # bound the memory: 512 x 32 rows of 384 floats are 25 MB.
 _ROWS_A_COMMIT = BATCH_SIZE * 32
 _SECONDS_A_COMMIT = 30.0
-# Batches that come with their vectors; a file of them is a gigabyte or two, memory a few megabytes.
-APPENDED_AT_ONCE = 500_000
+# Batches that come with their vectors: as many rows as Lance wants in a file, or merging the files
+# later writes them all again. They stream, so memory stays small.
+APPENDED_AT_ONCE = 1 << 20
 # A changed file of at most so many passages is replaced in one commit.
 REPLACED_AT_ONCE = 8192
 # A vector index that knows less than this share of the rows is made anew.
