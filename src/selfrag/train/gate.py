@@ -37,7 +37,7 @@ def gate_examples(records: Sequence[GeneratorRecord]) -> tuple[list[str], NDArra
     if len(set(needs.values())) < 2:
         raise BadInput(
             f"cannot fit the gate: {len(needs)} instructions, all of one kind; expected some that "
-            "begin with [Retrieval] and some that do not, so give records of both"
+            "need retrieval and some that do not, so give records of both"
         )
     return list(needs), np.array(list(needs.values()))
 
