@@ -7,15 +7,20 @@ from typing import Annotated
 import typer
 
 from selfrag import assets
-from selfrag.cli import build, options, render
-from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
+from selfrag.cli import build, options, render, retriever
+from selfrag.cli.ask import ask, batch, chat, replay
+from selfrag.cli.console import print_json, stderr, stdout
+from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
+from selfrag.cli.retrieve import retrieve
 from selfrag.cli.train import train_app
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.ingest.chunking import Chunking
+from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, FusionKind
+from selfrag.retrieval.store import SearchMode
 
 app = typer.Typer(
     name="selfrag",
@@ -27,6 +32,7 @@ app = typer.Typer(
 index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
+app.add_typer(eval_app, name="eval")
 
 
 def main() -> None:
@@ -64,6 +70,7 @@ app.command()(chat)
 app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
+app.command()(retrieve)
 
 
 @app.command()
@@ -71,6 +78,13 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     index: options.Index = None,
     top_k: Annotated[int, typer.Option(help="How many passages.")] = 5,
+    mode: retriever.Mode = SearchMode.HYBRID,
+    where: retriever.Where = "",
+    fusion: retriever.Fuse = FusionKind.SCORES,
+    dense_weight: retriever.DenseWeight = DENSE_WEIGHT,
+    rank_constant: retriever.RankConstant = RRF_CONSTANT,
+    rerank: retriever.Rerank = "",
+    candidates: retriever.Candidates = 20,
     as_json: options.Json = False,
 ) -> None:
     """Show the passages an index holds for a query."""
@@ -80,7 +94,17 @@ def search(
         )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
-    hits = build.open_index(index, Reporter()).search([query], top_k)[0]
+    plan = retriever.plan_from(
+        mode=mode,
+        where=where,
+        fusion=fusion,
+        dense_weight=dense_weight,
+        rank_constant=rank_constant,
+        rerank=rerank,
+        candidates=candidates,
+    )
+    store = build.open_index(index, Reporter())
+    hits = retriever.open_retriever(store, plan, Reporter()).search([query], top_k)[0]
     if as_json:
         from selfrag.decode.answer import hit_to_json
 
