@@ -76,6 +76,11 @@ def test_nothing_to_measure_is_refused():
         score_answers({"q": ranking("a")})
 
 
+def test_judgements_of_other_queries_are_refused():
+    with pytest.raises(BadInput, match="such as 'line 1', the judgements for such as 'q', and no"):
+        score_run({"q": {"a": 1}}, {"line 1": ranking("a")})
+
+
 def test_answers_are_measured_by_place():
     def held(*flags):
         return Ranking(scores={}, holds_answer=flags)

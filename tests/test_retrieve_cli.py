@@ -181,6 +181,13 @@ def test_only_the_same_options_go_on(retrieve, tmp_path):
     assert [len(row["ctxs"]) for row in rows_of(tmp_path / "out.jsonl")] == [1, 1, 1]
 
 
+def test_starting_anew_without_an_index_to_search_loses_nothing(retrieve, tmp_path):
+    retrieve()
+    before = (tmp_path / "out.jsonl").read_bytes()
+    refused(retrieve("--restart", "--index", "nowhere"), "nowhere")
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
 def test_an_index_that_was_built_anew_is_another_one(retrieve, built, tmp_path):
     retrieve()
     manifest = built / "manifest.json"
@@ -222,14 +229,14 @@ def test_one_process_writes_at_a_time(retrieve, tmp_path):
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path):
     rows = [{"question": "one"}, {"question": "two"}]
-    with Output(tmp_path / "out", restart=False) as output:
+    with Output(tmp_path / "out") as output:
         output.append(rows[:1])
         output._path = tmp_path  # what the message names
         output._file.close()
         output._file = open("/dev/full", "ab+", buffering=0)
         with pytest.raises(StorageError, match=r"No space left on device.*run again to go on"):
             output.append(rows[1:])
-    with Output(tmp_path / "out", restart=False) as output:
+    with Output(tmp_path / "out") as output:
         assert output.count_done(rows, tmp_path / "data") == 1
 
 

@@ -62,11 +62,11 @@ def retrieve(
     )
     report = Reporter()
     rows, rejects = read_questions(data)
-    with Output(out, restart=restart) as output:
+    store = build.open_index(index, report)
+    place = {"index": str(index.resolve() if index else "demo"), "made": store.manifest.created_at}
+    with Output(out) as output:
+        output.claim({**place, "n_docs": n_docs, **asdict(plan)}, restart=restart)
         n_done = output.count_done(rows, data)
-        store = build.open_index(index, report)
-        place = {"index": str(index.resolve() if index else "demo")}
-        output.claim({**place, "made": store.manifest.created_at, "n_docs": n_docs, **asdict(plan)})
         _keep_rejects(out, rejects)
         if n_done:
             report.say(f"going on after {n_done} of {len(rows)} questions")
@@ -122,7 +122,7 @@ class Output:
     The plan stands beside them, in a file of the same name and `.plan.json`.
     """
 
-    def __init__(self, path: Path, *, restart: bool) -> None:
+    def __init__(self, path: Path) -> None:
         """Opens the file; raises `BadInput` while another process writes it."""
         self._path = path
         self._plan_path = _beside(path, "plan.json")
@@ -131,8 +131,6 @@ class Output:
             self._file = path.open("ab+", buffering=0)
         try:
             self._lock()
-            if restart:
-                self._file.truncate(0)
         except BaseException:
             self._file.close()
             raise
@@ -164,8 +162,14 @@ class Output:
             self._file.truncate(end)
         return n_done
 
-    def claim(self, plan: dict[str, Any]) -> None:
-        """Writes the plan down for an empty output; raises `BadInput` where another one is."""
+    def claim(self, plan: dict[str, Any], *, restart: bool) -> None:
+        """Writes the plan down for an empty output; `restart` empties it.
+
+        Raises `BadInput` where the rows are of another plan.
+        """
+        if restart:
+            with _storage(self._path):
+                self._file.truncate(0)
         if not self._file.seek(0, os.SEEK_END):
             _write_whole(self._plan_path, json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
             return

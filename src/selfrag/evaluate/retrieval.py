@@ -76,12 +76,19 @@ def ranked_scores(passage_ids: Sequence[str]) -> dict[str, float]:
 def score_run(qrels: Qrels, run: Mapping[str, Ranking], *, seed: int = 0) -> RetrievalScores:
     """The means of `MEASURES` of a run over all queries with a relevant passage.
 
-    RR is cut where the run ends. Raises `BadInput` when no query has a relevant passage.
+    RR is cut where the run ends. Raises `BadInput` when no query has a relevant passage, or none of
+    those that have was retrieved for.
     """
     judged = {
         q: relevance for q, relevance in qrels.items() if max(relevance.values(), default=0) > 0
     }
     unjudged = [qid for qid in dict.fromkeys([*qrels, *run]) if qid not in judged]
+    if judged and run and not judged.keys() & run.keys():
+        raise BadInput(
+            f"cannot measure retrieval: the run is for queries such as {next(iter(run))!r}, the "
+            f"judgements for such as {next(iter(judged))!r}, and none is in both; name those of "
+            "the same queries"
+        )
     values = per_query(judged, {qid: each.scores for qid, each in run.items()}, MEASURES)
     depths = {qid: each.depth for qid, each in run.items()}
     return _scores(list(judged), MEASURES, values, depths, unjudged=unjudged, seed=seed)
