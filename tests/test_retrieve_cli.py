@@ -4,6 +4,7 @@ import fcntl
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from selfrag.cli import build, main
@@ -11,6 +12,7 @@ from selfrag.cli.questions import N_NAMED, question_of, read_questions
 from selfrag.cli.retrieve import Output, as_json, retrieved
 from selfrag.errors import BadInput, StorageError
 from selfrag.passage import Hit, Passage
+from selfrag.retrieval import rerank
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
 from words import WordEncoder
@@ -346,6 +348,24 @@ def test_a_reranker_that_is_not_there_is_named(run, built):
     ended = run("search", "moon", "--index", built, "--rerank", "./nowhere")
     assert ended[0] == 1
     assert "cannot load the reranker from nowhere" in ended[2]
+
+
+def test_the_packaged_reranker_has_a_small_share_unless_told_otherwise(run, built, monkeypatch):
+    class Backwards:
+        def __init__(self, folder):
+            assert folder == "fetched"
+
+        def score(self, pairs):
+            return np.array([len(passage.title) for _, passage in pairs], dtype=np.float32)
+
+    monkeypatch.setattr(build, "fetch_asset", lambda asset, report: "fetched")
+    monkeypatch.setattr(rerank, "OnnxCrossEncoder", Backwards)
+    arguments = ("search", "titan", "--index", built, "--rerank", "small", "--json")
+    for more, first in (([], "p1"), (["--rerank-weight", 1], "p2")):
+        code, out, _ = run(*arguments, *more)
+        assert code == 0
+        assert json.loads(out)["hits"][0]["id"] == first
+    refused(run(*arguments, "--rerank-weight", 3), "the weight is 3.0")
 
 
 # Measuring

@@ -19,7 +19,7 @@ from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.ingest.chunking import Chunking
-from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, FusionKind
+from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
 from selfrag.retrieval.store import SearchMode
 
 app = typer.Typer(
@@ -84,6 +84,7 @@ def search(
     dense_weight: retriever.DenseWeight = DENSE_WEIGHT,
     rank_constant: retriever.RankConstant = RRF_CONSTANT,
     rerank: retriever.Rerank = "",
+    rerank_weight: retriever.RerankWeight = None,
     candidates: retriever.Candidates = 20,
     as_json: options.Json = False,
 ) -> None:
@@ -94,13 +95,12 @@ def search(
         )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
-    plan = retriever.plan_from(
+    plan = retriever.SearchPlan(
         mode=mode,
         where=where,
-        fusion=fusion,
-        dense_weight=dense_weight,
-        rank_constant=rank_constant,
+        fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),
         rerank=rerank,
+        rerank_weight=rerank_weight,
         candidates=candidates,
     )
     store = build.open_index(index, Reporter())

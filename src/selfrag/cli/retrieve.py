@@ -20,7 +20,7 @@ from selfrag.errors import BadInput, StorageError
 from selfrag.evaluate.answers import answers_of, has_answer
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
-from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, FusionKind
+from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
 from selfrag.retrieval.store import SearchMode
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def retrieve(
     dense_weight: retriever.DenseWeight = DENSE_WEIGHT,
     rank_constant: retriever.RankConstant = RRF_CONSTANT,
     rerank: retriever.Rerank = "",
+    rerank_weight: retriever.RerankWeight = None,
     candidates: retriever.Candidates = 20,
     batch_size: Annotated[int, typer.Option(help="Questions searched together.")] = 32,
     restart: Annotated[bool, typer.Option("--restart", help="Write --out anew.")] = False,
@@ -51,18 +52,18 @@ def retrieve(
             f"cannot retrieve: --n-docs is {n_docs} and --batch-size {batch_size}; expected at "
             "least 1 of each, so raise it"
         )
-    plan = retriever.plan_from(
+    plan = retriever.SearchPlan(
         mode=mode,
         where=where,
-        fusion=fusion,
-        dense_weight=dense_weight,
-        rank_constant=rank_constant,
+        fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),
         rerank=rerank,
+        rerank_weight=rerank_weight,
         candidates=candidates,
     )
     report = Reporter()
     rows, rejects = read_questions(data)
     store = build.open_index(index, report)
+    found = retriever.open_retriever(store, plan, report)
     place = {"index": str(index.resolve() if index else "demo"), "made": store.manifest.created_at}
     with Output(out) as output:
         output.claim({**place, "n_docs": n_docs, **asdict(plan)}, restart=restart)
@@ -71,7 +72,6 @@ def retrieve(
         if n_done:
             report.say(f"going on after {n_done} of {len(rows)} questions")
         if n_done < len(rows):
-            found = retriever.open_retriever(store, plan, report)
             try:
                 for done in _in_batches(rows[n_done:], found, n_docs, batch_size):
                     output.append(done)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,12 @@ from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.store import PassageStore, SearchMode
 
+if TYPE_CHECKING:
+    from selfrag.retrieval.rerank import CrossEncoder
+
 PACKAGED = "small"
+# The packaged model orders worse than the search before it, and adds a little as a share of it.
+PACKAGED_WEIGHT = 0.3
 
 Mode = Annotated[SearchMode, typer.Option(help="Search by words, by meaning (dense), or by both.")]
 Where = Annotated[
@@ -34,17 +39,28 @@ Rerank = Annotated[
         "the folder or hub name of one for sentence-transformers."
     ),
 ]
+RerankWeight = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the reranker in the new order, 0 to 1; when not given, 1, or "
+        f"{PACKAGED_WEIGHT} for {PACKAGED}."
+    ),
+]
 Candidates = Annotated[int, typer.Option(help="Hits that --rerank reads.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
-    """How an index is searched; `rerank` and `where` are empty for none."""
+    """How an index is searched; `rerank` and `where` are empty for none.
+
+    `rerank_weight` is that of `retrieval.rerank.Reranker`, None for the one that suits the model.
+    """
 
     mode: SearchMode
     where: str
     fusion: Fusion
     rerank: str
+    rerank_weight: float | None
     candidates: int
 
     def __post_init__(self) -> None:
@@ -53,26 +69,6 @@ class SearchPlan:
                 f"cannot search: --candidates is {self.candidates}; expected at least 1, so raise "
                 "it"
             )
-
-
-def plan_from(
-    *,
-    mode: SearchMode,
-    where: str,
-    fusion: FusionKind,
-    dense_weight: float,
-    rank_constant: int,
-    rerank: str,
-    candidates: int,
-) -> SearchPlan:
-    """The options as a plan; raises `BadInput` or `ConfigError` for those out of range."""
-    return SearchPlan(
-        mode=mode,
-        where=where.strip(),
-        fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),
-        rerank=rerank,
-        candidates=candidates,
-    )
 
 
 class Planned:
@@ -85,7 +81,7 @@ class Planned:
         """As the store."""
         plan = self._plan
         return self._store.search(
-            queries, top_k, mode=plan.mode, where=plan.where or None, fusion=plan.fusion
+            queries, top_k, mode=plan.mode, where=plan.where.strip() or None, fusion=plan.fusion
         )
 
 
@@ -94,15 +90,21 @@ def open_retriever(store: PassageStore, plan: SearchPlan, report: Reporter) -> R
     planned = Planned(store, plan)
     if not plan.rerank:
         return planned
-    from selfrag.retrieval.rerank import (
-        OnnxCrossEncoder,
-        Reranker,
-        SentenceTransformerCrossEncoder,
+    from selfrag.retrieval.rerank import Reranker
+
+    weight = PACKAGED_WEIGHT if plan.rerank == PACKAGED else 1.0
+    return Reranker(
+        planned,
+        _cross_encoder(plan.rerank, report),
+        n_candidates=plan.candidates,
+        weight=weight if plan.rerank_weight is None else plan.rerank_weight,
     )
+
+
+def _cross_encoder(name: str, report: Reporter) -> "CrossEncoder":
+    from selfrag.retrieval.rerank import OnnxCrossEncoder, SentenceTransformerCrossEncoder
     from selfrag.retrieval.reranker_asset import RERANKER
 
-    if plan.rerank == PACKAGED:
-        packaged = OnnxCrossEncoder(build.fetch_asset(RERANKER, report))
-        return Reranker(planned, packaged, n_candidates=plan.candidates)
-    named = SentenceTransformerCrossEncoder(plan.rerank)
-    return Reranker(planned, named, n_candidates=plan.candidates)
+    if name == PACKAGED:
+        return OnnxCrossEncoder(build.fetch_asset(RERANKER, report))
+    return SentenceTransformerCrossEncoder(name)
