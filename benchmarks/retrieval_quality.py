@@ -25,16 +25,18 @@ from numpy.typing import NDArray
 
 from selfrag import assets
 from selfrag.cli.build import ENCODER_NAME
+from selfrag.cli.retriever import PACKAGED_WEIGHT
 from selfrag.evaluate.retrieval import bootstrap_intervals, per_query, ranked_scores
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
 from selfrag.retrieval.fusion import Fusion, FusionKind
-from selfrag.retrieval.rerank import OnnxCrossEncoder, Reranker
+from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
 from selfrag.retrieval.reranker_asset import RERANKER
 from selfrag.retrieval.store import PassageStore, SearchMode
 from selfrag.train.mix import read_set, wiki_passages
 
+SETS = ["squad", "nq_open", "scifact"]
 BATCH = 32
 DEPTH = 20  # passages of each search that are fused; the store takes so many for its first 5
 FUSIONS = [
@@ -68,6 +70,21 @@ class Searched:
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """As the store, in this mode."""
         return self._store.search(queries, top_k, mode=self._mode)
+
+
+class Remembered:
+    """A cross-encoder that scores a pair once."""
+
+    def __init__(self, encoder: CrossEncoder) -> None:
+        self._encoder = encoder
+        self._known: dict[tuple[str, str], float] = {}
+
+    def score(self, pairs: Sequence[tuple[str, Passage]]) -> NDArray[np.float32]:
+        """As the encoder, for passages with different ids."""
+        new = [(query, p) for query, p in pairs if (query, p.id) not in self._known]
+        for (query, passage), score in zip(new, self._encoder.score(new), strict=True):
+            self._known[query, passage.id] = float(score)
+        return np.array([self._known[query, p.id] for query, p in pairs], dtype=np.float32)
 
 
 def say(message: str) -> None:
@@ -200,7 +217,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--index-cache", type=Path, default=assets.cache_dir() / "benchmarks")
     parser.add_argument("--limit", type=int, default=100_000, help="questions a set")
-    parser.add_argument("--rerank", choices=("scifact", "all", "none"), default="scifact")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--rerank", nargs="*", choices=SETS, default=["scifact"], help="sets")
     parser.add_argument("--tune", action="store_true", help="only compare fusions, on train sets")
     parser.add_argument("--json", action="store_true", help="the JSON object comes in any case")
     given = parser.parse_args()
@@ -215,16 +233,15 @@ def main() -> None:
         print(json.dumps({name: tune(wiki, judged) for name, judged in sets.items()}))
         return
     figures = {}
-    for name in ("squad", "nq_open"):
-        judged = wiki_questions(given.data, name, split="dev", limit=given.limit)
-        figures[name] = compare(
-            name, judged, retrievers_of(wiki, rerank=given.rerank == "all"), "R@5"
-        )
-    scifact = open_store("scifact", scifact_passages(given.data), given.index_cache)
-    claims = scifact_claims(given.data, given.limit)
-    figures["scifact"] = compare(
-        "scifact", claims, retrievers_of(scifact, rerank=given.rerank != "none"), "nDCG@10"
-    )
+    for name in given.sets:
+        if name == "scifact":
+            store = open_store(name, scifact_passages(given.data), given.index_cache)
+            judged, measure = scifact_claims(given.data, given.limit), "nDCG@10"
+        else:
+            store, measure = wiki, "R@5"
+            judged = wiki_questions(given.data, name, split="dev", limit=given.limit)
+        retrievers = retrievers_of(store, rerank=name in given.rerank)
+        figures[name] = compare(name, judged, retrievers, measure)
     print(json.dumps(figures))
 
 
@@ -232,8 +249,9 @@ def retrievers_of(store: PassageStore, *, rerank: bool) -> dict[str, Retriever]:
     """What is compared, by name."""
     found: dict[str, Retriever] = {mode.value: Searched(store, mode) for mode in SearchMode}
     if rerank:
-        model = OnnxCrossEncoder(assets.fetch(RERANKER))
-        found["rerank"] = Reranker(found["hybrid"], model)
+        model = Remembered(OnnxCrossEncoder(assets.fetch(RERANKER)))
+        found["reranked"] = Reranker(found["hybrid"], model, weight=PACKAGED_WEIGHT)
+        found["reranked alone"] = Reranker(found["hybrid"], model)
     return found
 
 
