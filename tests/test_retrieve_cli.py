@@ -144,6 +144,12 @@ def test_what_cannot_be_done_is_refused_in_one_line(retrieve, arguments, word):
     refused(retrieve(*arguments), word)
 
 
+def test_the_questions_are_never_written_over(retrieve, tmp_path):
+    before = (tmp_path / "data.jsonl").read_bytes()
+    refused(retrieve("--out", tmp_path / "data.jsonl", "--restart"), "the questions themselves")
+    assert (tmp_path / "data.jsonl").read_bytes() == before
+
+
 def test_a_place_that_cannot_be_written_is_reported(retrieve):
     code, _, err = retrieve("--out", "nowhere/out.jsonl")
     assert code == 1

@@ -52,6 +52,11 @@ def retrieve(
             f"cannot retrieve: --n-docs is {n_docs} and --batch-size {batch_size}; expected at "
             "least 1 of each, so raise it"
         )
+    if out.exists() and data.exists() and out.samefile(data):
+        raise BadInput(
+            f"cannot retrieve: --out is {out}, the questions themselves; expected another file, so "
+            "name one"
+        )
     plan = retriever.SearchPlan(
         mode=mode,
         where=where,
