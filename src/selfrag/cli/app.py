@@ -6,16 +6,20 @@ from typing import Annotated
 import typer
 
 from selfrag import assets
-from selfrag.cli import build, options, render
+from selfrag.cli import build, options, render, retriever
 from selfrag.cli.ask import ask, batch, chat, replay
 from selfrag.cli.console import print_json, stderr, stdout
+from selfrag.cli.evaluate import eval_app
 from selfrag.cli.index import index_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
+from selfrag.cli.retrieve import retrieve
 from selfrag.cli.train import train_app
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
+from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
+from selfrag.retrieval.store import SearchMode
 
 app = typer.Typer(
     name="selfrag",
@@ -26,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
+app.add_typer(eval_app, name="eval")
 
 
 def main() -> None:
@@ -63,6 +68,7 @@ app.command()(chat)
 app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
+app.command()(retrieve)
 
 
 @app.command()
@@ -70,6 +76,14 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     index: options.Index = None,
     top_k: Annotated[int, typer.Option(help="How many passages.")] = 5,
+    mode: retriever.Mode = SearchMode.HYBRID,
+    where: retriever.Where = "",
+    fusion: retriever.Fuse = FusionKind.SCORES,
+    dense_weight: retriever.DenseWeight = DENSE_WEIGHT,
+    rank_constant: retriever.RankConstant = RRF_CONSTANT,
+    rerank: retriever.Rerank = "",
+    rerank_weight: retriever.RerankWeight = None,
+    candidates: retriever.Candidates = 20,
     as_json: options.Json = False,
 ) -> None:
     """Show the passages an index holds for a query."""
@@ -79,7 +93,16 @@ def search(
         )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
-    hits = build.open_index(index, Reporter()).search([query], top_k)[0]
+    plan = retriever.SearchPlan(
+        mode=mode,
+        where=where,
+        fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),
+        rerank=rerank,
+        rerank_weight=rerank_weight,
+        candidates=candidates,
+    )
+    store = build.open_index(index, Reporter())
+    hits = retriever.open_retriever(store, plan, Reporter()).search([query], top_k)[0]
     if as_json:
         from selfrag.decode.answer import hit_to_json
 

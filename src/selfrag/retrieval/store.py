@@ -18,7 +18,7 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder import Encoder, encode_queries
-from selfrag.retrieval.fusion import reciprocal_rank_fusion
+from selfrag.retrieval.fusion import Fusion
 from selfrag.retrieval.manifest import IndexKind, Manifest, not_usable
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
@@ -42,7 +42,8 @@ class SearchMode(StrEnum):
 
     HYBRID = "hybrid"
     DENSE = "dense"
-    BM25 = "bm25"
+    WORDS = "words"
+    BM25 = "words"  # the same by the name of its formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ class _Scored:
     score: float
     row: int
     passage: Passage
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """What one kind of search found, best first; any other passage scores at most `floor`."""
+
+    found: list[_Scored]
+    floor: float
 
 
 class PassageStore:
@@ -127,12 +136,13 @@ class PassageStore:
         *,
         mode: SearchMode | None = None,
         where: str | None = None,
+        fusion: Fusion | None = None,
     ) -> list[list[Hit]]:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
-        Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are the reciprocal
-        rank fusion of both proposals, DENSE scores are inner products or cosines, BM25 scores BM25.
-        A query without a content word has no BM25 hits, so in HYBRID only dense ones. `where` is an
+        Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are those of
+        `fusion` of both proposals, DENSE scores are inner products or cosines, WORDS scores BM25. A
+        query without a content word has no WORDS hits, so in HYBRID only dense ones. `where` is an
         SQL condition on the columns of a passage, which `metadata_condition` helps to write; it
         comes before ranking. Raises `BadInput` when `top_k` is negative or `where` is not
         understood, `IndexNotUsable` when the files turn out to be damaged.
@@ -144,20 +154,22 @@ class PassageStore:
         mode = mode or self._mode
         n_found = max(4 * top_k, 20)
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
-        rankings: list[list[list[_Scored]]] = [[] for _ in queries]
-        if mode is not SearchMode.BM25:
+        rankings: list[list[_Ranking]] = [[] for _ in queries]
+        if mode is not SearchMode.WORDS:
             vectors = encode_queries(self._encoder, queries)
             for ranking, vector in zip(rankings, vectors, strict=True):
                 ranking.append(self._by_meaning(vector, n_found, where))
         if mode is not SearchMode.DENSE:
             for ranking, query in zip(rankings, queries, strict=True):
                 ranking.append(self._by_words(query, n_found, where))
-        fuse = _fused if mode is SearchMode.HYBRID else _only
-        return [_hits(fuse(ranking)[:top_k]) for ranking in rankings]
+        if mode is SearchMode.HYBRID:
+            fusion = fusion or Fusion()
+            found = [_fused(dense, words, fusion) for dense, words in rankings]
+        else:
+            found = [only.found for (only,) in rankings]
+        return [_hits(ranking[:top_k]) for ranking in found]
 
-    def _by_meaning(
-        self, vector: NDArray[np.float32], n_found: int, where: str | None
-    ) -> list[_Scored]:
+    def _by_meaning(self, vector: NDArray[np.float32], n_found: int, where: str | None) -> _Ranking:
         search = self._table.search(vector, vector_column_name="vector")
         search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
             self.manifest.n_probes or PROBES
@@ -167,13 +179,16 @@ class PassageStore:
             search = search.bypass_vector_index()
         rows = self._rows(search, "_distance", n_found, where)
         # With both metrics Lance's distance is 1 - similarity.
-        return _in_order(
+        found = _in_order(
             _Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
         )
+        return _Ranking(found, found[-1].score if found else 0.0)
 
-    def _by_words(self, query: str, n_found: int, where: str | None) -> list[_Scored]:
+    def _by_words(self, query: str, n_found: int, where: str | None) -> _Ranking:
         rows = self._rows(word_search(self._table, query), "_score", n_found, where)
-        return _in_order(_Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
+        found = _in_order(_Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
+        # Where there were no more to be found, all others hold no word of the query.
+        return _Ranking(found, found[-1].score if len(rows) == n_found else 0.0)
 
     def _rows(
         self, search: Any, score: str, n_found: int, where: str | None
@@ -203,18 +218,15 @@ def _in_order(found: Iterable[_Scored]) -> list[_Scored]:
     return list(first.values())
 
 
-def _only(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    return rankings[0]
-
-
-def _fused(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    found = {each.passage: each for ranking in rankings for each in ranking}
+def _fused(dense: _Ranking, words: _Ranking, fusion: Fusion) -> list[_Scored]:
+    found = {each.passage: each for ranking in (dense, words) for each in ranking.found}
     corpus_order = sorted(found.values(), key=lambda each: (each.row, each.passage.id))
     number = {each.passage: place for place, each in enumerate(corpus_order)}
-    # Equal sums come in key order: that is corpus order.
-    fused = reciprocal_rank_fusion(
-        [[number[each.passage] for each in ranking] for ranking in rankings]
+    by_meaning, by_words = (
+        {number[each.passage]: each.score for each in ranking.found} for ranking in (dense, words)
     )
+    # Equal sums come in key order: that is corpus order.
+    fused = fusion.fuse(by_meaning, by_words, floors=(dense.floor, words.floor))
     return [
         _Scored(score, corpus_order[key].row, corpus_order[key].passage) for key, score in fused
     ]
