@@ -92,7 +92,7 @@ def search(
 @index_app.command("build")
 def index_build(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt .md .jsonl")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new index.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of the new index, or s3://…")],
     chunking: Annotated[Chunking, typer.Option(help="How to cut.")] = Chunking.WORDS,
     size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
 ) -> None:
@@ -107,7 +107,8 @@ def index_build(
 
 @index_app.command("info")
 def index_info(
-    path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: options.Json = False
+    path: Annotated[str, typer.Argument(help="Index folder or s3://…")],
+    as_json: options.Json = False,
 ) -> None:
     """Show what an index holds and how it was made."""
     facts = build.index_facts(path)

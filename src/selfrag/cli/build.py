@@ -20,6 +20,7 @@ from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.readers import read_documents, read_wiki_leads
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.objectstore import Location
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
@@ -139,7 +140,7 @@ def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
 
 def build_index(
     passages: Sequence[Passage],
-    out: Path,
+    out: Location,
     report: Reporter,
     *,
     attribution: str = "",
@@ -185,8 +186,8 @@ def build_demo_index(report: Reporter) -> Path:
     return out
 
 
-def open_index(path: Path | None, report: Reporter) -> "PassageStore":
-    """The index in `path`, or the demo index, built on first use and anew where it is damaged."""
+def open_index(path: Location | None, report: Reporter) -> "PassageStore":
+    """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
 
     if path is not None:
@@ -203,7 +204,7 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
 
 
 def load(
-    path: Path | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
+    path: Location | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
 ) -> "tuple[PassageStore, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
     store = open_index(path, report)
@@ -226,7 +227,7 @@ def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[
     return passages
 
 
-def index_facts(path: Path) -> dict[str, Any]:
+def index_facts(path: Location) -> dict[str, Any]:
     """What the index in `path` records of itself, and its passages; raises `IndexNotUsable`."""
     from selfrag.retrieval.table import connect, open_tables
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,14 @@ from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder import Encoder, encode_queries
 from selfrag.retrieval.fusion import reciprocal_rank_fusion
-from selfrag.retrieval.manifest import IndexKind, Manifest, not_usable
+from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import (
+    TIMEOUT_S,
+    Location,
+    is_remote,
+    is_stores_fault,
+    unavailable,
+)
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
     brief,
@@ -27,6 +33,7 @@ from selfrag.retrieval.table import (
     open_tables,
     passage_of,
     quoted,
+    reading,
     word_search,
 )
 
@@ -61,7 +68,7 @@ class PassageStore:
 
     def __init__(
         self,
-        path: Path | str,
+        path: Location,
         table: Any,
         manifest: Manifest,
         encoder: Encoder,
@@ -77,16 +84,16 @@ class PassageStore:
     def build(
         passages: Iterable[Passage],
         encoder: Encoder,
-        path: Path,
+        path: Location,
         *,
         kind: IndexKind = IndexKind.AUTO,
         attribution: str = "",
         on_progress: Callable[[int], None] | None = None,
     ) -> Manifest:
-        """Writes an index of `passages` into the folder `path` and returns its manifest.
+        """Writes an index of `passages` into `path` and returns its manifest.
 
         `on_progress` is called with the number of passages encoded. Errors as `build_folder`;
-        passages alone do not say what they were read from, so this always begins anew.
+        passages alone do not say what they were read from, so in a folder this always begins anew.
         """
         started = time.monotonic()
         manifest = new_manifest(encoder.spec, kind=kind, attribution=attribution)
@@ -103,15 +110,21 @@ class PassageStore:
 
     @classmethod
     def open(
-        cls, path: Path, encoder: Encoder, *, mode: SearchMode = SearchMode.HYBRID
+        cls,
+        path: Location,
+        encoder: Encoder,
+        *,
+        mode: SearchMode = SearchMode.HYBRID,
+        timeout_s: float = TIMEOUT_S,
     ) -> "PassageStore":
-        """The index in folder `path`, to be searched with `encoder`.
+        """The index in folder `path`, or at s3://bucket/prefix, to be searched with `encoder`.
 
         Raises `IndexNotUsable` when it is absent, damaged or empty, `IndexMismatch` when it was
-        built with another encoder.
+        built with another encoder, `StorageError` when an object store has not answered a request
+        for `timeout_s`.
         """
-        manifest = open_manifest(path, encoder)
-        passages, _ = open_tables(path, connect(path))
+        manifest = open_manifest(path, encoder, timeout_s=timeout_s)
+        passages, _ = open_tables(path, connect(path, timeout_s=timeout_s))
         return cls(path, passages, manifest, encoder, mode)
 
     @property
@@ -134,7 +147,8 @@ class PassageStore:
         A query without a content word has no BM25 hits, so in HYBRID only dense ones. `where` is an
         SQL condition on the columns of a passage, which `metadata_condition` helps to write; it
         comes before ranking. Raises `BadInput` when `top_k` is negative or `where` is not
-        understood, `IndexNotUsable` when the files turn out to be damaged.
+        understood, `IndexNotUsable` when the files turn out to be damaged, `StorageError` when an
+        object store does not answer.
         """
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
@@ -157,39 +171,31 @@ class PassageStore:
     def _by_meaning(
         self, vector: NDArray[np.float32], n_found: int, where: str | None
     ) -> list[_Scored]:
-        search = self._table.search(vector, vector_column_name="vector")
-        search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
-            self.manifest.n_probes or PROBES
-        )
-        search = search.refine_factor(self.manifest.refine_factor or REFINE)
-        if self.manifest.kind is IndexKind.EXACT:
-            search = search.bypass_vector_index()
-        rows = self._rows(search, "_distance", n_found, where)
+        with reading(self._path):
+            search = self._table.search(vector, vector_column_name="vector")
+            search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
+                self.manifest.n_probes or PROBES
+            )
+            search = search.refine_factor(self.manifest.refine_factor or REFINE)
+            if self.manifest.kind is IndexKind.EXACT:
+                search = search.bypass_vector_index()
+            rows = _rows(search, "_distance", n_found, where)
         # With both metrics Lance's distance is 1 - similarity.
         return _in_order(
             _Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
         )
 
     def _by_words(self, query: str, n_found: int, where: str | None) -> list[_Scored]:
-        rows = self._rows(word_search(self._table, query), "_score", n_found, where)
+        with reading(self._path):
+            rows = _rows(word_search(self._table, query), "_score", n_found, where)
         return _in_order(_Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
-
-    def _rows(
-        self, search: Any, score: str, n_found: int, where: str | None
-    ) -> list[dict[str, Any]]:
-        if where is not None:
-            search = search.where(where, prefilter=True)
-        columns = ["row", *PASSAGE_COLUMNS, score]
-        try:
-            rows: list[dict[str, Any]] = search.select(columns).limit(n_found).to_list()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise not_usable(self._path, f"damaged files ({brief(error)})") from error
-        return rows
 
     def _check_condition(self, where: str) -> None:
         try:
             self._table.search().where(where).select(["id"]).limit(1).to_list()
         except (OSError, RuntimeError, ValueError) as error:
+            if is_remote(self._path) and is_stores_fault(error):
+                raise unavailable(self._path, "read", error) from error
             raise BadInput(
                 f"cannot search where {where!r}: found {brief(error)!r}, expected an SQL condition "
                 f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
@@ -202,9 +208,19 @@ def metadata_condition(metadata: Mapping[str, str]) -> str:
     return " AND ".join(f"array_has(metadata, {pair})" for pair in pairs) or "true"
 
 
+def _rows(search: Any, score: str, n_found: int, where: str | None) -> list[dict[str, Any]]:
+    if where is not None:
+        search = search.where(where, prefilter=True)
+    rows: list[dict[str, Any]] = (
+        search.select(["row", *PASSAGE_COLUMNS, score]).limit(n_found).to_list()
+    )
+    return rows
+
+
 def _in_order(found: Iterable[_Scored]) -> list[_Scored]:
     """Best first; a passage that is there twice counts once."""
-    ranked = sorted(found, key=lambda scored: (-scored.score, scored.row))
+    # Of several writers some rows have one number.
+    ranked = sorted(found, key=lambda each: (-each.score, each.row, each.passage.id))
     first: dict[Passage, _Scored] = {}
     for scored in ranked:
         first.setdefault(scored.passage, scored)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 from selfrag.passage import Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.table import (
     FILES,
     NO_FILE,
@@ -86,7 +86,7 @@ class IndexWriter:
 
     def __init__(
         self,
-        location: Path | str,
+        location: Location,
         database: Any,
         manifest: Manifest,
         encoder: Encoder,
