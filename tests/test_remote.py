@@ -217,10 +217,10 @@ def test_a_store_that_is_gone_is_told_from_a_damaged_index(cluster, shared, reac
 
 def test_passages_are_built_as_in_a_folder_and_again_in_their_own_place(bucket):
     uri = f"{bucket}/again"
-    for _ in range(2):
-        made = PassageStore.build(passages("one"), ENCODER, uri)
-        assert made == Manifest.load(uri)
-    PassageStore.build(passages("two"), ENCODER, uri)
+    first = PassageStore.build(passages("one"), ENCODER, uri, attribution="first")
+    assert Manifest.load(uri) == first
+    for name in ("one", "two"):
+        assert PassageStore.build(passages(name), ENCODER, uri) == first
     assert column(uri, PASSAGES, "id") == ids("one", "two")
     with pytest.raises(BadInput, match=r"kind .*auto.* against .*exact"):
         PassageStore.build(passages("two"), ENCODER, uri, kind=IndexKind.EXACT)

@@ -96,11 +96,10 @@ class PassageStore:
         passages alone do not say what they were read from, so in a folder this always begins anew.
         """
         started = time.monotonic()
-        manifest = new_manifest(encoder.spec, kind=kind, attribution=attribution)
-        build_folder(
+        manifest = build_folder(
             path,
             encoder,
-            manifest,
+            new_manifest(encoder.spec, kind=kind, attribution=attribution),
             lambda writer: writer.put(passages),
             on_progress=on_progress,
             resume=False,
