@@ -6,7 +6,6 @@ Knows nothing of files or of language models.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +16,6 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder import Encoder, encode_queries
-from selfrag.retrieval.fusion import reciprocal_rank_fusion
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import (
     TIMEOUT_S,
@@ -26,6 +24,7 @@ from selfrag.retrieval.objectstore import (
     is_stores_fault,
     unavailable,
 )
+from selfrag.retrieval.ranking import Scored, hits_of, in_order
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
     brief,
@@ -49,13 +48,6 @@ class SearchMode(StrEnum):
     HYBRID = "hybrid"
     DENSE = "dense"
     BM25 = "bm25"
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    score: float
-    row: int
-    passage: Passage
 
 
 class PassageStore:
@@ -156,7 +148,7 @@ class PassageStore:
         mode = mode or self._mode
         n_found = max(4 * top_k, 20)
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
-        rankings: list[list[list[_Scored]]] = [[] for _ in queries]
+        rankings: list[list[list[Scored]]] = [[] for _ in queries]
         if mode is not SearchMode.BM25:
             vectors = encode_queries(self._encoder, queries)
             for ranking, vector in zip(rankings, vectors, strict=True):
@@ -164,12 +156,11 @@ class PassageStore:
         if mode is not SearchMode.DENSE:
             for ranking, query in zip(rankings, queries, strict=True):
                 ranking.append(self._by_words(query, n_found, where))
-        fuse = _fused if mode is SearchMode.HYBRID else _only
-        return [_hits(fuse(ranking)[:top_k]) for ranking in rankings]
+        return [hits_of(ranking, top_k) for ranking in rankings]
 
     def _by_meaning(
         self, vector: NDArray[np.float32], n_found: int, where: str | None
-    ) -> list[_Scored]:
+    ) -> list[Scored]:
         with reading(self._path):
             search = self._table.search(vector, vector_column_name="vector")
             search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
@@ -180,14 +171,12 @@ class PassageStore:
                 search = search.bypass_vector_index()
             rows = _rows(search, "_distance", n_found, where)
         # With both metrics Lance's distance is 1 - similarity.
-        return _in_order(
-            _Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
-        )
+        return in_order(Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows)
 
-    def _by_words(self, query: str, n_found: int, where: str | None) -> list[_Scored]:
+    def _by_words(self, query: str, n_found: int, where: str | None) -> list[Scored]:
         with reading(self._path):
             rows = _rows(word_search(self._table, query), "_score", n_found, where)
-        return _in_order(_Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
+        return in_order(Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
 
     def _check_condition(self, where: str) -> None:
         try:
@@ -214,37 +203,3 @@ def _rows(search: Any, score: str, n_found: int, where: str | None) -> list[dict
         search.select(["row", *PASSAGE_COLUMNS, score]).limit(n_found).to_list()
     )
     return rows
-
-
-def _in_order(found: Iterable[_Scored]) -> list[_Scored]:
-    """Best first; a passage that is there twice counts once."""
-    # Of several writers some rows have one number.
-    ranked = sorted(found, key=lambda each: (-each.score, each.row, each.passage.id))
-    first: dict[Passage, _Scored] = {}
-    for scored in ranked:
-        first.setdefault(scored.passage, scored)
-    return list(first.values())
-
-
-def _only(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    return rankings[0]
-
-
-def _fused(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    found = {each.passage: each for ranking in rankings for each in ranking}
-    corpus_order = sorted(found.values(), key=lambda each: (each.row, each.passage.id))
-    number = {each.passage: place for place, each in enumerate(corpus_order)}
-    # Equal sums come in key order: that is corpus order.
-    fused = reciprocal_rank_fusion(
-        [[number[each.passage] for each in ranking] for ranking in rankings]
-    )
-    return [
-        _Scored(score, corpus_order[key].row, corpus_order[key].passage) for key, score in fused
-    ]
-
-
-def _hits(ranking: Sequence[_Scored]) -> list[Hit]:
-    return [
-        Hit(passage=found.passage, score=found.score, rank=rank)
-        for rank, found in enumerate(ranking, start=1)
-    ]
