@@ -1,5 +1,6 @@
 """Passages in a real PostgreSQL with pgvector: made, filled, searched, and after a crash."""
 
+import sys
 import threading
 from dataclasses import replace
 
@@ -221,6 +222,11 @@ def test_what_postgresql_cannot_hold_is_replaced_in_place(store):
     assert storable("plain") == "plain"
 
 
+def test_ids_that_become_one_are_one(store):
+    store.add([Passage(id=each, title="", text=f"rain {each!r}") for each in ("a\0", "a\ufffd")])
+    assert store.n_passages == 1
+
+
 def test_no_passages_are_no_work(store):
     assert store.add([]) == 0
     for mode in PgSearchMode:
@@ -361,6 +367,12 @@ def test_a_server_out_of_reach_is_one_sentence_without_the_password():
     ) as raised:
         PgVectorStore.open("postgresql://u:s3cret@127.0.0.1:1/d", WordEncoder())
     assert "s3cret" not in str(raised.value)
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SelfRAGError, match=r'package psycopg .*pip install "selfrag\[postgres\]"'):
+        PgVectorStore.open("host=nowhere", WordEncoder())
 
 
 def test_a_malformed_dsn_is_refused_without_repeating_it():

@@ -4,6 +4,7 @@ import multiprocessing
 import re
 import shutil
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from seaweed import ACCESS_KEY, SECRET_KEY, SeaweedCluster, seaweed_cluster, weed_binary
-from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, StorageError
+from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, SelfRAGError, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval import remote
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
@@ -443,6 +444,12 @@ def test_what_the_store_refuses_is_not_tried_again():
 
 
 # Locations
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(SelfRAGError, match=r'package obstore .*run pip install "selfrag\[s3\]"'):
+        PassageStore.open("s3://bucket/index", ENCODER)
 
 
 def test_locations_are_told_apart():

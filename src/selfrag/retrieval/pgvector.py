@@ -78,8 +78,8 @@ class PgVectorStore:
 
     Vectors are stored in single precision; an HNSW index over their half-precision form proposes,
     and the exact vectors rank what it proposed; by cosine it knows no passage whose vector is zero.
-    Needs pgvector 0.8 or later. A store has one
-    connection, so threads take turns: open one each where they should not.
+    Needs pgvector 0.8 or later. A store has one connection, so threads take turns: open one each
+    where they should not.
     """
 
     def __init__(

@@ -232,7 +232,7 @@ def write_batch(
         "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"selfrag {table}"]
     )
     connection.execute(compose(_BATCH, spec, table))
-    last = {passage.id: place for place, passage in enumerate(passages)}
+    last = {storable(passage.id): place for place, passage in enumerate(passages)}
     copy_in = "COPY selfrag_batch (place, {columns}, embedding) FROM STDIN (FORMAT BINARY)"
     with connection.cursor().copy(compose(copy_in, spec, table)) as copy:
         copy.set_types(_COPY_TYPES)
