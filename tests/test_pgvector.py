@@ -95,6 +95,19 @@ def test_a_table_is_never_made_over_another(store, dsn):
     assert store.n_passages == 5
 
 
+def test_a_table_is_made_where_there_is_none(dsn):
+    for _ in range(2):
+        with PgVectorStore.open_or_create(dsn, WordEncoder()) as store:
+            store.add(PASSAGES)
+            assert store.n_passages == 5
+    with pytest.raises(IndexMismatch):
+        PgVectorStore.open_or_create(dsn, WordEncoder(dim=32))
+    with psycopg.connect(dsn) as connection:
+        connection.execute("DROP TABLE selfrag_passages_meta")
+    with pytest.raises(BadInput, match="found one of that name"):
+        PgVectorStore.open_or_create(dsn, WordEncoder())
+
+
 def test_a_table_that_is_not_there_or_not_ours_is_not_usable(store, dsn):
     with pytest.raises(
         IndexNotUsable, match=r"cannot open the table other .*: found no such table"
@@ -352,6 +365,11 @@ def test_a_rare_filter_finds_all_that_it_keeps(dsn):
     assert set(ids(found)) == {"p0", "p200", "p400", "p600", "p800"}
 
 
+def test_a_mode_of_other_stores_is_refused(store):
+    with pytest.raises(BadInput, match="by 'bm25': expected one of hybrid, dense, words"):
+        store.search(["rain"], 1, mode="bm25")
+
+
 def test_a_negative_top_k_is_refused_and_none_asks_nobody(store):
     with pytest.raises(BadInput, match="top_k is -1"):
         store.search(["rain"], -1)
@@ -367,6 +385,19 @@ def test_a_server_out_of_reach_is_one_sentence_without_the_password():
     ) as raised:
         PgVectorStore.open("postgresql://u:s3cret@127.0.0.1:1/d", WordEncoder())
     assert "s3cret" not in str(raised.value)
+
+
+def test_a_password_is_not_taken_from_a_url(monkeypatch):
+    from selfrag.cli.build import is_postgres
+
+    for url in ("postgresql://u@host/db", "postgres:///db", "postgresql://[::1]:5432/db?user=u"):
+        assert is_postgres(url)
+    for other in ("s3://bucket/index", "folder", "postgresql"):
+        assert not is_postgres(other)
+    for url in ("postgresql://u:s3cret@host/db", "postgres:///db?user=u&password=s3cret"):
+        with pytest.raises(BadInput, match=r"write it to ~/\.pgpass") as raised:
+            is_postgres(url)
+        assert "s3cret" not in str(raised.value)
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch):

@@ -92,7 +92,7 @@ def search(
 @index_app.command("build")
 def index_build(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt .md .jsonl")],
-    out: Annotated[str, typer.Option("--out", help="Folder of the new index, or s3://…")],
+    out: Annotated[str, typer.Option("--out", help="New folder, s3://… or postgresql://…")],
     chunking: Annotated[Chunking, typer.Option(help="How to cut.")] = Chunking.WORDS,
     size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
 ) -> None:

@@ -24,8 +24,8 @@ from selfrag.retrieval.objectstore import Location
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
+    from selfrag.retrieval.base import Retriever
     from selfrag.retrieval.encoder import MeanPoolingEncoder
-    from selfrag.retrieval.store import PassageStore
 
 MODEL_NAME = "selfrag-smollm2-135m"
 ENCODER_NAME = "all-MiniLM-L6-v2"
@@ -146,9 +146,10 @@ def build_index(
     attribution: str = "",
     max_tokens: int | None = None,
 ) -> None:
-    """Encodes and stores `passages` in `out`, which appears whole or not at all.
+    """Encodes and stores `passages` in `out`; a folder appears whole or not at all.
 
-    Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
+    On an object store and in a table of PostgreSQL they come beside what is there. Vectors stand
+    for the first `max_tokens` of a passage; word search always has all of it.
     """
     # Its matrix and element-wise work use all cores; on numpy only the former does.
     from selfrag.retrieval.encoder import SentenceTransformerEncoder
@@ -156,14 +157,18 @@ def build_index(
 
     folder = fetch_asset(assets.ENCODER, report)
     encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+
+    def tell(done: int) -> None:
+        report.progress("indexing", done, len(passages))
+
     try:
-        PassageStore.build(
-            passages,
-            encoder,
-            out,
-            on_progress=lambda done: report.progress("indexing", done, len(passages)),
-            attribution=attribution,
-        )
+        if is_postgres(out):
+            from selfrag.retrieval.pgvector import PgVectorStore
+
+            with PgVectorStore.open_or_create(str(out), encoder) as store:
+                store.add(passages, on_progress=tell)
+        else:
+            PassageStore.build(passages, encoder, out, on_progress=tell, attribution=attribution)
     finally:
         report.close()
 
@@ -186,10 +191,28 @@ def build_demo_index(report: Reporter) -> Path:
     return out
 
 
-def open_index(path: Location | None, report: Reporter) -> "PassageStore":
+def is_postgres(location: Location) -> bool:
+    """Whether `location` names a PostgreSQL database; raises `BadInput` for one with a password."""
+    scheme, found, rest = str(location).partition("://")
+    if not found or scheme not in ("postgresql", "postgres"):
+        return False
+    if ":" in rest.rpartition("@")[0] or "password=" in rest:
+        raise BadInput(
+            "cannot use the PostgreSQL database: found a password in its URL, which others on this "
+            "machine and readers of the output would see, expected none; write it to ~/.pgpass or "
+            "the variable PGPASSWORD"
+        )
+    return True
+
+
+def open_index(path: Location | None, report: Reporter) -> "Retriever":
     """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
 
+    if path is not None and is_postgres(path):
+        from selfrag.retrieval.pgvector import PgVectorStore
+
+        return PgVectorStore.open(str(path), load_query_encoder(report))
     if path is not None:
         Manifest.load(path)  # a folder that is no index fails before any model is loaded
         return PassageStore.open(path, load_query_encoder(report))
@@ -205,7 +228,7 @@ def open_index(path: Location | None, report: Reporter) -> "PassageStore":
 
 def load(
     path: Location | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
-) -> "tuple[PassageStore, Engine]":
+) -> "tuple[Retriever, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
     store = open_index(path, report)
     return store, load_engine(report, kind=kind)

@@ -22,7 +22,7 @@ class Compat(StrEnum):
 Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
 Index = Annotated[
     str | None,
-    typer.Option("--index", help="Index folder or s3://bucket/prefix; else the demo index."),
+    typer.Option("--index", help="Folder, s3://… or postgresql://…; else the demo index."),
 ]
 Engine = Annotated[EngineKind, typer.Option(help="What runs the model.")]
 Mode = Annotated[

@@ -18,8 +18,11 @@ from selfrag.errors import BadInput, SelfRAGError, StorageError
 
 # A folder, or s3://bucket/prefix. A `Path` would make one slash of the two.
 Location = Path | str
-# One request; a second one follows a first that took so long. Lance lists versions six times.
+# How long one try may take, and until when failed ones are repeated. Where Lance lists versions, it
+# makes six of such requests (pylance 14, measured).
 TIMEOUT_S = 30.0
+# What Lance says of a commit that another writer's came before.
+CONFLICT = re.compile(r"commit conflict|too many concurrent writ|already exists", re.IGNORECASE)
 _MAX_RETRIES = 10
 # What Lance, obstore and every store spell alike in a URL.
 _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]*)(?P<prefix>(/[A-Za-z0-9._=-]*)*)")
@@ -150,6 +153,8 @@ def unavailable(location: Location, doing: str, error: Exception) -> StorageErro
         wanted = (
             "https:// as its address; set AWS_ALLOW_HTTP=true if passages may travel unencrypted"
         )
+    elif CONFLICT.search(text):
+        wanted = "a turn; try again when fewer are writing"
     else:
         wanted = (
             "an answer in time; see whether the store and all its nodes are up and try again, for "
@@ -193,8 +198,10 @@ def _parts(uri: str) -> tuple[str, str]:
     """Bucket and prefix."""
     found = _URI.fullmatch(uri)
     if found is None or ".." in uri.split("/"):
+        scheme = uri.partition("://")[0]
+        shown = uri if scheme == "s3" else f"{scheme}://…"  # others may have a password in them
         raise BadInput(
-            f"cannot use the index {uri}: found no location on an object store, expected "
+            f"cannot use the index {shown}: found no location on an object store, expected "
             "s3://bucket/prefix of letters, digits, '.', '_', '=' and '-'; name one"
         )
     return found["bucket"], "/".join(filter(None, found["prefix"].split("/")))

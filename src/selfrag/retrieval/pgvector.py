@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import BadInput, IndexMismatch
+from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages, encode_queries
 from selfrag.retrieval.postgres import (
@@ -142,6 +142,16 @@ class PgVectorStore:
                 )
             return cls(database, encoder, table, language, mode)
 
+    @classmethod
+    def open_or_create(cls, dsn: str, encoder: Encoder, *, table: str = DEFAULT_TABLE) -> Self:
+        """The passages in `table`, made where it is absent; raises as `open` and `create`."""
+        try:
+            return cls.open(dsn, encoder, table=table)
+        except IndexMismatch:
+            raise
+        except IndexNotUsable:  # not there; what is there but not ours `create` refuses
+            return cls.create(dsn, encoder, table=table)
+
     def __enter__(self) -> Self:
         return self
 
@@ -207,7 +217,7 @@ class PgVectorStore:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
         if top_k == 0 or not queries:
             return [[] for _ in queries]
-        mode = PgSearchMode(mode or self._mode)
+        mode = _known(mode or self._mode)
         limits = _Limits(n_found=max(4 * top_k, 20), where=where or {})
         queries = [storable(query) for query in queries]
         rankings: list[list[list[Scored]]] = [[] for _ in queries]
@@ -265,6 +275,16 @@ class PgVectorStore:
 
     def _sql(self, text: LiteralString) -> "Composed":
         return compose(text, self._encoder.spec, self._table)
+
+
+def _known(mode: str) -> PgSearchMode:
+    try:
+        return PgSearchMode(mode)
+    except ValueError:
+        names = ", ".join(PgSearchMode)
+        raise BadInput(
+            f"cannot search PostgreSQL by {str(mode)!r}: expected one of {names}; choose one"
+        ) from None
 
 
 @contextmanager

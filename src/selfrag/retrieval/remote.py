@@ -5,7 +5,6 @@ without conditional put is refused. Knows nothing of file formats.
 """
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,15 +14,12 @@ from typing import TypeVar
 from selfrag.errors import BadInput, StorageError
 from selfrag.retrieval.encoder import Encoder
 from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest, not_usable
-from selfrag.retrieval.objectstore import TIMEOUT_S, Objects, checked
+from selfrag.retrieval.objectstore import CONFLICT, TIMEOUT_S, Objects, checked
 from selfrag.retrieval.table import brief, connect
 from selfrag.retrieval.writer import IndexWriter
 
 T = TypeVar("T")
 
-# Lance repeats appends, merges and deletions by itself, but not two tables made at once, nor
-# compaction against a new search index.
-_CONFLICT = re.compile(r"commit conflict|too many concurrent writ|already exists", re.IGNORECASE)
 _MAX_TRIES = 20
 
 
@@ -47,11 +43,14 @@ def open_remote_writer(
     uri = checked(uri)
     objects = Objects(uri, timeout_s=timeout_s)
     objects.refuse_careless_store()
-    if manifest is not None and not objects.create(MANIFEST_NAME, manifest.to_json().encode()):
-        _refuse_to_mix(Manifest.load(uri, timeout_s=timeout_s), manifest, uri)
-    roots = () if manifest is None else manifest.roots
-    found = _changed(objects, uri, lambda there: _with_roots(there, roots))
+    if manifest is not None:
+        objects.create(MANIFEST_NAME, manifest.to_json().encode())
+    found = Manifest.load(uri, timeout_s=timeout_s)
     found.check_encoder(encoder.spec, uri)
+    if manifest is not None:
+        _refuse_to_mix(found, manifest, uri)
+        roots = manifest.roots
+        found = _changed(objects, uri, lambda there: _with_roots(there, roots))
     database = connect(uri, timeout_s=timeout_s)
     writer = _settled(
         lambda: IndexWriter(uri, database, found, encoder, on_progress=on_progress), uri
@@ -118,13 +117,17 @@ def _changed(objects: Objects, uri: str, change: Callable[[Manifest], Manifest])
 
 
 def _settled(change: Callable[[], T], uri: str) -> T:
-    """What `change` returns, made again while others commit before it."""
+    """What `change` returns, made again while others commit before it.
+
+    Lance repeats appends, merges and deletions by itself, but not two tables made at once, nor
+    compaction against a new search index.
+    """
     for _ in range(_MAX_TRIES):
         try:
             return change()
         except StorageError as error:
             conflict = error.__cause__ or error
-            if not _CONFLICT.search(str(conflict)):
+            if not CONFLICT.search(str(conflict)):
                 raise
         # A second: then the tables are read anew. More: writers that collided wake apart.
         time.sleep(random.uniform(1.0, 2.0))
