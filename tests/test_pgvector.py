@@ -95,19 +95,6 @@ def test_a_table_is_never_made_over_another(store, dsn):
     assert store.n_passages == 5
 
 
-def test_a_table_is_made_where_there_is_none(dsn):
-    for _ in range(2):
-        with PgVectorStore.open_or_create(dsn, WordEncoder()) as store:
-            store.add(PASSAGES)
-            assert store.n_passages == 5
-    with pytest.raises(IndexMismatch):
-        PgVectorStore.open_or_create(dsn, WordEncoder(dim=32))
-    with psycopg.connect(dsn) as connection:
-        connection.execute("DROP TABLE selfrag_passages_meta")
-    with pytest.raises(BadInput, match="found one of that name"):
-        PgVectorStore.open_or_create(dsn, WordEncoder())
-
-
 def test_a_table_that_is_not_there_or_not_ours_is_not_usable(store, dsn):
     with pytest.raises(
         IndexNotUsable, match=r"cannot open the table other .*: found no such table"

@@ -37,9 +37,10 @@ class IndexKind(StrEnum):
 class Manifest:
     """How an index was made, and when (UTC, ISO 8601); what it holds is in its tables.
 
-    `chunking` and `chunk_words` say how its files are cut, `roots` which files and folders it
-    stands for. `n_probes` and `refine_factor` are those of a vector search, 0 for the usual ones.
-    `attribution` is the licence line that the passages ask for.
+    `chunking` and `chunk_words` say how its files are cut, and `cut_rows` whether rows with an id
+    are; `encoding` is that of its text files, empty where each has its own; `roots` are the files
+    and folders that it stands for. `n_probes` and `refine_factor` are those of a vector search, 0
+    for the usual ones. `attribution` is the licence line that the passages ask for.
     """
 
     format_version: int
@@ -53,6 +54,8 @@ class Manifest:
     attribution: str
     n_probes: int = 0
     refine_factor: int = 0
+    cut_rows: bool = False
+    encoding: str = ""
 
     @classmethod
     def load(cls, location: Location, *, timeout_s: float = TIMEOUT_S) -> "Manifest":

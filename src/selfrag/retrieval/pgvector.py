@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable
+from selfrag.errors import BadInput, IndexMismatch
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages, encode_queries
 from selfrag.retrieval.postgres import (
@@ -141,16 +141,6 @@ class PgVectorStore:
                     "make another table"
                 )
             return cls(database, encoder, table, language, mode)
-
-    @classmethod
-    def open_or_create(cls, dsn: str, encoder: Encoder, *, table: str = DEFAULT_TABLE) -> Self:
-        """The passages in `table`, made where it is absent; raises as `open` and `create`."""
-        try:
-            return cls.open(dsn, encoder, table=table)
-        except IndexMismatch:
-            raise
-        except IndexNotUsable:  # not there; what is there but not ours `create` refuses
-            return cls.create(dsn, encoder, table=table)
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from selfrag.errors import BadInput, StorageError
 from selfrag.retrieval.encoder import Encoder
-from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest, not_usable
+from selfrag.retrieval.manifest import MANIFEST_NAME, IndexKind, Manifest, not_usable
 from selfrag.retrieval.objectstore import CONFLICT, TIMEOUT_S, Objects, checked
 from selfrag.retrieval.table import brief, connect
 from selfrag.retrieval.writer import IndexWriter
@@ -58,7 +58,7 @@ def open_remote_writer(
     yield writer
     _settled(writer.index, uri)
     if writer.manifest != found:
-        _changed(objects, uri, lambda there: _with_roots(writer.manifest, there.roots))
+        _changed(objects, uri, lambda there: _with_roots(writer.manifest, _beside(there, found)))
 
 
 def build_remote(
@@ -85,7 +85,9 @@ def build_remote(
 
 
 def _refuse_to_mix(there: Manifest, manifest: Manifest, uri: str) -> None:
-    names = ("kind", "chunking", "chunk_words")
+    names = ["chunking", "chunk_words", "cut_rows", "encoding"]
+    if manifest.kind is not IndexKind.AUTO:
+        names.append("kind")
     odd = [
         f"{name} {getattr(there, name)!r} against {getattr(manifest, name)!r}"
         for name in names
@@ -96,6 +98,11 @@ def _refuse_to_mix(there: Manifest, manifest: Manifest, uri: str) -> None:
             f"cannot build the index {uri}: found one there that was made otherwise "
             f"({', '.join(odd)}), expected the same or none; name another prefix"
         )
+
+
+def _beside(there: Manifest, found: Manifest) -> tuple[str, ...]:
+    """The roots that others have added since."""
+    return tuple(root for root in there.roots if root not in found.roots)
 
 
 def _with_roots(manifest: Manifest, roots: tuple[str, ...]) -> Manifest:

@@ -17,17 +17,11 @@ from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder import Encoder, encode_queries
 from selfrag.retrieval.manifest import IndexKind, Manifest
-from selfrag.retrieval.objectstore import (
-    TIMEOUT_S,
-    Location,
-    is_remote,
-    is_stores_fault,
-    unavailable,
-)
+from selfrag.retrieval.objectstore import TIMEOUT_S, Location
 from selfrag.retrieval.ranking import Scored, hits_of, in_order
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
-    brief,
+    check_condition,
     connect,
     open_tables,
     passage_of,
@@ -144,7 +138,7 @@ class PassageStore:
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
         if where is not None:
-            self._check_condition(where)
+            check_condition(self._path, self._table, where, "search")
         mode = mode or self._mode
         n_found = max(4 * top_k, 20)
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
@@ -177,17 +171,6 @@ class PassageStore:
         with reading(self._path):
             rows = _rows(word_search(self._table, query), "_score", n_found, where)
         return in_order(Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
-
-    def _check_condition(self, where: str) -> None:
-        try:
-            self._table.search().where(where).select(["id"]).limit(1).to_list()
-        except (OSError, RuntimeError, ValueError) as error:
-            if is_remote(self._path) and is_stores_fault(error):
-                raise unavailable(self._path, "read", error) from error
-            raise BadInput(
-                f"cannot search where {where!r}: found {brief(error)!r}, expected an SQL condition "
-                f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
-            ) from error
 
 
 def metadata_condition(metadata: Mapping[str, str]) -> str:
