@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -229,6 +230,16 @@ def test_passages_are_built_as_in_a_folder_and_again_in_their_own_place(bucket):
         PassageStore.build([], ENCODER, f"{bucket}/empty")
     with pytest.raises(IndexNotUsable, match="found 0 passages"):
         PassageStore.open(f"{bucket}/empty", ENCODER)
+
+
+def test_roots_taken_out_stay_out_and_those_of_other_writers_stay(bucket):
+    uri = f"{bucket}/roots"
+    build_folder(uri, ENCODER, manifest("a", "b"), lambda writer: put(writer, "file"))
+    with open_writer(uri, ENCODER) as writer:
+        build_folder(uri, ENCODER, manifest("c"), lambda other: put(other, "other"))
+        writer.manifest = replace(writer.manifest, roots=("a",))
+    assert Manifest.load(uri).roots == ("a", "c")
+    assert column(uri, FILES, "file") == Counter(["file", "other"])
 
 
 def test_a_folder_copied_to_a_bucket_is_an_index_there(bucket, tmp_path):
