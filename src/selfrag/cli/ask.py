@@ -101,7 +101,7 @@ class Show:
 
 def _follow(
     text: str,
-    index: Path | None,
+    index: str | None,
     engine: EngineKind,
     config: SearchConfig,
     *,
@@ -121,7 +121,7 @@ def _follow(
 
 def _answer_one(
     text: str,
-    index: Path | None,
+    index: str | None,
     engine: EngineKind,
     config: SearchConfig,
     show: Show,

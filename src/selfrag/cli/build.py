@@ -21,10 +21,13 @@ from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.objectstore import Location
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
+    from selfrag.retrieval.base import Retriever
     from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
+    from selfrag.retrieval.pgvector import PgVectorStore
     from selfrag.retrieval.store import PassageStore
     from selfrag.retrieval.writer import IndexWriter
 
@@ -152,9 +155,9 @@ def load_passage_encoder(
 
 @contextmanager
 def open_index_writer(
-    path: Path, report: Reporter, *, on_progress: Callable[[int], None] | None = None
+    path: Location, report: Reporter, *, on_progress: Callable[[int], None] | None = None
 ) -> "Iterator[IndexWriter]":
-    """The index in `path`, to be changed, with the encoder that it was built with."""
+    """The index at `path`, to be changed, with the encoder that it was built with."""
     from selfrag.retrieval.build import open_writer
 
     manifest = Manifest.load(path)
@@ -208,10 +211,28 @@ def build_demo_index(report: Reporter) -> Path:
     return out
 
 
-def open_index(path: Path | None, report: Reporter) -> "PassageStore":
-    """The index in `path`, or the demo index, built on first use and anew where it is damaged."""
+def is_postgres(location: Location) -> bool:
+    """Whether `location` names a PostgreSQL database; raises `BadInput` for one with a password."""
+    scheme, found, rest = str(location).partition("://")
+    if not found or scheme not in ("postgresql", "postgres"):
+        return False
+    if ":" in rest.rpartition("@")[0] or "password=" in rest:
+        raise BadInput(
+            "cannot use the PostgreSQL database: found a password in its URL, which others on this "
+            "machine and readers of the output would see, expected none; write it to ~/.pgpass or "
+            "the variable PGPASSWORD"
+        )
+    return True
+
+
+def open_index(path: Location | None, report: Reporter) -> "PassageStore | PgVectorStore":
+    """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
 
+    if path is not None and is_postgres(path):
+        from selfrag.retrieval.pgvector import PgVectorStore
+
+        return PgVectorStore.open(str(path), load_query_encoder(report))
     if path is not None:
         Manifest.load(path)  # a folder that is no index fails before any model is loaded
         return PassageStore.open(path, load_query_encoder(report))
@@ -226,15 +247,15 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
 
 
 def load(
-    path: Path | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
-) -> "tuple[PassageStore, Engine]":
+    path: Location | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
+) -> "tuple[Retriever, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
     store = open_index(path, report)
     return store, load_engine(report, kind=kind)
 
 
-def index_facts(path: Path) -> dict[str, Any]:
-    """What the index in `path` records of itself and holds; raises `IndexNotUsable`."""
+def index_facts(path: Location) -> dict[str, Any]:
+    """What the index at `path` records of itself and holds; raises `IndexNotUsable`."""
     from selfrag.retrieval.table import connect, open_tables
 
     manifest = Manifest.load(path)

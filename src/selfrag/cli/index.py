@@ -29,6 +29,7 @@ from selfrag.ingest.chunking import Chunking
 from selfrag.ingest.files import Found, find_files, fixed_part, list_files
 from selfrag.ingest.formats import EXPECTED, ReadOptions
 from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import is_remote
 
 if TYPE_CHECKING:
     from selfrag.retrieval.writer import IndexWriter
@@ -38,7 +39,7 @@ index_app.command("tune")(index_tune)
 
 _TOLD_EVERY = 20_000
 
-Folder = Annotated[Path, typer.Argument(help="Index folder.")]
+Folder = Annotated[str, typer.Argument(help="Index folder or s3://bucket/prefix.")]
 Paths = Annotated[
     list[str], typer.Argument(help=f"Files, folders or patterns of {EXPECTED}; .gz where it fits.")
 ]
@@ -49,7 +50,7 @@ Encoding = Annotated[str, typer.Option(help="Of text, HTML and tables; found out
 @index_app.command("build")
 def index_build(
     paths: Paths,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new index.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of the new index, or s3://….")],
     chunking: Annotated[Chunking, typer.Option(help="Where to cut.")] = Chunking.WORDS,
     size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
     kind: Annotated[IndexKind, typer.Option(help="What searches by meaning.")] = IndexKind.AUTO,
@@ -85,7 +86,8 @@ def index_build(
 
         def fill(writer: "IndexWriter") -> None:
             put_files(writer, found.files, intake, report, read)
-            drop_others(writer, (key_of(file.path) for file in found.files), intake)
+            if not is_remote(out):  # there others may be putting files of their own
+                drop_others(writer, (key_of(file.path) for file in found.files), intake)
 
         try:
             build_folder(out, encoder, manifest, fill, on_progress=_counter(report))
@@ -219,12 +221,12 @@ def index_compact(
     """Merge small files, bring the search indexes up to date, drop old versions."""
     if keep_minutes < 0:
         raise BadInput(f"cannot compact: --keep-minutes is {keep_minutes}; expected 0 or more")
-    before = build.folder_mb(path) if path.is_dir() else 0.0
+    before = _size(path)
     with changed(path) as (writer, _):
         # LanceDB warns of 0, which would fail a reader that is open now.
         writer.compact(keep=max(timedelta(minutes=keep_minutes), timedelta(milliseconds=1)))
-    after = build.folder_mb(path)
-    stdout.print(f"compacted {path}: {before:.1f} MB before, {after:.1f} MB after", markup=False)
+    sizes = f": {before} before, {_size(path)} after" if before else ""
+    stdout.print(f"compacted {path}{sizes}", markup=False)
 
 
 @index_app.command("verify")
@@ -252,7 +254,7 @@ def index_verify(
 
 
 @contextmanager
-def _told(path: Path, as_json: bool) -> Iterator[Intake]:
+def _told(path: str, as_json: bool) -> Iterator[Intake]:
     """Every fault, one line each, once all is done; then what became of the files."""
     intake = Intake()
     try:
@@ -273,14 +275,20 @@ def _told(path: Path, as_json: bool) -> Iterator[Intake]:
 
 
 @contextmanager
-def changed(path: Path) -> "Iterator[tuple[IndexWriter, Reporter]]":
-    """The index in `path`, to be changed, and a reporter that shows it."""
+def changed(path: str) -> "Iterator[tuple[IndexWriter, Reporter]]":
+    """The index at `path`, to be changed, and a reporter that shows it."""
     report = Reporter()
     try:
         with build.open_index_writer(path, report, on_progress=_counter(report)) as writer:
             yield writer, report
     finally:
         report.close()
+
+
+def _size(path: str) -> str:
+    """That of a folder; none of what is elsewhere."""
+    is_here = not is_remote(path) and Path(path).is_dir()
+    return f"{build.folder_mb(Path(path)):.1f} MB" if is_here else ""
 
 
 def _counter(report: Reporter) -> Callable[[int], None]:

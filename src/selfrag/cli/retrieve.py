@@ -21,6 +21,7 @@ from selfrag.evaluate.answers import answers_of, has_answer
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
+from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.store import SearchMode
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def retrieve(
     rows, rejects = read_questions(data)
     store = build.open_index(index, report)
     found = retriever.open_retriever(store, plan, report)
-    place = {"index": str(index.resolve() if index else "demo"), "made": store.manifest.created_at}
+    place = {"index": _whole_name(index), "made": retriever.made_at(store)}
     with Output(out) as output:
         output.claim({**place, "n_docs": n_docs, **asdict(plan)}, restart=restart)
         n_done = output.count_done(rows, data)
@@ -79,6 +80,12 @@ def retrieve(
         kept = _beside(out, "rejects.jsonl")
         report.say(f"left out {len(rejects)} rows, kept in {kept}: {named(rejects)}")
     stdout.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+
+
+def _whole_name(index: str | None) -> str:
+    if index is None:
+        return "demo"
+    return index if is_remote(index) else str(Path(index).resolve())
 
 
 def _check(data: Path, out: Path, n_docs: int, batch_size: int) -> None:

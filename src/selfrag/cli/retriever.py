@@ -15,6 +15,7 @@ from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.store import PassageStore, SearchMode
 
 if TYPE_CHECKING:
+    from selfrag.retrieval.pgvector import PgVectorStore
     from selfrag.retrieval.rerank import CrossEncoder
 
 PACKAGED = "small"
@@ -74,18 +75,30 @@ class SearchPlan:
 class Planned:
     """A store searched as a plan says, before any reranking."""
 
-    def __init__(self, store: PassageStore, plan: SearchPlan) -> None:
+    def __init__(self, store: "PassageStore | PgVectorStore", plan: SearchPlan) -> None:
+        """Raises `BadInput` for what PostgreSQL does not do."""
+        if not isinstance(store, PassageStore) and (plan.where.strip() or plan.fusion != Fusion()):
+            raise BadInput(
+                "cannot search PostgreSQL so: found --where or an option of fusion, expected "
+                "neither, as it fuses by ranks; leave them out, or search a folder or s3://…"
+            )
         self._store, self._plan = store, plan
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """As the store."""
         plan = self._plan
+        if not isinstance(self._store, PassageStore):
+            from selfrag.retrieval.pgvector import PgSearchMode
+
+            return self._store.search(queries, top_k, mode=PgSearchMode(plan.mode.value))
         return self._store.search(
             queries, top_k, mode=plan.mode, where=plan.where.strip() or None, fusion=plan.fusion
         )
 
 
-def open_retriever(store: PassageStore, plan: SearchPlan, report: Reporter) -> Retriever:
+def open_retriever(
+    store: "PassageStore | PgVectorStore", plan: SearchPlan, report: Reporter
+) -> Retriever:
     """The store searched as `plan` says, with the reranker that it names."""
     planned = Planned(store, plan)
     if not plan.rerank:
@@ -99,6 +112,11 @@ def open_retriever(store: PassageStore, plan: SearchPlan, report: Reporter) -> R
         n_candidates=plan.candidates,
         weight=weight if plan.rerank_weight is None else plan.rerank_weight,
     )
+
+
+def made_at(store: "PassageStore | PgVectorStore") -> str:
+    """When the index was built; '' for a database, which is no one's build."""
+    return store.manifest.created_at if isinstance(store, PassageStore) else ""
 
 
 def _cross_encoder(name: str, report: Reporter) -> "CrossEncoder":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def index_tune(
-    path: Annotated[Path, typer.Argument(help="Index folder.")],
+    path: Annotated[str, typer.Argument(help="Index folder or s3://bucket/prefix.")],
     kind: Annotated[list[IndexKind] | None, typer.Option(help="Kinds to try.")] = None,
     queries: Annotated[int, typer.Option(help="Queries, the first words of passages.")] = 50,
     max_rows: Annotated[int, typer.Option(help="Passages tried at most, drawn evenly.")] = 100_000,
@@ -105,7 +105,7 @@ def _draw(found: "list[Tuned]", out: Path) -> None:
     figure.savefig(out, dpi=120)
 
 
-def _apply(path: Path, manifest: Manifest, best: "Tuned") -> None:
+def _apply(path: str, manifest: Manifest, best: "Tuned") -> None:
     with build.open_index_writer(path, Reporter()) as writer:
         writer.manifest = replace(
             manifest,

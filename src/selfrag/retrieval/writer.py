@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 from selfrag.passage import Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.table import (
     FILES,
     NO_FILE,
@@ -87,7 +87,7 @@ class IndexWriter:
 
     def __init__(
         self,
-        location: Path | str,
+        location: Location,
         database: Any,
         manifest: Manifest,
         encoder: Encoder,
@@ -201,7 +201,7 @@ class IndexWriter:
 
         Raises `BadInput` for what is no such condition.
         """
-        check_condition(self._passages, condition, "delete")
+        check_condition(self._location, self._passages, condition, "delete")
         self.flush()
         return self._delete_rows(condition)
 
