@@ -1,7 +1,6 @@
 """The `selfrag` command: subcommands, options, and how errors end."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from selfrag.cli import build, options, render, retriever
 from selfrag.cli.ask import ask, batch, chat, replay
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.evaluate import eval_app
+from selfrag.cli.index import index_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
 from selfrag.cli.retrieve import retrieve
@@ -18,7 +18,6 @@ from selfrag.cli.train import train_app
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.ingest.chunking import Chunking
 from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
 from selfrag.retrieval.store import SearchMode
 
@@ -29,7 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
@@ -111,35 +109,6 @@ def search(
         print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
         return
     render.show_hits(stdout, hits)
-
-
-@index_app.command("build")
-def index_build(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt .md .jsonl")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new index.")],
-    chunking: Annotated[Chunking, typer.Option(help="How to cut.")] = Chunking.WORDS,
-    size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
-) -> None:
-    """Index your own documents."""
-    if size < 1:
-        raise BadInput(f"cannot build an index: --size is {size}; expected at least 1 word")
-    passages = build.read_passages(paths, chunking, size)
-    Reporter().say(f"indexing {len(passages)} passages into {out}")
-    build.build_index(passages, out, Reporter())
-    stdout.print(f"indexed {len(passages)} passages in {out}", markup=False)
-
-
-@index_app.command("info")
-def index_info(
-    path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: options.Json = False
-) -> None:
-    """Show what an index holds and how it was made."""
-    facts = build.index_facts(path)
-    if as_json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        stdout.print(f"{name}: {value}", markup=False)
 
 
 @app.command()

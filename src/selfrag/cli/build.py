@@ -6,7 +6,8 @@ Nothing outside the command line chooses back ends.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import count
@@ -16,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 from selfrag import assets
 from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, BadInput, IndexNotUsable
-from selfrag.ingest.chunking import Chunking, chunk_document
-from selfrag.ingest.readers import read_documents, read_wiki_leads
+from selfrag.ingest.chunking import chunk_document
+from selfrag.ingest.readers import read_wiki_leads
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
-    from selfrag.retrieval.encoder import MeanPoolingEncoder
+    from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
     from selfrag.retrieval.store import PassageStore
+    from selfrag.retrieval.writer import IndexWriter
 
 MODEL_NAME = "selfrag-smollm2-135m"
 ENCODER_NAME = "all-MiniLM-L6-v2"
@@ -137,6 +139,30 @@ def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
     return MeanPoolingEncoder(fetch_asset(assets.ENCODER, report), name=ENCODER_NAME)
 
 
+def load_passage_encoder(
+    report: Reporter, *, max_tokens: int | None = None
+) -> "SentenceTransformerEncoder":
+    """The default encoder for passages, of which it reads the first `max_tokens`, 256 for None."""
+    # Its matrix and element-wise work use all cores; on numpy only the former does.
+    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+
+    folder = fetch_asset(assets.ENCODER, report)
+    return SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+
+
+@contextmanager
+def open_index_writer(
+    path: Path, report: Reporter, *, on_progress: Callable[[int], None] | None = None
+) -> "Iterator[IndexWriter]":
+    """The index in `path`, to be changed, with the encoder that it was built with."""
+    from selfrag.retrieval.build import open_writer
+
+    manifest = Manifest.load(path)
+    encoder = load_passage_encoder(report, max_tokens=manifest.encoder.max_tokens)
+    with open_writer(path, encoder, on_progress=on_progress) as writer:
+        yield writer
+
+
 def build_index(
     passages: Sequence[Passage],
     out: Path,
@@ -149,12 +175,9 @@ def build_index(
 
     Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
     """
-    # Its matrix and element-wise work use all cores; on numpy only the former does.
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
     from selfrag.retrieval.store import PassageStore
 
-    folder = fetch_asset(assets.ENCODER, report)
-    encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+    encoder = load_passage_encoder(report, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
@@ -210,29 +233,24 @@ def load(
     return store, load_engine(report, kind=kind)
 
 
-def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[Passage]:
-    """The passages of files and folders; raises `BadInput` when they hold no text."""
-    passages = [
-        passage
-        for document in read_documents(paths)
-        for passage in chunk_document(document, chunking=chunking, size=size)
-    ]
-    if not passages:
-        names = ", ".join(str(path) for path in paths)
-        raise BadInput(
-            f"cannot build an index: no text was found in {names}; "
-            "expected .txt, .md or .jsonl files with text, so name others"
-        )
-    return passages
-
-
 def index_facts(path: Path) -> dict[str, Any]:
-    """What the index in `path` records of itself, and its passages; raises `IndexNotUsable`."""
+    """What the index in `path` records of itself and holds; raises `IndexNotUsable`."""
     from selfrag.retrieval.table import connect, open_tables
 
     manifest = Manifest.load(path)
-    passages, _ = open_tables(path, connect(path))
-    return {**asdict(manifest), "n_passages": passages.count_rows()}
+    passages, files = open_tables(path, connect(path))
+    names = files.to_arrow().column("file").to_pylist()
+    return {
+        **asdict(manifest),
+        "n_passages": passages.count_rows(),
+        "n_files": len(names),
+        "files": sorted(names),
+    }
+
+
+def folder_mb(path: Path) -> float:
+    """The size of all files under a folder, in MB."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
 
 
 def question_from(argument: str | None) -> str:

@@ -28,6 +28,8 @@ def new_manifest(
     chunking: str = "",
     chunk_words: int = 0,
     roots: tuple[str, ...] = (),
+    cut_rows: bool = False,
+    encoding: str = "",
     attribution: str = "",
 ) -> Manifest:
     """The manifest of an index that is made now, with this version of the package."""
@@ -38,6 +40,8 @@ def new_manifest(
         chunking=chunking,
         chunk_words=chunk_words,
         roots=roots,
+        cut_rows=cut_rows,
+        encoding=encoding,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         selfrag_version=version("selfrag"),
         attribution=attribution,

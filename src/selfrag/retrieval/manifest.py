@@ -36,9 +36,10 @@ class IndexKind(StrEnum):
 class Manifest:
     """How an index was made, and when (UTC, ISO 8601); what it holds is in its tables.
 
-    `chunking` and `chunk_words` say how its files are cut, `roots` which files and folders it
-    stands for. `n_probes` and `refine_factor` are those of a vector search, 0 for the usual ones.
-    `attribution` is the licence line that the passages ask for.
+    `chunking` and `chunk_words` say how its files are cut, and `cut_rows` whether rows with an id
+    are; `encoding` is that of its text files, empty where each has its own; `roots` are the files
+    and folders that it stands for. `n_probes` and `refine_factor` are those of a vector search, 0
+    for the usual ones. `attribution` is the licence line that the passages ask for.
     """
 
     format_version: int
@@ -52,6 +53,8 @@ class Manifest:
     attribution: str
     n_probes: int = 0
     refine_factor: int = 0
+    cut_rows: bool = False
+    encoding: str = ""
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":

@@ -23,6 +23,7 @@ from selfrag.retrieval.manifest import IndexKind, Manifest, not_usable
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
     brief,
+    check_condition,
     connect,
     open_tables,
     passage_of,
@@ -149,7 +150,7 @@ class PassageStore:
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
         if where is not None:
-            self._check_condition(where)
+            check_condition(self._table, where, "search")
         mode = mode or self._mode
         n_found = max(4 * top_k, 20)
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
@@ -200,15 +201,6 @@ class PassageStore:
         except (OSError, RuntimeError, ValueError) as error:
             raise not_usable(self._path, f"damaged files ({brief(error)})") from error
         return rows
-
-    def _check_condition(self, where: str) -> None:
-        try:
-            self._table.search().where(where).select(["id"]).limit(1).to_list()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise BadInput(
-                f"cannot search where {where!r}: found {brief(error)!r}, expected an SQL condition "
-                f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
-            ) from error
 
 
 def metadata_condition(metadata: Mapping[str, str]) -> str:

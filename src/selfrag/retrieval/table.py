@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import SelfRAGError, StorageError
+from selfrag.errors import BadInput, SelfRAGError, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.lance import import_lancedb
 from selfrag.retrieval.manifest import IndexKind, not_usable
@@ -183,6 +183,17 @@ def kind_for(kind: IndexKind, n_rows: int) -> IndexKind:
 def vector_index(table: Any) -> Any | None:
     """The index over vectors, where there is one: its name, type and columns."""
     return next((index for index in table.list_indices() if "vector" in index.columns), None)
+
+
+def check_condition(table: Any, where: str, doing: str) -> None:
+    """Raises `BadInput` for what is no SQL condition on passages; `doing` is what it is for."""
+    try:
+        table.search().where(where).select(["id"]).limit(1).to_list()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"cannot {doing} where {where!r}: found {brief(error)!r}, expected an SQL condition "
+            f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
+        ) from error
 
 
 def quoted(text: str) -> str:
