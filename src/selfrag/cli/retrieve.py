@@ -47,16 +47,7 @@ def retrieve(
     restart: Annotated[bool, typer.Option("--restart", help="Write --out anew.")] = False,
 ) -> None:
     """Retrieve for every row of a file; run again to go on after an interruption."""
-    if n_docs < 1 or batch_size < 1:
-        raise BadInput(
-            f"cannot retrieve: --n-docs is {n_docs} and --batch-size {batch_size}; expected at "
-            "least 1 of each, so raise it"
-        )
-    if out.exists() and data.exists() and out.samefile(data):
-        raise BadInput(
-            f"cannot retrieve: --out is {out}, the questions themselves; expected another file, so "
-            "name one"
-        )
+    _check(data, out, n_docs, batch_size)
     plan = retriever.SearchPlan(
         mode=mode,
         where=where,
@@ -88,6 +79,19 @@ def retrieve(
         kept = _beside(out, "rejects.jsonl")
         report.say(f"left out {len(rejects)} rows, kept in {kept}: {named(rejects)}")
     stdout.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+
+
+def _check(data: Path, out: Path, n_docs: int, batch_size: int) -> None:
+    if n_docs < 1 or batch_size < 1:
+        raise BadInput(
+            f"cannot retrieve: --n-docs is {n_docs} and --batch-size {batch_size}; expected at "
+            "least 1 of each, so raise it"
+        )
+    if out.exists() and data.exists() and out.samefile(data):
+        raise BadInput(
+            f"cannot retrieve: --out is {out}, the questions themselves; expected another file, so "
+            "name one"
+        )
 
 
 def retrieved(rows: Sequence[Row], found: Retriever, n_docs: int) -> list[Row]:
