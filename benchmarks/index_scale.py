@@ -26,7 +26,7 @@ from selfrag.retrieval.build import build_folder, new_manifest
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.store import PassageStore, SearchMode
-from selfrag.retrieval.table import PASSAGES, connect, passages_schema
+from selfrag.retrieval.table import PASSAGES, connect, passages_schema, written_facts
 
 DIM, CHUNK, N_QUERIES, TOP = 768, 50_000, 200, 10
 NOISE = 0.35  # length of the noise beside the mixed vectors of length 1
@@ -84,7 +84,12 @@ def batches(n_rows: int) -> Iterator[Any]:
         columns = dict.fromkeys(("source", "file", "version", "title"), empty)
         columns |= dict.fromkeys(("start", "end", "page"), pa.array(np.zeros(n, dtype=np.int64)))
         columns |= {"row": numbers, "id": numbers.cast(pa.string()), "text": text}
-        columns |= {"search_text": text, "metadata": pa.array([[]] * n, pa.list_(pa.string()))}
+        facts = [written_facts(str(row), "", "", 0, 0, 0) for row in range(start, start + n)]
+        columns |= {
+            "facts": pa.array(facts),
+            "search_text": text,
+            "metadata": pa.array([[]] * n, pa.list_(pa.string())),
+        }
         columns["vector"] = pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.ravel()), type=schema.field("vector").type
         )

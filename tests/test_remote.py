@@ -393,7 +393,7 @@ def test_a_store_that_ignores_conditions_is_not_written_to(reach):
         assert objects == {}
 
 
-@pytest.mark.parametrize("text", [b"{", b"\xff", b'{"format_version": 2}', b"[]"])
+@pytest.mark.parametrize("text", [b"{", b"\xff", b'{"format_version": 3}', b"[]"])
 def test_a_damaged_manifest_is_refused(text, reach):
     with careless_store({"/bucket/index/manifest.json": text}) as endpoint:
         reach(endpoint)

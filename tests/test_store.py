@@ -169,7 +169,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "mistyped manifest": (lambda path: set_manifest(path, chunk_words="5"), "'chunk_words'"),
     "short manifest": (lambda path: set_manifest(path, encoder={"name": "w"}), "a damaged"),
     "unknown metric": (lambda path: set_encoder(path, metric="l7"), "a damaged .*l7"),
-    "later format": (lambda path: set_manifest(path, format_version=3), "index format 3, not 2"),
+    "later format": (lambda path: set_manifest(path, format_version=4), "index format 4, not 3"),
     "no table": (lambda path: shutil.rmtree(path / "passages.lance"), "damaged files"),
     "no versions": (
         lambda path: shutil.rmtree(path / "passages.lance" / "_versions"),

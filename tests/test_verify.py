@@ -88,3 +88,8 @@ def test_vectors_of_other_texts_are_noticed(index):
 def test_lost_files_are_a_finding_and_no_exception(index):
     shutil.rmtree(index / "passages.lance" / "data")
     assert "damaged files" in wrong(index)["index"].found
+
+
+def test_facts_that_do_not_agree_with_their_columns_are_noticed(index):
+    connect(index).open_table("passages").update(where="row < 5", values={"title": "Another"})
+    assert "as their columns say" in wrong(index)["facts"].found

@@ -14,7 +14,7 @@ from selfrag.retrieval.objectstore import TIMEOUT_S, Location, Objects, is_remot
 from selfrag.retrieval.spec import EncoderSpec, Metric
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class IndexKind(StrEnum):

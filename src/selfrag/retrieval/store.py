@@ -22,7 +22,7 @@ from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location
 from selfrag.retrieval.ranking import Scored, fused, hits_of, in_order
 from selfrag.retrieval.table import (
-    PASSAGE_COLUMNS,
+    READ_COLUMNS,
     check_condition,
     connect,
     open_tables,
@@ -209,6 +209,6 @@ def _rows(search: Any, score: str, n_found: int, where: str | None) -> list[dict
     if where is not None:
         search = search.where(where, prefilter=True)
     rows: list[dict[str, Any]] = (
-        search.select(["row", *PASSAGE_COLUMNS, score]).limit(n_found).to_list()
+        search.select(["row", *READ_COLUMNS, score]).limit(n_found).to_list()
     )
     return rows

@@ -4,6 +4,7 @@ LanceDB and pyarrow are imported late, here and in the modules that write: toget
 2 s. Knows nothing of encoders or of language models.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ FILES = "files"
 Origin = tuple[str, str]
 NO_FILE: Origin = ("", "")
 PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "metadata")
+# What is read for a hit. `facts` repeats the other columns as one: to read a row of a column that
+# has the same value throughout, as `page` has in any text, Lance unpacks a page of a million rows.
+READ_COLUMNS = ("facts", "text", "metadata")
+FACTS = tuple(name for name in PASSAGE_COLUMNS if name not in READ_COLUMNS)
 
 # Brute force is exact and takes 199 ms a query over 200,000 x 384 rows; RaBitQ codes take 5-10 ms.
 VECTOR_INDEX_ROWS = 20_000
@@ -71,7 +76,7 @@ def open_tables(location: Location, database: Any) -> tuple[Any, Any]:
         passages, files = database.open_table(PASSAGES), database.open_table(FILES)
         n_rows = passages.count_rows()
         # Counting reads no data file; taking a row finds one that is missing or cut short.
-        passages.search().select(list(PASSAGE_COLUMNS)).limit(1).to_list()
+        passages.search().select(list(READ_COLUMNS)).limit(1).to_list()
         has_words = any("search_text" in index.columns for index in passages.list_indices())
     if not n_rows:
         raise not_usable(location, "0 passages")
@@ -83,11 +88,12 @@ def open_tables(location: Location, database: Any) -> tuple[Any, Any]:
 def passages_schema(dim: int) -> Any:
     """Columns of the passages table.
 
-    `row` counts in the order of adding; `file` and `version` say from which state of which file.
+    `row` counts in the order of adding; `file` and `version` say from which state of which file;
+    `facts` is what `written_facts` makes of the columns that are not read for a hit.
     """
     import pyarrow as pa
 
-    texts = ("id", "title", "text", "source", "search_text", "file", "version")
+    texts = ("id", "title", "text", "source", "facts", "search_text", "file", "version")
     numbers = ("row", "start", "end", "page")
     return pa.schema(
         [
@@ -127,6 +133,9 @@ def record_batch(
         if name != "metadata"
     }
     columns["metadata"] = [[f"{key}={value}" for key, value in p.metadata] for p in passages]
+    columns["facts"] = [
+        written_facts(*values) for values in zip(*(columns[name] for name in FACTS), strict=True)
+    ]
     columns["row"] = range(first_row, first_row + len(passages))
     columns["search_text"] = [f"{passage.title} {passage.text}" for passage in passages]
     columns["file"] = [file for file, _ in files]
@@ -137,12 +146,18 @@ def record_batch(
     return pa.record_batch({name: columns[name] for name in schema.names}, schema=schema)
 
 
+def written_facts(id: str, title: str, source: str, start: int, end: int, page: int) -> str:
+    """The column `facts` of a passage: a JSON list in this order."""
+    return json.dumps([id, title, source, start, end, page], ensure_ascii=False)
+
+
 def passage_of(row: dict[str, Any]) -> Passage:
     """The passage that a row of the table holds."""
     pairs = (item.partition("=") for item in row["metadata"] or ())
     return Passage(
+        text=row["text"],
         metadata=tuple((name, value) for name, _, value in pairs),
-        **{name: row[name] for name in PASSAGE_COLUMNS if name != "metadata"},
+        **dict(zip(FACTS, json.loads(row["facts"]), strict=True)),
     )
 
 

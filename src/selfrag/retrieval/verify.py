@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.errors import IndexNotUsable
+from selfrag.passage import Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import (
+    FACTS,
     brief,
     connect,
     count_by_origin,
@@ -23,6 +25,7 @@ from selfrag.retrieval.table import (
     passage_of,
     quoted,
     word_search,
+    written_facts,
 )
 
 _BATCH_ROWS = 4096
@@ -140,6 +143,13 @@ def _search_checks(passages: Any) -> Iterator[Check]:
         later = f", {behind} more are compared one by one" if behind else ""
         yield Check(name=f"search by {index.columns[0]}", ok=True, found=found + later)
     sample = _sample(passages)
+    odd = [row["id"] for row in sample if passage_of(row) != _by_columns(row)]
+    yield Check(
+        name="facts",
+        ok=not odd,
+        found=f"{len(sample) - len(odd)} of {len(sample)} passages are as their columns say",
+        remedy="build the index anew" if odd else "",
+    )
     lost = []
     for row in sample:
         words = " ".join(row["search_text"].split()[:8])
@@ -155,6 +165,11 @@ def _search_checks(passages: Any) -> Iterator[Check]:
         found=f"{len(sample) - len(lost)} of {len(sample)} passages are found by their words",
         remedy="run `selfrag index compact`" if len(lost) > len(sample) // 2 else "",
     )
+
+
+def _by_columns(row: dict[str, Any]) -> Passage:
+    facts = written_facts(**{name: row[name] for name in FACTS})
+    return passage_of({**row, "facts": facts})
 
 
 def _vector_check(passages: Any, encoder: Encoder) -> Check:
