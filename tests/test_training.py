@@ -13,27 +13,19 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from selfrag.engine.tokenizer import FileTokenizer  # noqa: E402
-from selfrag.errors import BadInput  # noqa: E402
+from selfrag.errors import BadInput, ConfigError  # noqa: E402
 from selfrag.passage import Passage  # noqa: E402
 from selfrag.prompt import PromptFormat  # noqa: E402
 from selfrag.record import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
-from selfrag.train.examples import (  # noqa: E402
-    LossWeights,
-    build_trees,
-    encode_record,
-    pack_tree,
-)
+from selfrag.train.batches import collate, make_batches, token_losses  # noqa: E402
+from selfrag.train.config import TrainConfig  # noqa: E402
+from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402
+from selfrag.train.examples import LossWeights, encode_row, pack_tree  # noqa: E402
 from selfrag.train.export import export_adapter  # noqa: E402
+from selfrag.train.model import load_base  # noqa: E402
 from selfrag.train.plot import plot_run  # noqa: E402
-from selfrag.train.run import (  # noqa: E402
-    TrainConfig,
-    collate,
-    load_base,
-    make_batches,
-    token_losses,
-    train_from_records,
-)
+from selfrag.train.run import train_from_records  # noqa: E402
 
 
 def made(number, text, group=""):
@@ -59,6 +51,11 @@ def base(tmp_path_factory):
     return str(save_tiny_model(tmp_path_factory.mktemp("base"), []))
 
 
+def trees_of(records, fmt, max_tokens):
+    options = RenderOptions(weights=LossWeights(), max_tokens=max_tokens)
+    return prepare_rows(enumerate(records, start=1), fmt, options).trees
+
+
 def bound(base, tmp_path):
     model, tokenizer, token_ids = load_base(base)
     tokenizer.save_pretrained(str(tmp_path))
@@ -79,7 +76,7 @@ def test_new_rows_start_as_the_mean_of_their_words(base):
 
 def test_a_tree_has_the_losses_of_its_branches_read_alone(base, tmp_path):
     model, fmt, _ = bound(base, tmp_path)
-    encoded = [encode_record(made(1, text), fmt, LossWeights()) for text in ("one", "two", "other")]
+    encoded = [encode_row(made(1, text), fmt, LossWeights()) for text in ("one", "two", "other")]
     with torch.no_grad():
         tree = collate([pack_tree(encoded)])
         together = token_losses(model, tree)
@@ -92,20 +89,21 @@ def test_a_tree_has_the_losses_of_its_branches_read_alone(base, tmp_path):
     assert np.allclose(np.unique(np.round(found, 3)), expected, atol=2e-3)
 
 
-def test_padding_changes_no_loss(base, tmp_path):
+def test_packing_changes_no_loss(base, tmp_path):
     model, fmt, _ = bound(base, tmp_path)
-    short = pack_tree([encode_record(made(1, "a"), fmt, LossWeights())])
-    long = pack_tree([encode_record(made(2, "a much longer text"), fmt, LossWeights())])
+    short = pack_tree([encode_row(made(1, "a"), fmt, LossWeights())])
+    long = pack_tree([encode_row(made(2, "a much longer text"), fmt, LossWeights())])
     with torch.no_grad():
         both = token_losses(model, collate([short, long]))
         alone = token_losses(model, collate([short]))
-    assert torch.allclose(both[: len(alone)], alone, atol=1e-5)
+        last = token_losses(model, collate([long]))
+    assert torch.allclose(both, torch.cat([alone, last]), atol=1e-5)
 
 
 def test_batches_hold_every_tree_once_within_the_limit(base, tmp_path):
     _, fmt, _ = bound(base, tmp_path)
     records = [made(n, "x" * (n % 7 + 1)) for n in range(60)]
-    trees = build_trees(records, fmt, LossWeights(), 400)
+    trees = trees_of(records, fmt, 400)
     batches = make_batches(trees, 400, np.random.default_rng(0))
     assert sorted(id(t) for batch in batches for t in batch) == sorted(id(t) for t in trees)
     assert max(len(b) * max(len(t.ids) for t in b) for b in batches) <= 400
@@ -185,5 +183,5 @@ def test_a_folder_without_an_adapter_is_no_start(base, tmp_path):
 
 
 def test_a_batch_smaller_than_an_example_is_refused(base, tmp_path):
-    with pytest.raises(BadInput, match="tokens_per_batch is 100"):
+    with pytest.raises(ConfigError, match="tokens_per_batch is 100"):
         config(base, tmp_path, tokens_per_batch=100)
