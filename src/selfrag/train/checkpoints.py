@@ -78,6 +78,12 @@ class HeldOutLosses(TrainerCallback):
             i: type(token).__name__ for i, token in zip(token_ids, REFLECTION_TOKENS, strict=True)
         }
 
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Says how far the run is."""
+        loss = (kwargs.get("logs") or {}).get("loss")
+        if loss is not None and state.is_world_process_zero:
+            logger.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, float(loss))
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures on every process; the first one writes."""
         row = {"step": state.global_step, **held_out(kwargs["model"], self.batches, self.kinds)}

@@ -15,7 +15,7 @@ from typing import Any
 
 from selfrag.errors import BadInput
 from selfrag.record import GeneratorRecord, open_text, record_from_json
-from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionToken, Relevance
+from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionToken, Relevance, Retrieve
 
 MAX_REJECT_CHARS = 2000
 
@@ -96,8 +96,16 @@ def _parse(number: int, text: str) -> Row | Reject:
         json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
         return _row(data)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f"misses {error}" if isinstance(error, KeyError) else str(error)
+        reason = _reason(error)
         return Reject(line=number, reason=reason, text=text[:MAX_REJECT_CHARS].rstrip("\n"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"misses {error}"
+    if isinstance(error, json.JSONDecodeError | RecursionError):
+        return f"is not JSON ({error})"
+    return str(error)
 
 
 def _row(data: Any) -> Row:
@@ -130,7 +138,7 @@ def split_output(output: str) -> Iterator[str | ReflectionToken | PassageText]:
     """The parts of an answer of the released data, in order; nothing between them is lost.
 
     A passage ends at the first `</paragraph>` that IsRel follows, or else at the first one before
-    the next passage. Reflection tokens inside of it are its text.
+    the next `[Retrieval]<paragraph>`. Reflection tokens inside of it are its text.
     """
     at = 0
     while found := _TOKEN.search(output, at):
@@ -152,7 +160,7 @@ def _passage_end(output: str, start: int) -> tuple[int, int]:
     """Where the body that begins at `start` ends, and where the marker behind it does."""
     certain = _CERTAIN_END.search(output, start)
     first = output.find(Marker.PARAGRAPH_END, start)
-    following = output.find(Marker.PARAGRAPH_START, start)
+    following = output.find(Retrieve.YES + Marker.PARAGRAPH_START, start)
     if certain and not (first >= 0 and first < following < certain.start()):
         return certain.span()
     if first < 0:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from selfrag.errors import BadInput
 from selfrag.record import GeneratorRecord
@@ -192,7 +192,9 @@ def train_generator(
     logger.info("training on %d tokens in %d batches", n_tokens, len(batches))
     _save_facts(out, config, {**(facts or {}), "tokens": n_tokens, "batches": len(batches)})
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers 5.24 renamed it.
+        new_name = getattr(model, "activation_checkpointing_enable", None)
+        (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
     trainer = GeneratorTrainer(
         model=model,
         args=_arguments(config, len(batches)),
@@ -200,6 +202,7 @@ def train_generator(
         data_collator=lambda items: collate(items[0]),
         callbacks=[HeldOutLosses([collate(batch) for batch in checks], token_ids, out)],
     )
+    trainer.remove_callback(PrinterCallback)  # prints; the log has it all
     trainer.model_accepts_loss_kwargs = True  # our loss is a mean over the step: no second division
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -235,7 +238,7 @@ def _arguments(config: TrainConfig, n_batches: int) -> TrainingArguments:
         max_steps=n_steps if config.max_steps else -1,
         learning_rate=config.peak_learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, int(n_steps * config.warmup_share)),
+        warmup_steps=int(n_steps * config.warmup_share),
         weight_decay=config.weight_decay,
         max_grad_norm=1.0,
         bf16=half,
