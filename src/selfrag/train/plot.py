@@ -8,12 +8,13 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from selfrag.train.checkpoints import HELD_OUT_FILE, read_held_out
+
 
 def plot_run(run: Path) -> Path:
     """Draws `curve.png` from `log.json` and `held_out.jsonl` of a run folder; its path."""
     log = [row for row in json.loads((run / "log.json").read_text()) if "loss" in row]
-    lines = (run / "held_out.jsonl").read_text().splitlines()
-    held = [json.loads(line) for line in lines]
+    held = read_held_out(run / HELD_OUT_FILE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.plot([row["step"] for row in log], [float(row["loss"]) for row in log])
     left.set(title="training loss (weighted)", xlabel="optimizer step", ylabel="nats")
