@@ -65,16 +65,17 @@ def critic_prompt_ids(
     Longer than `max_tokens`, the input loses its middle: the instruction at its beginning and what
     is judged at its end stay, and the place for the label is never cut off.
     """
-    encode = tokenizer.encode
+    encode, start = tokenizer.encode, tokenizer.start_ids
     empty = critic_prompt(instruction, "")
-    ids = encode(critic_prompt(instruction, fields))
+    ids = [*start, *encode(critic_prompt(instruction, fields))]
     if max_tokens is None or len(ids) <= max_tokens:
         return ids
-    n_kept = max(0, max_tokens - len(encode(empty)) - 2)  # cut pieces may tokenise apart
+    # Cut pieces may tokenise apart.
+    n_kept = max(0, max_tokens - len(start) - len(encode(empty)) - 2)
     body = encode(fields)
     head, tail = body[: n_kept - n_kept // 3], body[len(body) - n_kept // 3 :]
     before, after = empty.split(_INPUT_HEAD)
-    return [*encode(before + _INPUT_HEAD), *head, *tail, *encode(after)]
+    return [*start, *encode(before + _INPUT_HEAD), *head, *tail, *encode(after)]
 
 
 def label_ids(tokenizer: Tokenizer, label: str) -> list[int]:

@@ -128,6 +128,59 @@ def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
     typer.echo(f"weights in {trained.folder}, curve in {plot_run(out)}")
 
 
+@train_app.command("critic")
+def critic(
+    data: Annotated[Path, typer.Option("--data", help="JSON lines of critic data.")],
+    model: Annotated[str, typer.Option("--model", "--base", help="Folder of the base.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="TOML recipe, as in recipes/; not needed.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="text, as released, or token.")] = "text",
+    method: Annotated[str | None, typer.Option(help="lora, qlora (CUDA) or full.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key as train.key=value.")
+    ] = None,
+) -> None:
+    """Fine-tune a critic on labelled rows and measure it on some of them that are held out."""
+    from selfrag.train.config import TrainConfig
+
+    tables = _changed(load_recipe(recipe) if recipe else {}, changes or [])
+    given = {"method": method, "epochs": epochs}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
+    _train_critic(data, config, labels)
+
+
+def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
+    from selfrag.train.critic import train_critic
+    from selfrag.train.critic_data import LabelForm
+    from selfrag.train.plot import plot_reliability, plot_run
+    from selfrag.train.run import is_first_process
+
+    if labels not in list(LabelForm):
+        raise BadInput(f"cannot train a critic: --labels is {labels!r}; expected text or token")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    trained = train_critic(data, config, LabelForm(labels))
+    if not is_first_process():
+        return
+    out = Path(config.out)
+    n_rejected = len(trained.rows.rejects)
+    typer.echo(f"used {len(trained.rows.rows)} rows, rejected {n_rejected} (rejects.jsonl)")
+    for group, counts in trained.rows.counts.items():
+        shares = ", ".join(f"{label} {n}" for label, n in counts.items())
+        typer.echo(f"{group}: {shares}")
+    for group, found in trained.quality.items():
+        typer.echo(
+            f"{group}: accuracy {found.accuracy:.3f} (always the same label {found.majority:.3f}), "
+            f"macro F1 {found.macro_f1:.3f}, calibration error {found.ece:.3f}, n {found.n}"
+        )
+    plot_run(out)
+    plot = plot_reliability(trained.quality, out / "reliability.png")
+    typer.echo(f"weights in {trained.folder}, report in {out / 'critic.json'}, plot in {plot}")
+
+
 def _changed(tables: dict[str, dict[str, Any]], changes: list[str]) -> dict[str, dict[str, Any]]:
     """`tables` with every `table.key=value` put in; a value that is no TOML is a string."""
     made = {name: dict(table) for name, table in tables.items()}

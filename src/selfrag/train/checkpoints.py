@@ -74,9 +74,8 @@ class HeldOutLosses(TrainerCallback):
 
     def __init__(self, batches: Sequence[Batch], token_ids: Sequence[int], run: Path) -> None:
         self.batches, self.run = batches, run
-        self.kinds = {
-            i: type(token).__name__ for i, token in zip(token_ids, REFLECTION_TOKENS, strict=True)
-        }
+        tokens = REFLECTION_TOKENS if token_ids else ()
+        self.kinds = {i: type(token).__name__ for i, token in zip(token_ids, tokens, strict=True)}
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Says how far the run is."""

@@ -55,6 +55,8 @@ _AT_LEAST_ONE = (
     "accumulation",
     "lora_rank",
     "lora_alpha",
+    "pad_vocabulary_to",
+    "log_steps",
     "save_steps",
     "eval_batches",
 )
@@ -67,7 +69,7 @@ class TrainConfig:
     `start`: a shipped adapter to go on from; empty starts anew. One step takes `accumulation`
     batches of `tokens_per_batch` on each process. `learning_rate` None: as fits `method`.
     `max_steps` ends a run early and is the length of its schedule. At most a tenth of the examples
-    is held out. `parallel`: `fsdp`, or the path of a DeepSpeed configuration.
+    is held out. Many processes are the launcher's affair (recipes/fsdp2.yaml, recipes/zero3.yaml).
     """
 
     base: str
@@ -89,7 +91,7 @@ class TrainConfig:
     precision: Precision = Precision.AUTO
     gradient_checkpointing: bool = False
     pad_vocabulary_to: int = 1
-    parallel: str = ""
+    log_steps: int = 10
     save_steps: int = 100
     held_out_trees: int = 120
     held_out_from: HeldOut = HeldOut.SPREAD

@@ -37,15 +37,19 @@ def load_tokenizer(path: str) -> Any:
 
 def prompt_format(tokenizer: Any, folder: Path) -> PromptFormat:
     """The prompt format of a grown tokenizer, which is saved to `folder`, as engines read it."""
+    return PromptFormat.of(file_tokenizer(tokenizer, folder))
+
+
+def file_tokenizer(tokenizer: Any, folder: Path) -> FileTokenizer:
+    """`tokenizer` saved to `folder`, as engines read it."""
     tokenizer.save_pretrained(str(folder))
     try:
-        file = FileTokenizer(folder / "tokenizer.json", end_of_sequence=tokenizer.eos_token)
+        return FileTokenizer(folder / "tokenizer.json", end_of_sequence=tokenizer.eos_token)
     except EngineError as error:
         raise BadInput(
             f"cannot train with the tokenizer {type(tokenizer).__name__}: it has no tokenizer.json "
             "form, which the engines read; convert it with transformers first"
         ) from error
-    return PromptFormat.of(file)
 
 
 def load_model(config: TrainConfig) -> Any:
@@ -90,7 +94,7 @@ def load_base(path: str) -> tuple[Any, Any, list[int]]:
 
 
 def attach_lora(model: Any, token_ids: Sequence[int], config: TrainConfig) -> Any:
-    """LoRA on every linear layer, and the 15 new rows trained whole in embedding and head.
+    """LoRA on every linear layer, and the rows `token_ids` trained whole in embedding and head.
 
     Seeds torch: LoRA draws its first factor at random, before the Trainer sets its own seed.
     """
@@ -101,13 +105,14 @@ def attach_lora(model: Any, token_ids: Sequence[int], config: TrainConfig) -> An
     torch.manual_seed(config.seed)
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     present = [name for name in LORA_MODULES if name in names]
+    rows = {name: list(token_ids) for name in _matrices(model)} if token_ids else {}
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=0.0,
         target_modules=present or "all-linear",
         fan_in_fan_out=_has_conv1d(model),
-        trainable_token_indices={name: list(token_ids) for name in _matrices(model)},
+        trainable_token_indices=rows or None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)

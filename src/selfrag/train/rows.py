@@ -8,14 +8,16 @@ nothing of tokenizers.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfrag.errors import BadInput
 from selfrag.record import GeneratorRecord, open_text, record_from_json
 from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionToken, Relevance, Retrieve
+
+T = TypeVar("T")
 
 MAX_REJECT_CHARS = 2000
 
@@ -59,13 +61,21 @@ class PassageText:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row | Reject]]:
-    """Every row of a JSON Lines file or of a JSON list, with its number from 1; blank lines go.
+    """Every row of a training file, with its number from 1; see `read_json_rows`."""
+    return read_json_rows(path, lambda number, data: _row(data))
 
-    Raises `BadInput` for a file that cannot be read at all.
+
+def read_json_rows(
+    path: Path, parse: Callable[[int, dict[str, Any]], T]
+) -> Iterator[tuple[int, T | Reject]]:
+    """What `parse` makes of every object in JSON Lines or a JSON list, with its number from 1.
+
+    Where `parse` raises `KeyError`, `TypeError` or `ValueError`, or a row is no object, there is a
+    `Reject`. Blank lines go. Raises `BadInput` for a file that cannot be read at all.
     """
     try:
         for number, text in _texts(path):
-            yield number, _parse(number, text)
+            yield number, _parsed(number, text, parse)
     except UnicodeDecodeError as error:
         raise BadInput(
             f"cannot read training rows from {path}: {error}; expected JSON lines in UTF-8, "
@@ -90,11 +100,13 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
     yield from ((n, json.dumps(row, ensure_ascii=False)) for n, row in enumerate(rows, start=1))
 
 
-def _parse(number: int, text: str) -> Row | Reject:
+def _parsed(number: int, text: str, parse: Callable[[int, dict[str, Any]], T]) -> T | Reject:
     try:
         data = json.loads(text)
         json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        return _row(data)
+        if not isinstance(data, dict):
+            raise TypeError(f"is {type(data).__name__}, not an object")
+        return parse(number, data)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = _reason(error)
         return Reject(line=number, reason=reason, text=text[:MAX_REJECT_CHARS].rstrip("\n"))
@@ -108,15 +120,13 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _row(data: Any) -> Row:
-    if not isinstance(data, dict):
-        raise TypeError(f"is {type(data).__name__}, not an object")
+def _row(data: dict[str, Any]) -> Row:
     if "segments" in data:
         return record_from_json(data)
     row = InstructionRow(
-        instruction=_text(data, "instruction"),
-        output=_text(data, "output"),
-        task_input=_text({"input": "", **data}, "input"),
+        instruction=text_of(data, "instruction"),
+        output=text_of(data, "output"),
+        task_input=text_of({"input": "", **data}, "input"),
         id=str(data.get("id", "")),
         dataset=str(data.get("dataset_name", "")),
     )
@@ -125,7 +135,8 @@ def _row(data: Any) -> Row:
     return row
 
 
-def _text(data: dict[str, Any], key: str) -> str:
+def text_of(data: dict[str, Any], key: str) -> str:
+    """The text of `data` at `key`; raises `KeyError` or `TypeError` where there is none."""
     value = data[key]
     if value is None and key == "input":
         return ""

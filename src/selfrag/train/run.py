@@ -50,7 +50,7 @@ from selfrag.train.vocab import grow_model, grow_tokenizer, reflection_ids
 logger = logging.getLogger(__name__)
 
 # Settings that may change between a run and its resumption: they do not change what is learned.
-_FREE_ON_RESUME = {"out", "save_steps", "eval_batches", "parallel"}
+_FREE_ON_RESUME = {"out", "save_steps", "eval_batches", "log_steps"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +101,27 @@ class GeneratorTrainer(Trainer):
         return (loss, {"losses": losses}) if return_outputs else loss
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Trees to train on, trees to measure on, and what `run.json` says of where they are from."""
+
+    trees: list[Tree]
+    checks: list[Tree]
+    facts: dict[str, Any]
+
+
 def train_from_file(path: Path, config: TrainConfig, weights: LossWeights) -> Trained:
     """Trains on the rows of `path`; rows that cannot be used go to `rejects.jsonl` in the run."""
-    _require_launcher()
-    digest = _sha256(path)
+    digest = sha256(path)
     tokenizer = load_tokenizer(config.base)
     new = grow_tokenizer(tokenizer)
-    fmt = prompt_format(tokenizer, _run_folder(config) / "tokenizer")
-    data = prepare_file(path, fmt, _options(config, weights))
-    return _train_on(data, config, tokenizer, new, digest)
+    fmt = prompt_format(tokenizer, run_folder(config) / "tokenizer")
+    prepared = prepare_file(path, fmt, _options(config, weights))
+    if is_first_process():
+        save_rejects(prepared.rejects, run_folder(config) / "rejects.jsonl")
+    facts = {"data_sha256": digest, "loss": asdict(weights)}
+    folder, _ = train_trees(_split(prepared, config, facts), config, tokenizer, new)
+    return Trained(folder=folder, data=prepared)
 
 
 def train_from_records(
@@ -118,11 +130,9 @@ def train_from_records(
     """Trains on `records`; the folder of the final weights."""
     tokenizer = load_tokenizer(config.base)
     new = grow_tokenizer(tokenizer)
-    fmt = prompt_format(tokenizer, _run_folder(config) / "tokenizer")
-    rows = list(enumerate(records, start=1))
-    digest = hashlib.sha256(repr(rows).encode()).hexdigest()
-    data = prepare_rows(rows, fmt, _options(config, weights))
-    return _train_on(data, config, tokenizer, new, digest).folder
+    fmt = prompt_format(tokenizer, run_folder(config) / "tokenizer")
+    prepared = prepare_rows(enumerate(records, start=1), fmt, _options(config, weights))
+    return train_trees(_split(prepared, config, {}), config, tokenizer, new)[0]
 
 
 def _options(config: TrainConfig, weights: LossWeights) -> RenderOptions:
@@ -134,7 +144,13 @@ def _options(config: TrainConfig, weights: LossWeights) -> RenderOptions:
     )
 
 
-def _run_folder(config: TrainConfig) -> Path:
+def _split(prepared: Prepared, config: TrainConfig, facts: dict[str, Any]) -> Data:
+    trees, checks = split_held_out(prepared.trees, config.held_out_trees, config.held_out_from)
+    return Data(trees=trees, checks=checks, facts={"data": asdict(prepared.account), **facts})
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """The folder of a run, made where it is not there."""
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,13 +162,11 @@ def _run_folder(config: TrainConfig) -> Path:
     return out
 
 
-def _train_on(
-    data: Prepared, config: TrainConfig, tokenizer: Any, new: list[str], digest: str
-) -> Trained:
-    out = _run_folder(config)
-    if is_first_process():
-        save_rejects(data.rejects, out / "rejects.jsonl")
-    trees, checks = split_held_out(data.trees, config.held_out_trees, config.held_out_from)
+def train_trees(
+    data: Data, config: TrainConfig, tokenizer: Any, new: list[str]
+) -> tuple[Path, Any]:
+    """Trains the base on `data`, its vocabulary grown by `new`; final weights and model."""
+    _require_launcher()
     model = load_model(config)
     grow_model(model, tokenizer, new, multiple_of=config.pad_vocabulary_to)
     token_ids = reflection_ids(tokenizer)
@@ -160,37 +174,26 @@ def _train_on(
         model = attach_lora(model, token_ids, config)
     if config.start:
         start_from(model, Path(config.start))
-    facts = {"data": asdict(data.account), "data_sha256": digest}
-    folder = train_generator(trees, checks, config, model, token_ids, facts=facts)
+    folder = _run(data, config, model, token_ids)
     if config.method is Method.FULL and is_first_process():
         tokenizer.save_pretrained(str(folder))
-    return Trained(folder=folder, data=data)
+    return folder, model
 
 
-def train_generator(
-    trees: Sequence[Tree],
-    held_out_trees: Sequence[Tree],
-    config: TrainConfig,
-    model: Any,
-    token_ids: list[int],
-    *,
-    facts: dict[str, Any] | None = None,
-) -> Path:
-    """Trains, resuming from the last whole checkpoint in `config.out`; the final weights' folder.
-
-    `facts`: what `run.json` says besides the settings; a resumed run must agree with both.
-    """
-    out = _run_folder(config)
+def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> Path:
+    """Trains, resuming from the last whole checkpoint in `config.out`; the final folder."""
+    out = run_folder(config)
     rng = np.random.default_rng(config.seed)
-    size = _batch_size(trees, config, model)
-    batches = make_batches(trees, size, rng)
-    checks = make_batches(held_out_trees, size, rng)[: config.eval_batches]
+    size = _batch_size(data.trees, config, model)
+    batches = make_batches(data.trees, size, rng)
+    checks = make_batches(data.checks, size, rng)[: config.eval_batches]
     if config.epochs == 1 and config.max_steps:
         batches = batches[: config.max_steps * config.accumulation]
-    last = _checkpoint_to_resume(out, config, facts or {})
     n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
+    facts = {**data.facts, "tokens": n_tokens, "batches": len(batches)}
+    last = _checkpoint_to_resume(out, config, facts)
     logger.info("training on %d tokens in %d batches", n_tokens, len(batches))
-    _save_facts(out, config, {**(facts or {}), "tokens": n_tokens, "batches": len(batches)})
+    _save_facts(out, config, facts)
     if config.gradient_checkpointing:
         # transformers 5.24 renamed it.
         new_name = getattr(model, "activation_checkpointing_enable", None)
@@ -243,7 +246,7 @@ def _arguments(config: TrainConfig, n_batches: int) -> TrainingArguments:
         max_grad_norm=1.0,
         bf16=half,
         use_cpu=on_cpu,
-        logging_steps=10,
+        logging_steps=config.log_steps,
         save_steps=config.save_steps,
         save_total_limit=2,
         report_to=[],
@@ -290,10 +293,25 @@ def _save_facts(out: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
 def _save_final(trainer: GeneratorTrainer, config: TrainConfig) -> Path:
     out = Path(config.out)
     folder = out / ("model" if config.method is Method.FULL else "adapter")
-    trainer.save_model(str(folder))
+    if trainer.is_fsdp_enabled:
+        _save_sharded(trainer, folder)
+    else:
+        trainer.save_model(str(folder))
     if is_first_process():
         (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     return folder
+
+
+def _save_sharded(trainer: GeneratorTrainer, folder: Path) -> None:
+    """Gathers one tensor after another, so that no process but the first ever holds the model."""
+    first = is_first_process()
+    gathered = {}
+    for name, tensor in trainer.model.state_dict().items():
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if first:
+            gathered[name] = whole.detach().cpu().clone()
+    if first:
+        trainer.model.save_pretrained(str(folder), state_dict=gathered)
 
 
 def is_first_process() -> bool:
@@ -309,7 +327,8 @@ def _require_launcher() -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a training file; raises `BadInput` where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -55,8 +55,10 @@ def add_reflection_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
 
 
 def reflection_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of the 15 tokens in order, of a grown tokenizer."""
-    return list(tokenizer.convert_tokens_to_ids([token.value for token in REFLECTION_TOKENS]))
+    """The ids of the 15 tokens in order; none of a tokenizer that lacks one of them."""
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary.get(token.value) for token in REFLECTION_TOKENS]
+    return [] if None in ids else ids
 
 
 def _words(token: str) -> str:
