@@ -1,5 +1,6 @@
 """`selfrag export`: the final weights of a run as a model folder, and as GGUF."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +19,18 @@ def export(
     from selfrag.train.folder import WeightType, export_run
     from selfrag.train.gguf_file import GgufType, write_gguf
 
-    kinds = {"--dtype": (dtype, list(WeightType)), "--gguf": (gguf or "f16", list(GgufType))}
-    for option, (value, known) in kinds.items():
-        if value not in known:
-            raise BadInput(
-                f"cannot export: {option} is {value!r}; expected one of {', '.join(known)}"
-            )
+    _require_one_of("--dtype", dtype, list(WeightType))
+    _require_one_of("--gguf", gguf or GgufType.F16, list(GgufType))
     folder = export_run(run, out, WeightType(dtype))
     typer.echo(f"model in {folder}")
     if gguf:
         path = write_gguf(folder, folder / f"{folder.name}-{gguf}.gguf", GgufType(gguf))
         typer.echo(f"GGUF in {path}")
+
+
+def _require_one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise BadInput(
+            f"cannot export: {option} is {value!r}; expected one of {', '.join(known)}, "
+            "so choose one"
+        )

@@ -117,7 +117,7 @@ def _dtype(weight_type: WeightType, base: str) -> torch.dtype:
         except (OSError, ValueError):
             config = {}
         name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return getattr(torch, name)  # type: ignore[no-any-return]
+    return getattr(torch, name)
 
 
 def model_card(name: str, facts: RunFacts) -> str:
