@@ -19,11 +19,12 @@ TEXTS = [
 SIZE = 400
 
 
-def _byte_bpe(pattern=None, normalizer=None):
+def _byte_bpe(pattern=None, normalizer=None, digits=False):
     tokenizer = tokenizers.Tokenizer(models.BPE())
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
+    split += [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
@@ -99,7 +100,7 @@ def gpt2():
 
 
 def smollm():
-    tokenizer = _byte_bpe(r"\p{N}")
+    tokenizer = _byte_bpe(digits=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     _trained(tokenizer, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], initial_alphabet=alphabet)
     return tokenizer, None, "<|im_end|>"

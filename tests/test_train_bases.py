@@ -12,9 +12,11 @@ pytest.importorskip("peft")
 
 from selfrag.errors import BadInput  # noqa: E402
 from selfrag.reflection import REFLECTION_TOKENS  # noqa: E402
+from selfrag.train.batches import collate, packs_cleanly, token_losses  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
-from selfrag.train.examples import UNIFORM  # noqa: E402
+from selfrag.train.examples import UNIFORM, encode_row, pack_tree  # noqa: E402
 from selfrag.train.model import load_base, load_tokenizer, prompt_format  # noqa: E402
+from selfrag.train.rows import InstructionRow  # noqa: E402
 from selfrag.train.run import train_from_file  # noqa: E402
 from selfrag.train.vocab import grow_tokenizer, reflection_ids  # noqa: E402
 
@@ -123,6 +125,39 @@ def test_all_weights_are_trained_and_saved_as_a_model_folder(name, bases, data, 
     saved = load_file(trained.folder / "model.safetensors")
     layer = next(key for key in saved if "mlp" in key and key.endswith("weight"))
     assert (saved[layer] != load_base(bases(name))[0].state_dict()[layer].numpy()).any()
+
+
+def encoded_pair(folder, tmp_path):
+    model, tokenizer, _ = load_base(folder)
+    fmt = prompt_format(tokenizer, tmp_path)
+    rows = [InstructionRow(instruction=text, output=OUTPUT) for text in ("Q?", "A longer one?")]
+    return model.eval(), [pack_tree([encode_row(row, fmt, UNIFORM)]) for row in rows]
+
+
+def test_rows_packed_together_have_the_losses_of_rows_alone(base, tmp_path):
+    model, trees = encoded_pair(base[1], tmp_path)
+    with torch.no_grad():
+        alone = torch.cat([token_losses(model, collate([tree])) for tree in trees])
+        together = token_losses(model, collate(trees))
+    assert torch.allclose(together, alone, atol=1e-4)
+    assert packs_cleanly(model, trees)
+
+
+def test_a_model_that_takes_no_positions_is_noticed_and_trained_row_by_row(data, tmp_path, caplog):
+    # Bloom tells places by ALiBi, from the mask.
+    from transformers import BloomConfig, BloomForCausalLM
+
+    folder = tmp_path / "bloom"
+    folder.mkdir()
+    size = small_bases.save_tokenizer(folder, small_bases.smollm)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+    BloomForCausalLM(BloomConfig(vocab_size=size, **sizes)).save_pretrained(folder)
+    model, trees = encoded_pair(str(folder), tmp_path / "tokenizer")
+    assert not packs_cleanly(model, trees)
+    trained = train_from_file(data, config(str(folder), tmp_path / "run", epochs=2), UNIFORM)
+    assert "each is its own batch" in caplog.text
+    assert (trained.folder / "adapter_model.safetensors").is_file()
 
 
 def test_gradient_checkpointing_and_bf16_change_the_loss_by_rounding_only(bases, data, tmp_path):

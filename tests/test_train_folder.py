@@ -53,7 +53,7 @@ def test_the_folder_opens_in_every_engine_with_the_trained_weights(exported):
     engines = [TransformersEngine(folder, name="t"), LlamaEngine(folder, name="l")]
     fmt = PromptFormat.of(engines[0].tokenizer)
     prompt = fmt.instruction("Q 3?")
-    request = Request(prompt_ids=tuple(prompt), max_new_tokens=5, watch_ids=fmt.ids.all)
+    request = Request(prefix_ids=tuple(prompt), max_new_tokens=5, watch_ids=fmt.ids.all)
     one, other = (engine.generate([request])[0] for engine in engines)
     assert one.token_ids == other.token_ids
     assert np.allclose(one.watched, other.watched, atol=1e-3)

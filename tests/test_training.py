@@ -1,7 +1,6 @@
 """Training on a tiny model: the tree loss, new rows, resume, the curve."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -128,26 +127,6 @@ def config(base, out, **options):
 RECORDS = [made(n, text, group=str(n)) for n in range(28) for text in ("right", "wrong")]
 
 
-def losses(run):
-    rows = json.loads((run / "log.json").read_text())
-    return {row["step"]: float(row["loss"]) for row in rows if "loss" in row}
-
-
-def test_a_stopped_run_resumes_to_the_same_end(base, tmp_path):
-    whole = train_from_records(RECORDS, config(base, tmp_path / "whole"), LossWeights())
-    steps = json.loads((tmp_path / "whole" / "log.json").read_text())[-1]["step"]
-    assert steps > 4  # more than the one checkpoint at step 4
-    # The same schedule stopped at its first checkpoint: its later ones are taken away.
-    train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
-    last = max((tmp_path / "stopped" / "checkpoints").iterdir(), key=lambda p: int(p.name[11:]))
-    shutil.rmtree(last)
-    resumed = train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
-    first = load_file(whole / "adapter_model.safetensors")
-    second = load_file(resumed / "adapter_model.safetensors")
-    assert first.keys() == second.keys()
-    assert all(np.allclose(first[k], second[k], atol=1e-6) for k in first)
-
-
 def test_a_run_learns_and_draws_its_curve(base, tmp_path):
     out = tmp_path / "run"
     train_from_records(RECORDS * 4, config(base, out, learning_rate=2e-2), LossWeights())
@@ -180,6 +159,15 @@ def test_a_folder_without_an_adapter_is_no_start(base, tmp_path):
     with pytest.raises(BadInput, match="expected an adapter folder as shipped"):
         nowhere = config(base, tmp_path / "on", start=str(tmp_path / "nowhere"))
         train_from_records(RECORDS, nowhere, LossWeights())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("method", "magic"), ("epochs", 0), ("max_tokens", "many"), ("learning_rate", -1.0)],
+)
+def test_settings_out_of_range_are_named(base, tmp_path, key, value):
+    with pytest.raises(ConfigError, match=f"train.{key} is {value!r}"):
+        config(base, tmp_path, **{key: value})
 
 
 def test_a_batch_smaller_than_an_example_is_refused(base, tmp_path):

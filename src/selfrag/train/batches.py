@@ -72,11 +72,11 @@ def make_batches(
 
 def token_losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of every target, shape (M,), nats; the head sees only positions with a loss."""
-    arguments = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
-    if "attention_mask" in batch:
-        arguments["attention_mask"] = batch["attention_mask"]
+    taken = _parameters(model)
+    wanted = ("input_ids", "position_ids", "attention_mask")
+    arguments = {name: batch[name] for name in wanted if name in batch and name in taken}
     sources = batch["sources"]
-    if "logits_to_keep" in _parameters(model):
+    if "logits_to_keep" in taken:
         logits = model(**arguments, use_cache=False, logits_to_keep=sources).logits[0]
     else:
         logits = model(**arguments, use_cache=False).logits[0, sources]

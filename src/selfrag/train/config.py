@@ -1,5 +1,6 @@
 """Settings of a training run. Knows nothing of torch."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -62,6 +63,14 @@ _AT_LEAST_ONE = (
 )
 
 
+_AT_LEAST_ZERO = ("learning_rate", "warmup_share", "weight_decay", "held_out_trees", "seed")
+
+
+def is_first_process() -> bool:
+    """True in the process that writes, of those that a launcher has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """One training run. Lengths in tokens; `learning_rate` is the peak; steps are optimizer's.
@@ -107,6 +116,13 @@ class TrainConfig:
                 raise ConfigError(
                     f"cannot train: train.{name} is {value!r}; expected a whole number of at "
                     "least 1, so change it"
+                )
+        for name in _AT_LEAST_ZERO:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or value < 0):
+                raise ConfigError(
+                    f"cannot train: train.{name} is {value!r}; expected a number of at least 0, "
+                    "so change it"
                 )
         if self.tokens_per_batch < self.max_tokens:
             raise ConfigError(

@@ -18,7 +18,7 @@ from selfrag.annotate.judgement import LABELS
 from selfrag.prompt import Tokenizer
 from selfrag.train.batches import collate, packs_cleanly, token_losses
 from selfrag.train.calibration import Quality, measure
-from selfrag.train.config import TrainConfig
+from selfrag.train.config import TrainConfig, is_first_process
 from selfrag.train.critic_data import (
     CriticRow,
     CriticRows,
@@ -30,7 +30,7 @@ from selfrag.train.critic_data import (
 from selfrag.train.data import save_rejects
 from selfrag.train.examples import Encoded, Tree, pack_tree
 from selfrag.train.model import file_tokenizer, load_tokenizer
-from selfrag.train.run import Data, is_first_process, run_folder, sha256, train_trees
+from selfrag.train.run import Data, run_folder, sha256, train_trees
 from selfrag.train.vocab import grow_tokenizer
 
 REPORT_FILE = "critic.json"

@@ -7,12 +7,13 @@ answer branches off it, which the attention mask keeps apart. Knows nothing of m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selfrag.errors import ConfigError
 from selfrag.prompt import PromptFormat
 from selfrag.record import GeneratorRecord, SegmentRecord
 from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Support, Utility
@@ -45,6 +46,15 @@ class LossWeights:
     relevance: float = 4.0
     support: float = 3.0
     utility: float = 1.5
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or value < 0:
+                raise ConfigError(
+                    f"cannot train: loss.{field.name} is {value!r}; expected a number of at least "
+                    "0, so change it"
+                )
 
     def of(self, token: ReflectionToken) -> float:
         """The weight of a reflection token; a marker counts as text."""

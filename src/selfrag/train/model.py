@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.errors import BadInput, EngineError
 from selfrag.prompt import PromptFormat
-from selfrag.train.config import Method, TrainConfig
+from selfrag.train.config import Method, TrainConfig, is_first_process
 from selfrag.train.vocab import add_reflection_tokens
 
 # The linear layers of the Llama family; of other models all linear layers are adapted.
@@ -41,8 +42,18 @@ def prompt_format(tokenizer: Any, folder: Path) -> PromptFormat:
 
 
 def file_tokenizer(tokenizer: Any, folder: Path) -> FileTokenizer:
-    """`tokenizer` saved to `folder`, as engines read it."""
-    tokenizer.save_pretrained(str(folder))
+    """`tokenizer` as engines read it; the first process saves it to `folder`.
+
+    Of several processes each reads a copy of its own: none finds a file half-written.
+    """
+    with TemporaryDirectory() as own:
+        if is_first_process():
+            tokenizer.save_pretrained(str(folder))
+        tokenizer.save_pretrained(own)
+        return _open_tokenizer(tokenizer, Path(own))
+
+
+def _open_tokenizer(tokenizer: Any, folder: Path) -> FileTokenizer:
     try:
         return FileTokenizer(folder / "tokenizer.json", end_of_sequence=tokenizer.eos_token)
     except EngineError as error:

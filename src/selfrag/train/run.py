@@ -28,7 +28,7 @@ from selfrag.train.batches import (
     token_losses,
 )
 from selfrag.train.checkpoints import HeldOutLosses, drop_incomplete, forget_after, last_complete
-from selfrag.train.config import Method, Precision, TrainConfig
+from selfrag.train.config import Method, Precision, TrainConfig, is_first_process
 from selfrag.train.data import (
     Prepared,
     RenderOptions,
@@ -190,7 +190,8 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> P
     if config.epochs == 1 and config.max_steps:
         batches = batches[: config.max_steps * config.accumulation]
     n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
-    facts = {**data.facts, "tokens": n_tokens, "batches": len(batches)}
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    facts = {**data.facts, "tokens": n_tokens, "batches": len(batches), "processes": n_processes}
     last = _checkpoint_to_resume(out, config, facts)
     logger.info("training on %d tokens in %d batches", n_tokens, len(batches))
     _save_facts(out, config, facts)
@@ -312,11 +313,6 @@ def _save_sharded(trainer: GeneratorTrainer, folder: Path) -> None:
             gathered[name] = whole.detach().cpu().clone()
     if first:
         trainer.model.save_pretrained(str(folder), state_dict=gathered)
-
-
-def is_first_process() -> bool:
-    """True in the process that writes, of those that a launcher has started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _require_launcher() -> None:
