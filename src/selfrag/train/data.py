@@ -65,8 +65,7 @@ def prepare_file(path: Path, fmt: PromptFormat, options: RenderOptions) -> Prepa
     if not prepared.trees:
         first = prepared.rejects[0] if prepared.rejects else None
         found = (
-            f"all {len(prepared.rejects)} rows are rejected, line {first.line} because it "
-            f"{first.reason}"
+            f"of {len(prepared.rejects)} rows none can be used, line {first.line} {first.reason}"
             if first
             else "it has no rows"
         )

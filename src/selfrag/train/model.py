@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.engine.transformers import quiet_transformers
 from selfrag.errors import BadInput, EngineError
 from selfrag.prompt import PromptFormat
 from selfrag.train.config import Method, TrainConfig, is_first_process
@@ -82,9 +83,10 @@ def load_model(config: TrainConfig) -> Any:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            config.base, dtype=dtype, quantization_config=quantisation
-        )
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_pretrained(
+                config.base, dtype=dtype, quantization_config=quantisation
+            )
     except ImportError as error:
         raise BadInput(
             f"cannot load {config.base}: {_first_line(error)}; 4-bit weights need bitsandbytes, "

@@ -117,7 +117,8 @@ def _reason(error: Exception) -> str:
         return f"misses {error}"
     if isinstance(error, json.JSONDecodeError | RecursionError):
         return f"is not JSON ({error})"
-    return str(error)
+    said = str(error)
+    return said if said.startswith(("is ", "has ")) else f"is no such row ({said})"
 
 
 def _row(data: dict[str, Any]) -> Row:
