@@ -5,7 +5,7 @@
 Ours: rows packed without padding, the head only where there is a loss. The original's way
 (AkariAsai/self-rag 1fcdc42, `finetune.py`): rows in order, `--reference-rows` at a time padded to
 the longest of them, logits of every position. Both take the same optimiser steps on the same rows.
-Each way runs in a process of its own, twice, in turn; speeds count ids that are no padding.
+Each way runs in a process of its own, in turn; speeds count ids that are no padding.
 """
 
 import argparse
@@ -31,7 +31,6 @@ from selfrag.train.model import attach_lora, load_model, load_tokenizer, prompt_
 from selfrag.train.vocab import grow_model, grow_tokenizer, reflection_ids
 
 WAYS = ("ours", "reference")
-ROUNDS = 2
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for _ in range(ROUNDS):
+    for _ in range(options.rounds):
         for way in WAYS:
             runs[way].append(in_own_process(way))
     ours, reference = (summary(runs[way]) for way in WAYS)
@@ -79,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=32, help="rows")
     parser.add_argument("--reference-rows", type=int, default=4, help="rows padded together")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     return parser.parse_args()

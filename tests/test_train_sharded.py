@@ -26,6 +26,15 @@ def test_the_recipes_of_the_paper_hold_its_settings(name, max_tokens):
     assert (config.peak_learning_rate, config.warmup_share, config.weight_decay) == (2e-5, 0.03, 0)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero3", "DEEPSPEED")])
+def test_accelerate_reads_the_launch_recipes(name, kind):
+    pytest.importorskip("accelerate")
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(RECIPES / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes) == (kind, 8)
+
+
 def test_the_deepspeed_recipe_is_what_deepspeed_and_accelerate_read():
     yaml = pytest.importorskip("yaml")
     launch = yaml.safe_load((RECIPES / "zero3.yaml").read_text())
@@ -69,7 +78,7 @@ def test_sharded_training_survives_a_kill_with_the_losses_of_one_process(data, t
 
     (tmp_path / "base").mkdir()
     base = save_tiny_model(tmp_path / "base", [])
-    shared = {"max_tokens": 200, "tokens_per_batch": 250, "learning_rate": 1e-3, "epochs": 2}
+    shared = {"max_tokens": 200, "tokens_per_batch": 250, "learning_rate": 1e-3, "epochs": 3}
     own = {**shared, "save_steps": 2, "log_steps": 1, "eval_batches": 1, "method": "full"}
     # One process that adds up two batches a step sees the steps of two processes.
     alone = TrainConfig(base=str(base), out=str(tmp_path / "one"), accumulation=2, **own)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from selfrag.cli.train import require_training_packages
 from selfrag.errors import BadInput
 
 
@@ -16,6 +17,7 @@ def export(
     dtype: Annotated[str, typer.Option(help="base, float32, bfloat16 or float16.")] = "base",
 ) -> None:
     """Merge a trained model into a folder that every engine opens, with its model card."""
+    require_training_packages()
     from selfrag.train.folder import WeightType, export_run
     from selfrag.train.gguf_file import GgufType, write_gguf
 

@@ -3,6 +3,7 @@
 import logging
 import tomllib
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -57,6 +58,16 @@ def settings(kind: type[T], table: str, recipe: dict[str, dict[str, Any]], **giv
     return kind(**values)
 
 
+def require_training_packages() -> None:
+    """Raises `BadInput` where a package of the extra `train` is missing."""
+    missing = [name for name in ("torch", "transformers", "peft", "gguf") if not find_spec(name)]
+    if missing:
+        raise BadInput(
+            f"cannot train or export: the package {missing[0]} is not installed; it comes with "
+            'an extra, so run `pip install "selfrag[train]"`'
+        )
+
+
 @train_app.command("data")
 def data(
     recipe: RecipeArgument,
@@ -97,6 +108,7 @@ def generator(
     from selfrag.train.config import TrainConfig
     from selfrag.train.examples import UNIFORM, LossWeights
 
+    require_training_packages()
     tables = load_recipe(recipe) if recipe else {"loss": asdict(UNIFORM)}
     given = {"method": method, "mask": mask, "epochs": epochs, "start": str(start or "")}
     tables = _changed(tables, changes or [])
@@ -147,6 +159,7 @@ def critic(
     """Fine-tune a critic on labelled rows and measure it on some of them that are held out."""
     from selfrag.train.config import TrainConfig
 
+    require_training_packages()
     tables = _changed(load_recipe(recipe) if recipe else {}, changes or [])
     given = {"method": method, "epochs": epochs}
     chosen = {name: value for name, value in given.items() if value is not None}
