@@ -174,23 +174,23 @@ def train_trees(
         model = attach_lora(model, token_ids, config)
     if config.start:
         start_from(model, Path(config.start))
-    folder = _run(data, config, model, token_ids)
+    folder, trained = _run(data, config, model, token_ids)
     if config.method is Method.FULL and is_first_process():
         tokenizer.save_pretrained(str(folder))
-    return folder, model
+    return folder, trained
 
 
-def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> Path:
-    """Trains, resuming from the last whole checkpoint in `config.out`; the final folder."""
+def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> tuple[Path, Any]:
+    """Trains, resuming from the last whole checkpoint in `config.out`; final folder and model."""
     out = run_folder(config)
     rng = np.random.default_rng(config.seed)
     size = _batch_size(data.trees, config, model)
     batches = make_batches(data.trees, size, rng)
     checks = make_batches(data.checks, size, rng)[: config.eval_batches]
-    if config.epochs == 1 and config.max_steps:
-        batches = batches[: config.max_steps * config.accumulation]
-    n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.epochs == 1 and config.max_steps:
+        batches = batches[: config.max_steps * config.accumulation * n_processes]
+    n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
     facts = {**data.facts, "tokens": n_tokens, "batches": len(batches), "processes": n_processes}
     last = _checkpoint_to_resume(out, config, facts)
     logger.info("training on %d tokens in %d batches", n_tokens, len(batches))
@@ -211,7 +211,7 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> P
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     logger.info("trained in %.1f s", time.perf_counter() - started)
-    return _save_final(trainer, config)
+    return _save_final(trainer, config), trainer.model
 
 
 def _batch_size(trees: Sequence[Tree], config: TrainConfig, model: Any) -> int:
