@@ -61,7 +61,8 @@ def launch_sharded(arguments):
     shards = {key.upper(): str(value) for key, value in recipe["fsdp_config"].items()}
     environment = {**os.environ, **shards, "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
     worker = Path(__file__).parent / "sharded_worker.py"
-    agent = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
+    # Three: on a busy machine processes may not find each other in time, and start again.
+    agent = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
     meeting = [f"--rdzv-backend={recipe['rdzv_backend']}", "--rdzv-endpoint=127.0.0.1:0"]
     command = [sys.executable, "-m", *agent, *meeting, str(worker), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
