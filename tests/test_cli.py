@@ -384,8 +384,7 @@ def test_the_shipped_recipe_fits_the_loss_and_the_mix():
 
 
 def test_the_shipped_recipe_fits_the_training_run():
-    pytest.importorskip("peft")
-    from selfrag.train.run import TrainConfig
+    from selfrag.train.config import TrainConfig
 
     config = settings(TrainConfig, "train", load_recipe(RECIPE), base="base", out="run")
     assert (config.tokens_per_batch, config.max_steps, config.lora_rank) == (1000, 520, 32)

@@ -9,11 +9,12 @@ from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.record import GeneratorRecord, SegmentRecord
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.train.config import OverLong
+from selfrag.train.data import RenderOptions, prepare_rows
 from selfrag.train.examples import (
     Encoded,
     LossWeights,
-    build_trees,
-    encode_record,
+    encode_row,
     pack_tree,
     visible,
 )
@@ -44,14 +45,14 @@ def record(*segments, utility=Utility.U5, **options):
 def learned_text(item, encoded_record):
     """The surface of the ids that carry loss."""
     fmt = PromptFormat.of(item)
-    encoded = encode_record(encoded_record, fmt, WEIGHTS)
+    encoded = encode_row(encoded_record, fmt, WEIGHTS)
     return item.surface([i for i, w in zip(encoded.ids, encoded.weights, strict=True) if w])
 
 
 def test_the_short_answer_that_a_text_begins_with_weighs_more():
     tokenizer = ScriptedTokenizer()
     item = record(segment("Rome. In Rome.", "aa", answer="Rome"))
-    encoded = encode_record(item, PromptFormat.of(tokenizer), WEIGHTS)
+    encoded = encode_row(item, PromptFormat.of(tokenizer), WEIGHTS)
     weighed = {}
     for token_id, weight in zip(encoded.ids, encoded.weights, strict=True):
         weighed.setdefault(weight, []).append(tokenizer.surface([token_id]))
@@ -91,7 +92,7 @@ def test_a_gate_record_learns_the_decision_and_no_end():
 
 def test_weights_follow_the_kind_of_token():
     fmt = PromptFormat.of(ScriptedTokenizer())
-    encoded = encode_record(record(segment("One", "aa")), fmt, WEIGHTS)
+    encoded = encode_row(record(segment("One", "aa")), fmt, WEIGHTS)
     # retrieve 1, relevance 4, one text token 1, support 3, utility 1.5, end 1
     assert [w for w in encoded.weights if w] == [1.0, 4.0, 1.0, 3.0, 1.5, 1.0]
 
@@ -139,5 +140,8 @@ def test_groups_become_trees_and_long_ones_are_left_out():
         record(segment("One", "bb"), id="3"),
         record(segment("One", "c " * 500), id="4"),
     ]
-    trees = build_trees(records, fmt, WEIGHTS, 200)
+    options = RenderOptions(weights=WEIGHTS, max_tokens=200, over_long=OverLong.DROP)
+    prepared = prepare_rows(enumerate(records, start=1), fmt, options)
+    trees = prepared.trees
+    assert [reject.line for reject in prepared.rejects] == [4]
     assert [int(tree.branches.max()) for tree in trees] == [2, 0]

@@ -1,7 +1,6 @@
 """Training on a tiny model: the tree loss, new rows, resume, the curve."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -13,27 +12,19 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from selfrag.engine.tokenizer import FileTokenizer  # noqa: E402
-from selfrag.errors import BadInput  # noqa: E402
+from selfrag.errors import BadInput, ConfigError  # noqa: E402
 from selfrag.passage import Passage  # noqa: E402
 from selfrag.prompt import PromptFormat  # noqa: E402
 from selfrag.record import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
-from selfrag.train.examples import (  # noqa: E402
-    LossWeights,
-    build_trees,
-    encode_record,
-    pack_tree,
-)
+from selfrag.train.batches import collate, make_batches, token_losses  # noqa: E402
+from selfrag.train.config import TrainConfig  # noqa: E402
+from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402
+from selfrag.train.examples import LossWeights, encode_row, pack_tree  # noqa: E402
 from selfrag.train.export import export_adapter  # noqa: E402
+from selfrag.train.model import load_base  # noqa: E402
 from selfrag.train.plot import plot_run  # noqa: E402
-from selfrag.train.run import (  # noqa: E402
-    TrainConfig,
-    collate,
-    load_base,
-    make_batches,
-    token_losses,
-    train_from_records,
-)
+from selfrag.train.run import train_from_records  # noqa: E402
 
 
 def made(number, text, group=""):
@@ -59,6 +50,11 @@ def base(tmp_path_factory):
     return str(save_tiny_model(tmp_path_factory.mktemp("base"), []))
 
 
+def trees_of(records, fmt, max_tokens):
+    options = RenderOptions(weights=LossWeights(), max_tokens=max_tokens)
+    return prepare_rows(enumerate(records, start=1), fmt, options).trees
+
+
 def bound(base, tmp_path):
     model, tokenizer, token_ids = load_base(base)
     tokenizer.save_pretrained(str(tmp_path))
@@ -79,7 +75,7 @@ def test_new_rows_start_as_the_mean_of_their_words(base):
 
 def test_a_tree_has_the_losses_of_its_branches_read_alone(base, tmp_path):
     model, fmt, _ = bound(base, tmp_path)
-    encoded = [encode_record(made(1, text), fmt, LossWeights()) for text in ("one", "two", "other")]
+    encoded = [encode_row(made(1, text), fmt, LossWeights()) for text in ("one", "two", "other")]
     with torch.no_grad():
         tree = collate([pack_tree(encoded)])
         together = token_losses(model, tree)
@@ -92,20 +88,21 @@ def test_a_tree_has_the_losses_of_its_branches_read_alone(base, tmp_path):
     assert np.allclose(np.unique(np.round(found, 3)), expected, atol=2e-3)
 
 
-def test_padding_changes_no_loss(base, tmp_path):
+def test_packing_changes_no_loss(base, tmp_path):
     model, fmt, _ = bound(base, tmp_path)
-    short = pack_tree([encode_record(made(1, "a"), fmt, LossWeights())])
-    long = pack_tree([encode_record(made(2, "a much longer text"), fmt, LossWeights())])
+    short = pack_tree([encode_row(made(1, "a"), fmt, LossWeights())])
+    long = pack_tree([encode_row(made(2, "a much longer text"), fmt, LossWeights())])
     with torch.no_grad():
         both = token_losses(model, collate([short, long]))
         alone = token_losses(model, collate([short]))
-    assert torch.allclose(both[: len(alone)], alone, atol=1e-5)
+        last = token_losses(model, collate([long]))
+    assert torch.allclose(both, torch.cat([alone, last]), atol=1e-5)
 
 
 def test_batches_hold_every_tree_once_within_the_limit(base, tmp_path):
     _, fmt, _ = bound(base, tmp_path)
     records = [made(n, "x" * (n % 7 + 1)) for n in range(60)]
-    trees = build_trees(records, fmt, LossWeights(), 400)
+    trees = trees_of(records, fmt, 400)
     batches = make_batches(trees, 400, np.random.default_rng(0))
     assert sorted(id(t) for batch in batches for t in batch) == sorted(id(t) for t in trees)
     assert max(len(b) * max(len(t.ids) for t in b) for b in batches) <= 400
@@ -128,26 +125,6 @@ def config(base, out, **options):
 
 
 RECORDS = [made(n, text, group=str(n)) for n in range(28) for text in ("right", "wrong")]
-
-
-def losses(run):
-    rows = json.loads((run / "log.json").read_text())
-    return {row["step"]: float(row["loss"]) for row in rows if "loss" in row}
-
-
-def test_a_stopped_run_resumes_to_the_same_end(base, tmp_path):
-    whole = train_from_records(RECORDS, config(base, tmp_path / "whole"), LossWeights())
-    steps = json.loads((tmp_path / "whole" / "log.json").read_text())[-1]["step"]
-    assert steps > 4  # more than the one checkpoint at step 4
-    # The same schedule stopped at its first checkpoint: its later ones are taken away.
-    train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
-    last = max((tmp_path / "stopped" / "checkpoints").iterdir(), key=lambda p: int(p.name[11:]))
-    shutil.rmtree(last)
-    resumed = train_from_records(RECORDS, config(base, tmp_path / "stopped"), LossWeights())
-    first = load_file(whole / "adapter_model.safetensors")
-    second = load_file(resumed / "adapter_model.safetensors")
-    assert first.keys() == second.keys()
-    assert all(np.allclose(first[k], second[k], atol=1e-6) for k in first)
 
 
 def test_a_run_learns_and_draws_its_curve(base, tmp_path):
@@ -184,6 +161,15 @@ def test_a_folder_without_an_adapter_is_no_start(base, tmp_path):
         train_from_records(RECORDS, nowhere, LossWeights())
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("method", "magic"), ("epochs", 0), ("max_tokens", "many"), ("learning_rate", -1.0)],
+)
+def test_settings_out_of_range_are_named(base, tmp_path, key, value):
+    with pytest.raises(ConfigError, match=f"train.{key} is {value!r}"):
+        config(base, tmp_path, **{key: value})
+
+
 def test_a_batch_smaller_than_an_example_is_refused(base, tmp_path):
-    with pytest.raises(BadInput, match="tokens_per_batch is 100"):
+    with pytest.raises(ConfigError, match="tokens_per_batch is 100"):
         config(base, tmp_path, tokens_per_batch=100)

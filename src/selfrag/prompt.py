@@ -14,6 +14,7 @@ from selfrag.passage import Passage
 from selfrag.reflection import Marker, ReflectionIds, bind
 
 INSTRUCTION_HEAD = "### Instruction:\n"
+INPUT_HEAD = "\n\n### Input:\n"
 INSTRUCTION_TAIL = "\n\n### Response:\n"
 
 
@@ -27,6 +28,11 @@ class Turn:
 
 class Tokenizer(Protocol):
     """Text to ids and back, with no way for text to become a control id."""
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What every prompt begins with (`<s>` of Llama), where the model was trained so."""
+        ...
 
     @property
     def end_of_sequence_id(self) -> int:
@@ -59,21 +65,28 @@ class PromptFormat:
         end = tokenizer.end_of_sequence_id
         return cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
 
-    def instruction(self, instruction: str) -> list[int]:
-        """`### Instruction:` wrapper around the question; the next id is the model's."""
+    def instruction(self, instruction: str, task_input: str = "") -> list[int]:
+        """`### Instruction:` wrapper around the question; the next id is the model's.
+
+        `task_input`: what the instruction is about, where the data keep it apart.
+        """
+        return [*self.tokenizer.start_ids, *self._wrapped(instruction, task_input)]
+
+    def _wrapped(self, instruction: str, task_input: str = "") -> list[int]:
         encode = self.tokenizer.encode
-        return [*encode(INSTRUCTION_HEAD), *encode(instruction), *encode(INSTRUCTION_TAIL)]
+        about = [*encode(INPUT_HEAD), *encode(task_input)] if task_input else []
+        return [*encode(INSTRUCTION_HEAD), *encode(instruction), *about, *encode(INSTRUCTION_TAIL)]
 
     def conversation(self, turns: Sequence[Turn], question: str) -> list[int]:
         """The instruction after the earlier turns, oldest first, each in the same wrapper.
 
         The released data have one turn; this is the format of each, joined by a blank line.
         """
-        ids: list[int] = []
+        ids = [*self.tokenizer.start_ids]
         for turn in turns:
-            ids += self.instruction(turn.question)
+            ids += self._wrapped(turn.question)
             ids += [*self.tokenizer.encode(turn.answer), *self.tokenizer.encode("\n\n")]
-        return [*ids, *self.instruction(question)]
+        return [*ids, *self._wrapped(question)]
 
     def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
         """Title and text on two lines between paragraph markers; no retrieval token before them.

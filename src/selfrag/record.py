@@ -90,7 +90,7 @@ def load_records(path: Path) -> Iterator[GeneratorRecord]:
     with open_text(path, "generator records") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield _record_from_json(json.loads(line))
+                yield record_from_json(json.loads(line))
             except (KeyError, TypeError, ValueError) as error:
                 raise BadInput(
                     f"cannot read generator records from {path}: line {number} is not a record "
@@ -124,7 +124,8 @@ def _segment_to_json(segment: SegmentRecord) -> dict[str, Any]:
     }
 
 
-def _record_from_json(data: dict[str, Any]) -> GeneratorRecord:
+def record_from_json(data: dict[str, Any]) -> GeneratorRecord:
+    """One record; raises `KeyError`, `TypeError` or `ValueError` where `data` is none."""
     utility = data["utility"]
     return GeneratorRecord(
         id=data["id"],

@@ -10,6 +10,7 @@ from selfrag.cli import build, options, render, retriever
 from selfrag.cli.ask import ask, batch, chat, replay
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.evaluate import eval_app
+from selfrag.cli.export import export
 from selfrag.cli.index import index_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
@@ -69,6 +70,7 @@ app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
 app.command()(retrieve)
+app.command()(export)
 
 
 @app.command()

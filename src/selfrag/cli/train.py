@@ -2,13 +2,18 @@
 
 import logging
 import tomllib
-from dataclasses import fields
+from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from selfrag.errors import BadInput, ConfigError
+
+if TYPE_CHECKING:
+    from selfrag.train.config import TrainConfig
+    from selfrag.train.examples import LossWeights
 
 train_app = typer.Typer(help="Train the default generator.", no_args_is_help=True)
 
@@ -53,6 +58,16 @@ def settings(kind: type[T], table: str, recipe: dict[str, dict[str, Any]], **giv
     return kind(**values)
 
 
+def require_training_packages() -> None:
+    """Raises `BadInput` where a package of the extra `train` is missing."""
+    missing = [name for name in ("torch", "transformers", "peft", "gguf") if not find_spec(name)]
+    if missing:
+        raise BadInput(
+            f"cannot train or export: the package {missing[0]} is not installed; it comes with "
+            'an extra, so run `pip install "selfrag[train]"`'
+        )
+
+
 @train_app.command("data")
 def data(
     recipe: RecipeArgument,
@@ -71,26 +86,132 @@ def data(
 
 @train_app.command("generator")
 def generator(
-    recipe: RecipeArgument,
-    records: Annotated[Path, typer.Option("--records", help="JSONL from `train data`.")],
-    base: Annotated[str, typer.Option("--base", help="Folder of the base model.")],
+    data: Annotated[
+        Path, typer.Option("--data", "--records", help="JSON lines: released schema or records.")
+    ],
+    model: Annotated[str, typer.Option("--model", "--base", help="Folder of the base.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="TOML recipe, as in recipes/; not needed.")
+    ] = None,
     start: Annotated[
         Path | None, typer.Option("--start", help="Adapter folder to go on from, as shipped.")
     ] = None,
+    method: Annotated[str | None, typer.Option(help="lora, qlora (CUDA) or full.")] = None,
+    mask: Annotated[str | None, typer.Option(help="passages, or reference as released.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key as train.key=value or loss.key=…")
+    ] = None,
 ) -> None:
-    """Fine-tune a base model on generator records; resumes from the last checkpoint."""
-    from selfrag.record import load_records
-    from selfrag.train.examples import LossWeights
+    """Fine-tune a base model on annotated answers; resumes from the last checkpoint."""
+    from selfrag.train.config import TrainConfig
+    from selfrag.train.examples import UNIFORM, LossWeights
+
+    require_training_packages()
+    tables = load_recipe(recipe) if recipe else {"loss": asdict(UNIFORM)}
+    given = {"method": method, "mask": mask, "epochs": epochs, "start": str(start or "")}
+    tables = _changed(tables, changes or [])
+    chosen = {name: value for name, value in given.items() if value is not None}
+    config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
+    _train(data, config, settings(LossWeights, "loss", tables))
+
+
+def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
+    from selfrag.train.config import is_first_process
     from selfrag.train.plot import plot_run
-    from selfrag.train.run import TrainConfig, train_from_records
+    from selfrag.train.run import train_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    tables = load_recipe(recipe)
-    config = settings(TrainConfig, "train", tables, base=base, out=str(out), start=str(start or ""))
-    weights = settings(LossWeights, "loss", tables)
-    adapter = train_from_records(list(load_records(records)), config, weights)
-    typer.echo(f"adapter in {adapter}, curve in {plot_run(out)}")
+    trained = train_from_file(data, config, weights)
+    if not is_first_process():
+        return
+    account, out = trained.data.account, Path(config.out)
+    typer.echo(
+        f"used {account.n_used} of {account.n_rows} rows ({account.n_cut} cut at "
+        f"{config.max_tokens} tokens, {account.n_plain} without a reflection token)"
+    )
+    if trained.data.rejects:
+        first = trained.data.rejects[0]
+        typer.echo(
+            f"{account.n_rejected} rows rejected, all named in {out / 'rejects.jsonl'}; "
+            f"the first is line {first.line}, which {first.reason}",
+            err=True,
+        )
+    typer.echo(f"weights in {trained.folder}, curve in {plot_run(out)}")
+
+
+@train_app.command("critic")
+def critic(
+    data: Annotated[Path, typer.Option("--data", help="JSON lines of critic data.")],
+    model: Annotated[str, typer.Option("--model", "--base", help="Folder of the base.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="TOML recipe, as in recipes/; not needed.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="text, as released, or token.")] = "text",
+    method: Annotated[str | None, typer.Option(help="lora, qlora (CUDA) or full.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key as train.key=value.")
+    ] = None,
+) -> None:
+    """Fine-tune a critic on labelled rows and measure it on some of them that are held out."""
+    from selfrag.train.config import TrainConfig
+
+    require_training_packages()
+    tables = _changed(load_recipe(recipe) if recipe else {}, changes or [])
+    given = {"method": method, "epochs": epochs}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
+    _train_critic(data, config, labels)
+
+
+def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
+    from selfrag.train.config import is_first_process
+    from selfrag.train.critic import train_critic
+    from selfrag.train.critic_data import LabelForm
+    from selfrag.train.plot import plot_reliability, plot_run
+
+    if labels not in list(LabelForm):
+        raise BadInput(f"cannot train a critic: --labels is {labels!r}; expected text or token")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    trained = train_critic(data, config, LabelForm(labels))
+    if not is_first_process():
+        return
+    out = Path(config.out)
+    n_rejected = len(trained.rows.rejects)
+    typer.echo(f"used {len(trained.rows.rows)} rows, rejected {n_rejected} (rejects.jsonl)")
+    for group, counts in trained.rows.counts.items():
+        shares = ", ".join(f"{label} {n}" for label, n in counts.items())
+        typer.echo(f"{group}: {shares}")
+    for group, found in trained.quality.items():
+        typer.echo(
+            f"{group}: accuracy {found.accuracy:.3f} (always the same label {found.majority:.3f}), "
+            f"macro F1 {found.macro_f1:.3f}, calibration error {found.ece:.3f}, n {found.n}"
+        )
+    plot_run(out)
+    plot = plot_reliability(trained.quality, out / "reliability.png")
+    typer.echo(f"weights in {trained.folder}, report in {out / 'critic.json'}, plot in {plot}")
+
+
+def _changed(tables: dict[str, dict[str, Any]], changes: list[str]) -> dict[str, dict[str, Any]]:
+    """`tables` with every `table.key=value` put in; a value that is no TOML is a string."""
+    made = {name: dict(table) for name, table in tables.items()}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        table, dot, key = name.strip().partition(".")
+        if not (equals and dot) or table not in ("train", "loss"):
+            raise ConfigError(
+                f"cannot use --set {change!r}: expected train.key=value or loss.key=value, "
+                "as in --set train.epochs=3"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except ValueError:
+            value = text.strip()
+        made.setdefault(table, {})[key] = value
+    return made
 
 
 @train_app.command("gate")

@@ -76,7 +76,7 @@ def prepare_model(
     merge_adapter(weights, _read_tensors(adapter), description, token_ids=_grow(tokenizer))
     config.vocab_size = len(weights[_EMBEDDING])
     tell("saving the merged model")
-    _save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
+    save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
     logger.info("prepared %s in %.1f s", out.name, time.perf_counter() - started)
     return out
 
@@ -89,7 +89,7 @@ def dequantise_base(gguf: Path, out: Path) -> Path:
     """
     if not out.is_dir():
         config, weights, tokenizer = _read_gguf(gguf)
-        _save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
+        save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
     return out
 
 
@@ -193,7 +193,7 @@ def _save(folder: Path, config: Any, weights: Tensors, tokenizer: Any) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _save_whole(out: Path, save: Callable[[Path], None]) -> None:
+def save_whole(out: Path, save: Callable[[Path], None]) -> None:
     """Runs `save` on a folder beside `out`, which then takes its name; cleans up on any failure."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ class ScriptedTokenizer:
     Ids 0 .. 14 are the reflection tokens in order and 15 is `</s>`; `encode` yields 16 and above.
     """
 
+    start_ids: tuple[int, ...] = ()
+
     def __init__(self) -> None:
         self._surfaces = [*(token.value for token in REFLECTION_TOKENS), END_OF_SEQUENCE]
         self._control_ids = {surface: index for index, surface in enumerate(self._surfaces)}

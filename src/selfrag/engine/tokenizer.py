@@ -24,10 +24,20 @@ class FileTokenizer:
             ) from error
         self._tokenizer.encode_special_tokens = True  # "[Relevant]" in text becomes plain ids
         self.end_of_sequence_id = self.token_to_id(end_of_sequence)
+        self.start_ids = self._start_ids()
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` read as plain text, nothing added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _start_ids(self) -> tuple[int, ...]:
+        """What the tokenizer's own template puts before a text, as it did in pre-training."""
+        plain = self.encode("a")
+        whole = list(self._tokenizer.encode("a", add_special_tokens=True).ids)
+        n_before = len(whole) - len(plain)
+        while n_before and whole[n_before : n_before + len(plain)] != plain:
+            n_before -= 1
+        return tuple(whole[:n_before])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ordinary ids; special and reflection ids are left out."""

@@ -1,20 +1,36 @@
-"""From generator records to what the model trains on: ids, and a loss weight for every id.
+"""From rows of training data to what the model trains on: ids, and a loss weight for every id.
 
-Each passage's body and markers are masked separately (the released mask ran to the last
-`</paragraph>` and silenced everything between, REFERENCE section 8). Records that share their
-prompt become one tree: the prompt is read once and every answer branches off it, which the
-attention mask keeps apart. Knows nothing of models.
+One function renders ids and mask together, so they cannot part. Each passage is masked separately
+(the released mask ran to the last `</paragraph>` and silenced everything between, REFERENCE
+section 8). Records that share their prompt become one tree: the prompt is read once and every
+answer branches off it, which the attention mask keeps apart. Knows nothing of models.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, fields
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selfrag.errors import ConfigError
 from selfrag.prompt import PromptFormat
 from selfrag.record import GeneratorRecord, SegmentRecord
+from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Support, Utility
+from selfrag.train.rows import InstructionRow, PassageText, Row, split_output
+
+
+class Mask(StrEnum):
+    """Which ids of an answer carry no loss.
+
+    `passages`: every passage with its markers, on its own. `reference`: what the released code
+    masks (AkariAsai/self-rag 1fcdc42, `finetune.py`): from behind the first `<paragraph>` to before
+    the last `</paragraph>`, so also the sentences and critiques between two passages; the last id
+    of the prompt is learned.
+    """
+
+    PASSAGES = "passages"
+    REFERENCE = "reference"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +47,29 @@ class LossWeights:
     support: float = 3.0
     utility: float = 1.5
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or value < 0:
+                raise ConfigError(
+                    f"cannot train: loss.{field.name} is {value!r}; expected a number of at least "
+                    "0, so change it"
+                )
+
+    def of(self, token: ReflectionToken) -> float:
+        """The weight of a reflection token; a marker counts as text."""
+        kinds = {
+            Retrieve: self.retrieve,
+            Relevance: self.relevance,
+            Support: self.support,
+            Utility: self.utility,
+        }
+        return next((w for kind, w in kinds.items() if isinstance(token, kind)), self.text)
+
+
+# Every id that is learned counts the same, as in the paper.
+UNIFORM = LossWeights(answer=1.0, relevance=1.0, support=1.0, utility=1.0)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
@@ -38,6 +77,15 @@ class Encoded:
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some ids of an answer, what each counts, and whether they are a passage with its markers."""
+
+    ids: Sequence[int]
+    weight: float
+    passage: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,62 +97,114 @@ class Tree:
     at `sources[m]` predicts `targets[m]`; the last shared position may predict several.
     """
 
-    ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    branches: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    branches: NDArray[np.int32]
+    sources: NDArray[np.int32]
+    targets: NDArray[np.int32]
     weights: NDArray[np.float32]
 
 
-def encode_record(record: GeneratorRecord, fmt: PromptFormat, weights: LossWeights) -> Encoded:
-    """The ids of prompt and answer, with the loss weight of each."""
-    pieces: list[tuple[Sequence[int], float]] = [(fmt.instruction(record.instruction), 0.0)]
-    for segment in record.segments:
-        pieces += _segment_pieces(segment, fmt, weights)
-    if record.utility is not None:
-        pieces.append(([fmt.ids[record.utility]], weights.utility))
-        pieces.append(([fmt.ids.end_of_sequence], 1.0))
-    ids = tuple(token_id for piece, _ in pieces for token_id in piece)
-    return Encoded(ids, tuple(weight for piece, weight in pieces for _ in piece))
+def encode_row(
+    row: Row,
+    fmt: PromptFormat,
+    weights: LossWeights,
+    *,
+    mask: Mask = Mask.PASSAGES,
+    max_tokens: int | None = None,
+) -> Encoded:
+    """The ids of prompt and answer, cut behind `max_tokens`, with the loss weight of each."""
+    if isinstance(row, InstructionRow):
+        prompt = fmt.instruction(row.instruction, row.task_input)
+        pieces = _output_pieces(row.output, fmt, weights)
+    else:
+        prompt, pieces = fmt.instruction(row.instruction), _record_pieces(row, fmt, weights)
+    return render(prompt, pieces, fmt, mask=mask, max_tokens=max_tokens)
 
 
-def _segment_pieces(
-    segment: SegmentRecord, fmt: PromptFormat, weights: LossWeights
-) -> list[tuple[Sequence[int], float]]:
-    pieces: list[tuple[Sequence[int], float]] = [
-        ([fmt.ids[segment.retrieve]], weights.retrieve),
+def render(
+    prompt: Sequence[int],
+    pieces: Sequence[Piece],
+    fmt: PromptFormat,
+    *,
+    mask: Mask = Mask.PASSAGES,
+    max_tokens: int | None = None,
+) -> Encoded:
+    """Prompt and answer as ids with their weights, both cut behind `max_tokens`."""
+    ids = [*prompt, *(token_id for piece in pieces for token_id in piece.ids)][:max_tokens]
+    counted = [0.0] * len(prompt)
+    for piece in pieces:
+        hidden = piece.passage and mask is Mask.PASSAGES
+        counted += [0.0 if hidden else piece.weight] * len(piece.ids)
+    counted = counted[:max_tokens]
+    if mask is Mask.REFERENCE:
+        _mask_as_released(ids, counted, len(prompt), fmt)
+    return Encoded(tuple(ids), tuple(counted))
+
+
+def _mask_as_released(
+    ids: Sequence[int], weights: list[float], n_prompt: int, fmt: PromptFormat
+) -> None:
+    """Sets `weights` in place; a passage that is cut masks all but the very last id."""
+    start, end = fmt.ids[Marker.PARAGRAPH_START], fmt.ids[Marker.PARAGRAPH_END]
+    at = min(n_prompt, len(ids))
+    if at:
+        weights[at - 1] = 1.0
+    while at < len(ids):
+        if ids[at] == start:
+            ends = [i for i in range(at, len(ids)) if ids[i] == end]
+            last = ends[-1] if ends else len(ids) - 1
+            weights[at + 1 : last] = [0.0] * (last - at - 1)
+            at = max(at, last - 1)
+        at += 1
+
+
+def _output_pieces(output: str, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
+    """Text is encoded with special-token parsing off; reflection tokens are put in by id."""
+    encode = fmt.tokenizer.encode
+    pieces = []
+    for part in split_output(output):
+        if isinstance(part, PassageText):
+            end = [fmt.ids[Marker.PARAGRAPH_END]] if part.closed else []
+            body = [fmt.ids[Marker.PARAGRAPH_START], *encode(part.text), *end]
+            pieces.append(Piece(body, weights.text, passage=True))
+        elif isinstance(part, ReflectionToken):
+            pieces.append(Piece([fmt.ids[part]], weights.of(part)))
+        else:
+            pieces.append(Piece(encode(part), weights.text))
+    return [*pieces, Piece([fmt.ids.end_of_sequence], 1.0)]
+
+
+def _record_pieces(record: GeneratorRecord, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
+    pieces = [
+        piece for segment in record.segments for piece in _segment_pieces(segment, fmt, weights)
     ]
-    if segment.passage is not None:
-        pieces.append((fmt.passage(segment.passage), 0.0))
-    if segment.relevance is not None:
-        learned = weights.relevance if segment.learn_relevance else 0.0
-        pieces.append(([fmt.ids[segment.relevance]], learned))
-    if segment.text:
-        pieces += _text_pieces(segment, fmt, weights)
-    if segment.support is not None:
-        pieces.append(([fmt.ids[segment.support]], weights.support))
+    if record.utility is not None:
+        pieces.append(Piece([fmt.ids[record.utility]], weights.utility))
+        pieces.append(Piece([fmt.ids.end_of_sequence], 1.0))
     return pieces
 
 
-def _text_pieces(
-    segment: SegmentRecord, fmt: PromptFormat, weights: LossWeights
-) -> list[tuple[Sequence[int], float]]:
+def _segment_pieces(segment: SegmentRecord, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
+    pieces = [Piece([fmt.ids[segment.retrieve]], weights.retrieve)]
+    if segment.passage is not None:
+        pieces.append(Piece(fmt.passage(segment.passage), weights.text, passage=True))
+    if segment.relevance is not None:
+        learned = weights.relevance if segment.learn_relevance else 0.0
+        pieces.append(Piece([fmt.ids[segment.relevance]], learned))
+    if segment.text:
+        pieces += _text_pieces(segment, fmt, weights)
+    if segment.support is not None:
+        pieces.append(Piece([fmt.ids[segment.support]], weights.support))
+    return pieces
+
+
+def _text_pieces(segment: SegmentRecord, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
     ids = fmt.tokenizer.encode(segment.text)
     if not segment.learn_text:
-        return [(ids, 0.0)]
+        return [Piece(ids, 0.0)]
     n_answer = len(fmt.tokenizer.encode(segment.answer)) if segment.answer else 0
-    return [(ids[:n_answer], weights.answer), (ids[n_answer:], weights.text)]
-
-
-def build_trees(
-    records: Sequence[GeneratorRecord], fmt: PromptFormat, weights: LossWeights, max_tokens: int
-) -> list[Tree]:
-    """One tree for each run of records of one group; those over `max_tokens` are left out."""
-    runs = groupby(enumerate(records), key=lambda item: item[1].group or str(item[0]))
-    encoded = ([encode_record(record, fmt, weights) for _, record in run] for _, run in runs)
-    trees = (pack_tree(group) for group in encoded)
-    return [tree for tree in trees if len(tree.ids) <= max_tokens and len(tree.targets)]
+    return [Piece(ids[:n_answer], weights.answer), Piece(ids[n_answer:], weights.text)]
 
 
 def pack_tree(group: Sequence[Encoded]) -> Tree:
@@ -128,11 +228,11 @@ def pack_tree(group: Sequence[Encoded]) -> Tree:
     learned = [link for link in links if link[2] > 0]
     sources, targets, link_weights = zip(*learned, strict=True) if learned else ((), (), ())
     return Tree(
-        ids=np.array(ids, dtype=np.int64),
-        positions=np.array(positions, dtype=np.int64),
-        branches=np.array(branches, dtype=np.int64),
-        sources=np.array(sources, dtype=np.int64),
-        targets=np.array(targets, dtype=np.int64),
+        ids=np.array(ids, dtype=np.int32),
+        positions=np.array(positions, dtype=np.int32),
+        branches=np.array(branches, dtype=np.int32),
+        sources=np.array(sources, dtype=np.int32),
+        targets=np.array(targets, dtype=np.int32),
         weights=np.array(link_weights, dtype=np.float32),
     )
 
@@ -151,8 +251,8 @@ def _common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
     )
 
 
-def visible(branches: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Who sees whom, shape (T, T): earlier ids of the shared part and of the own branch."""
+def visible(branches: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Who sees whom in a tree, shape (T, T): earlier ids of the shared part and own branch."""
     causal = np.tri(len(branches), dtype=bool)
     own = branches[:, None] == branches[None, :]
     seen: NDArray[np.bool_] = causal & (own | (branches == 0)[None, :])

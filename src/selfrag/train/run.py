@@ -1,124 +1,64 @@
-"""Fine-tuning the generator: LoRA with trained reflection rows, checkpoints, held-out loss, curve.
+"""Fine-tuning the generator: any base model, LoRA or all weights, one process or many.
 
-Uses the Hugging Face Trainer for the loop (checkpoints, resume, schedule, many GPUs) and PEFT for
-the adapter. Batches hold trees of about equal length; the language-model head is applied only
-where there is a loss.
+Uses the Hugging Face Trainer for the loop (checkpoints, resume, schedule, FSDP, DeepSpeed) and PEFT
+for adapters. The same command again goes on from the last whole checkpoint, to the same end.
 """
 
+import hashlib
 import json
 import logging
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from torch.nn import functional
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.errors import BadInput
-from selfrag.prompt import PromptFormat
 from selfrag.record import GeneratorRecord
-from selfrag.reflection import REFLECTION_TOKENS
-from selfrag.train.examples import LossWeights, Tree, build_trees, visible
+from selfrag.train.batches import (
+    collate,
+    make_batches,
+    packs_cleanly,
+    token_losses,
+)
+from selfrag.train.checkpoints import HeldOutLosses, drop_incomplete, forget_after, last_complete
+from selfrag.train.config import Method, Precision, TrainConfig, is_first_process
+from selfrag.train.data import (
+    Prepared,
+    RenderOptions,
+    prepare_file,
+    prepare_rows,
+    save_rejects,
+    split_held_out,
+)
+from selfrag.train.examples import LossWeights, Tree
 from selfrag.train.export import start_from
-from selfrag.train.vocab import add_reflection_tokens
+from selfrag.train.model import (
+    attach_lora,
+    load_model,
+    load_tokenizer,
+    prompt_format,
+)
+from selfrag.train.vocab import grow_model, grow_tokenizer, reflection_ids
 
 logger = logging.getLogger(__name__)
 
-LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# Settings that may change between a run and its resumption: they do not change what is learned.
+_FREE_ON_RESUME = {"out", "save_steps", "eval_batches", "log_steps"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """One training run. Lengths in tokens; `learning_rate` is the peak; steps are optimizer's.
+class Trained:
+    """The folder of the final weights (adapter or whole model), and what became of the data."""
 
-    `start`: a shipped adapter to go on from; empty starts anew.
-    """
-
-    base: str
-    out: str
-    start: str = ""
-    tokens_per_batch: int = 2000
-    max_tokens: int = 512
-    max_steps: int | None = None
-    learning_rate: float = 1e-3
-    warmup_share: float = 0.03
-    lora_rank: int = 32
-    lora_alpha: int = 64
-    save_steps: int = 100
-    held_out_trees: int = 120
-    eval_batches: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.tokens_per_batch < self.max_tokens:
-            raise BadInput(
-                f"cannot train: tokens_per_batch is {self.tokens_per_batch}, less than max_tokens "
-                f"({self.max_tokens}), so the longest example fits no batch; raise it"
-            )
-
-
-Batch = dict[str, torch.Tensor]
-
-
-def collate(trees: Sequence[Tree]) -> Batch:
-    """One batch, padded on the right to its longest tree T.
-
-    `input_ids`, `position_ids`: (B, T). `attention_mask`: (B, 1, T, T) bool. `sources`, `targets`,
-    `weights`: (M,), `sources` counting through the flattened (B * T) positions.
-    """
-    length = max(len(tree.ids) for tree in trees)
-    shape = (len(trees), length)
-    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    mask = np.zeros((len(trees), 1, length, length), bool)
-    mask[:, 0] = np.eye(length, dtype=bool)  # padding sees itself, so no row is empty
-    for row, tree in enumerate(trees):
-        n = len(tree.ids)
-        ids[row, :n], positions[row, :n] = tree.ids, tree.positions
-        mask[row, 0, :n, :n] = visible(tree.branches)
-    sources = np.concatenate([tree.sources + row * length for row, tree in enumerate(trees)])
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "position_ids": torch.from_numpy(positions),
-        "attention_mask": torch.from_numpy(mask),
-        "sources": torch.from_numpy(sources),
-        "targets": torch.from_numpy(np.concatenate([tree.targets for tree in trees])),
-        "weights": torch.from_numpy(np.concatenate([tree.weights for tree in trees])),
-    }
-
-
-def make_batches(
-    trees: Sequence[Tree], tokens_per_batch: int, rng: np.random.Generator
-) -> list[list[Tree]]:
-    """Trees of about equal length together, at most `tokens_per_batch` padded ids each, shuffled.
-
-    Sorting happens within runs of 512 trees, so that a batch still mixes kinds.
-    """
-    batches: list[list[Tree]] = []
-    order = rng.permutation(len(trees))
-    for start in range(0, len(order), 512):
-        run = sorted((trees[int(i)] for i in order[start : start + 512]), key=lambda t: len(t.ids))
-        batch: list[Tree] = []
-        for tree in run:
-            if batch and len(tree.ids) * (len(batch) + 1) > tokens_per_batch:
-                batches.append(batch)
-                batch = []
-            batch.append(tree)
-        batches.append(batch)
-    return [batches[int(i)] for i in rng.permutation(len(batches))]
+    folder: Path
+    data: Prepared
 
 
 class _Batches(torch.utils.data.Dataset[list[Tree]]):
@@ -134,22 +74,16 @@ class _Batches(torch.utils.data.Dataset[list[Tree]]):
         return self.batches[index]
 
 
-def token_losses(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of every target, shape (M,), nats; the head sees only positions with a loss."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = inner.model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
-        use_cache=False,
-    ).last_hidden_state
-    chosen = hidden.reshape(-1, hidden.shape[-1])[batch["sources"]]
-    logits = inner.lm_head(chosen)
-    return functional.cross_entropy(logits.float(), batch["targets"], reduction="none")
-
-
 class GeneratorTrainer(Trainer):
-    """The Trainer with our loss: weighted by what an id is, averaged over the weights."""
+    """The Trainer with our loss: weighted by what an id is, averaged over the weights of a step."""
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: Any
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The batches of one step, and the sum of their weights on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weight = torch.stack([batch["weights"].sum() for batch in batches]).sum().to(device)
+        return batches, self.accelerator.gather(weight).sum()
 
     def compute_loss(
         self,
@@ -158,43 +92,247 @@ class GeneratorTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Weighted mean cross-entropy in nats."""
+        """The share of one batch in the weighted mean cross-entropy of a step, in nats."""
         losses = token_losses(model, inputs)
-        loss = (losses * inputs["weights"]).sum() / inputs["weights"].sum()
+        total = inputs["weights"].sum() if num_items_in_batch is None else num_items_in_batch
+        # Gradients are averaged over processes, but `total` counts all of them.
+        n_processes = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = (losses * inputs["weights"]).sum() / total * n_processes
         return (loss, {"losses": losses}) if return_outputs else loss
 
 
-class _HeldOut(TrainerCallback):
-    """Writes a line of progress at every save: tokens seen and held-out loss by kind of token."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Trees to train on, trees to measure on, and what `run.json` says of where they are from."""
 
-    def __init__(self, batches: list[Batch], token_ids: list[int], path: Path) -> None:
-        self.batches, self.path = batches, path
-        self.kinds = {
-            i: type(token).__name__ for i, token in zip(token_ids, REFLECTION_TOKENS, strict=True)
-        }
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        row = {"step": state.global_step, **held_out(kwargs["model"], self.batches, self.kinds)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        logger.info("held out: %s", row)
+    trees: list[Tree]
+    checks: list[Tree]
+    facts: dict[str, Any]
 
 
-def held_out(
-    model: torch.nn.Module, batches: Sequence[Batch], kinds: Mapping[int, str]
-) -> dict[str, float]:
-    """Mean loss in nats by kind of token, on unseen trees."""
-    was_training = model.training
-    model.eval()
-    losses: dict[str, list[float]] = {}
-    with torch.no_grad():
-        for batch in batches:
-            for target, loss in zip(
-                batch["targets"].tolist(), token_losses(model, batch).tolist(), strict=True
-            ):
-                losses.setdefault(kinds.get(target, "text"), []).append(loss)
-    model.train(was_training)
-    return {kind: round(float(np.mean(values)), 4) for kind, values in sorted(losses.items())}
+def train_from_file(path: Path, config: TrainConfig, weights: LossWeights) -> Trained:
+    """Trains on the rows of `path`; rows that cannot be used go to `rejects.jsonl` in the run."""
+    digest = sha256(path)
+    tokenizer = load_tokenizer(config.base)
+    new = grow_tokenizer(tokenizer)
+    fmt = prompt_format(tokenizer, run_folder(config) / "tokenizer")
+    prepared = prepare_file(path, fmt, _options(config, weights))
+    if is_first_process():
+        save_rejects(prepared.rejects, run_folder(config) / "rejects.jsonl")
+    facts = {"data_sha256": digest, "loss": asdict(weights)}
+    folder, _ = train_trees(_split(prepared, config, facts), config, tokenizer, new)
+    return Trained(folder=folder, data=prepared)
+
+
+def train_from_records(
+    records: Iterable[GeneratorRecord], config: TrainConfig, weights: LossWeights
+) -> Path:
+    """Trains on `records`; the folder of the final weights."""
+    tokenizer = load_tokenizer(config.base)
+    new = grow_tokenizer(tokenizer)
+    fmt = prompt_format(tokenizer, run_folder(config) / "tokenizer")
+    prepared = prepare_rows(enumerate(records, start=1), fmt, _options(config, weights))
+    return train_trees(_split(prepared, config, {}), config, tokenizer, new)[0]
+
+
+def _options(config: TrainConfig, weights: LossWeights) -> RenderOptions:
+    return RenderOptions(
+        weights=weights,
+        max_tokens=config.max_tokens,
+        mask=config.mask,
+        over_long=config.over_long,
+    )
+
+
+def _split(prepared: Prepared, config: TrainConfig, facts: dict[str, Any]) -> Data:
+    trees, checks = split_held_out(prepared.trees, config.held_out_trees, config.held_out_from)
+    return Data(trees=trees, checks=checks, facts={"data": asdict(prepared.account), **facts})
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """The folder of a run, made where it is not there."""
+    out = Path(config.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"cannot train into {out}: {error.strerror}; expected a folder that can be made, "
+            "so name another --out"
+        ) from error
+    return out
+
+
+def train_trees(
+    data: Data, config: TrainConfig, tokenizer: Any, new: list[str]
+) -> tuple[Path, Any]:
+    """Trains the base on `data`, its vocabulary grown by `new`; final weights and model."""
+    _require_launcher()
+    model = load_model(config)
+    grow_model(model, tokenizer, new, multiple_of=config.pad_vocabulary_to)
+    token_ids = reflection_ids(tokenizer)
+    if config.method is not Method.FULL:
+        model = attach_lora(model, token_ids, config)
+    if config.start:
+        start_from(model, Path(config.start))
+    folder, trained = _run(data, config, model, token_ids)
+    if config.method is Method.FULL and is_first_process():
+        tokenizer.save_pretrained(str(folder))
+    return folder, trained
+
+
+def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> tuple[Path, Any]:
+    """Trains, resuming from the last whole checkpoint in `config.out`; final folder and model."""
+    out = run_folder(config)
+    rng = np.random.default_rng(config.seed)
+    size = _batch_size(data.trees, config, model)
+    batches = make_batches(data.trees, size, rng)
+    checks = make_batches(data.checks, size, rng)[: config.eval_batches]
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.epochs == 1 and config.max_steps:
+        batches = batches[: config.max_steps * config.accumulation * n_processes]
+    n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
+    facts = {**data.facts, "tokens": n_tokens, "batches": len(batches), "processes": n_processes}
+    last = _checkpoint_to_resume(out, config, facts)
+    logger.info("training on %d tokens in %d batches", n_tokens, len(batches))
+    _save_facts(out, config, facts)
+    if config.gradient_checkpointing:
+        # transformers 5.24 renamed it.
+        new_name = getattr(model, "activation_checkpointing_enable", None)
+        (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    trainer = GeneratorTrainer(
+        model=model,
+        args=_arguments(config, len(batches)),
+        train_dataset=_Batches(batches),
+        data_collator=lambda items: collate(items[0]),
+        callbacks=[HeldOutLosses([collate(batch) for batch in checks], token_ids, out)],
+    )
+    trainer.remove_callback(PrinterCallback)  # prints; the log has it all
+    trainer.model_accepts_loss_kwargs = True  # our loss is a mean over the step: no second division
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    logger.info("trained in %.1f s", time.perf_counter() - started)
+    return _save_final(trainer, config), trainer.model
+
+
+def _batch_size(trees: Sequence[Tree], config: TrainConfig, model: Any) -> int:
+    """Tokens of a batch: as asked, or one tree each where the model cannot keep two apart."""
+    if packs_cleanly(model, trees):
+        return config.tokens_per_batch
+    if any(tree.branches.any() for tree in trees):
+        raise BadInput(
+            f"cannot train {config.base} on grouped records: the model lets the answers of a group "
+            "see each other, as it takes no attention mask of its own; empty their `group`"
+        )
+    logger.warning("%s cannot read examples side by side: each is its own batch", config.base)
+    return 1
+
+
+def _arguments(config: TrainConfig, n_batches: int) -> TrainingArguments:
+    on_cpu = not torch.cuda.is_available()
+    half = config.precision is Precision.BF16
+    half |= config.precision is Precision.AUTO and not on_cpu
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    in_epoch = max(1, -(-n_batches // (config.accumulation * n_processes)))
+    n_steps = min(config.max_steps or config.epochs * in_epoch, config.epochs * in_epoch)
+    return TrainingArguments(
+        output_dir=str(Path(config.out) / "checkpoints"),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=n_steps if config.max_steps else -1,
+        learning_rate=config.peak_learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=int(n_steps * config.warmup_share),
+        weight_decay=config.weight_decay,
+        max_grad_norm=1.0,
+        bf16=half,
+        use_cpu=on_cpu,
+        logging_steps=config.log_steps,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        seed=config.seed,
+        disable_tqdm=True,
+    )
+
+
+def _checkpoint_to_resume(out: Path, config: TrainConfig, facts: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from; raises `BadInput` where run and settings do not agree."""
+    last = last_complete(out / "checkpoints")
+    if is_first_process():
+        drop_incomplete(out / "checkpoints")
+        forget_after(out, last)
+    if last is None:
+        return None
+    try:
+        before = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    now = json.loads(json.dumps({**asdict(config), **facts}))
+    changed = sorted(k for k in now.keys() - _FREE_ON_RESUME if k in before and before[k] != now[k])
+    if changed:
+        name = changed[0]
+        raise BadInput(
+            f"cannot resume the run in {out}: {name} was {before[name]!r} and is {now[name]!r}; "
+            "give the same data and settings, or name a new --out"
+        )
+    logger.info("going on from %s", last)
+    return last
+
+
+def _save_facts(out: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+    if not is_first_process():
+        return
+    run = {**asdict(config), **facts, "torch": torch.__version__, "commit": _commit()}
+    whole = out / "run.json.tmp"
+    whole.write_text(json.dumps(run, indent=1), encoding="utf-8")
+    os.replace(whole, out / "run.json")
+
+
+def _save_final(trainer: GeneratorTrainer, config: TrainConfig) -> Path:
+    out = Path(config.out)
+    folder = out / ("model" if config.method is Method.FULL else "adapter")
+    if trainer.is_fsdp_enabled:
+        _save_sharded(trainer, folder)
+    else:
+        trainer.save_model(str(folder))
+    if is_first_process():
+        (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    return folder
+
+
+def _save_sharded(trainer: GeneratorTrainer, folder: Path) -> None:
+    """Gathers one tensor after another, so that no process but the first ever holds the model."""
+    first = is_first_process()
+    gathered = {}
+    for name, tensor in trainer.model.state_dict().items():
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if first:
+            gathered[name] = whole.detach().cpu().clone()
+    if first:
+        trainer.model.save_pretrained(str(folder), state_dict=gathered)
+
+
+def _require_launcher() -> None:
+    if torch.cuda.device_count() > 1 and "RANK" not in os.environ:
+        raise BadInput(
+            f"cannot train in one process: {torch.cuda.device_count()} GPUs are visible; start it "
+            "with torchrun, as in recipes/, or show one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def sha256(path: Path) -> str:
+    """The hash of a training file; raises `BadInput` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(
+            f"cannot read training rows from {path}: {error.strerror}; expected a readable file, "
+            "so name another"
+        ) from error
 
 
 def _commit() -> str:
@@ -204,104 +342,3 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
-
-
-def load_base(path: str) -> tuple[PreTrainedModel, Any, list[int]]:
-    """The base model in fp32 with the reflection vocabulary added, its tokenizer, the 15 ids."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    return model, tokenizer, add_reflection_tokens(model, tokenizer)
-
-
-def attach_lora(model: PreTrainedModel, token_ids: list[int], config: TrainConfig) -> Any:
-    """LoRA on every linear layer, and the 15 new rows trained whole (tied to the head).
-
-    Seeds torch: LoRA draws its first factor at random, before the Trainer sets its own seed.
-    """
-    torch.manual_seed(config.seed)
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=0.0,
-        target_modules=LORA_MODULES,
-        trainable_token_indices={"embed_tokens": token_ids},
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora)
-
-
-def train_from_records(
-    records: Sequence[GeneratorRecord], config: TrainConfig, weights: LossWeights
-) -> Path:
-    """Trains on all but the first `config.held_out_trees` trees of `records`."""
-    model, tokenizer, token_ids = load_base(config.base)
-    out = Path(config.out)
-    tokenizer.save_pretrained(str(out / "tokenizer"))
-    file = out / "tokenizer" / "tokenizer.json"
-    fmt = PromptFormat.of(FileTokenizer(file, end_of_sequence=tokenizer.eos_token))
-    trees = build_trees(records, fmt, weights, config.max_tokens)
-    if len(trees) <= config.held_out_trees:
-        raise BadInput(
-            f"cannot train: the records make {len(trees)} trees, of which "
-            f"{config.held_out_trees} are held out; give more records or lower held_out_trees"
-        )
-    checks, rest = trees[: config.held_out_trees], trees[config.held_out_trees :]
-    model = attach_lora(model, token_ids, config)
-    if config.start:
-        start_from(model, Path(config.start))
-    return train_generator(rest, checks, config, model, token_ids)
-
-
-def train_generator(
-    trees: Sequence[Tree],
-    held_out_trees: Sequence[Tree],
-    config: TrainConfig,
-    model: Any,
-    token_ids: list[int],
-) -> Path:
-    """Trains, resuming from the last checkpoint in `config.out`; the adapter's folder."""
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(config.seed)
-    batches = make_batches(trees, config.tokens_per_batch, rng)[: config.max_steps]
-    checks = make_batches(held_out_trees, config.tokens_per_batch, rng)[: config.eval_batches]
-    on_cpu = not torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        per_device_train_batch_size=1,
-        num_train_epochs=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, int(len(batches) * config.warmup_share)),
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=not on_cpu,
-        use_cpu=on_cpu,
-        logging_steps=10,
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        report_to=[],
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        seed=config.seed,
-        disable_tqdm=True,
-    )
-    n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
-    logger.info("training on %d tokens in %d steps", n_tokens, len(batches))
-    facts = {**asdict(config), "tokens": n_tokens, "torch": torch.__version__, "commit": _commit()}
-    (out / "run.json").write_text(json.dumps(facts, indent=1))
-    trainer = GeneratorTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_Batches(batches),
-        data_collator=lambda items: collate(items[0]),
-        callbacks=[
-            _HeldOut([collate(batch) for batch in checks], token_ids, out / "held_out.jsonl")
-        ],
-    )
-    checkpoints = out / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    model.save_pretrained(str(out / "adapter"))
-    (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    return out / "adapter"

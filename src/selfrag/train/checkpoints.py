@@ -1,0 +1,120 @@
+"""Checkpoints that a crash cannot spoil, and the held-out losses measured at each.
+
+The Trainer writes a checkpoint in place; a file put in last tells a whole one from one that
+`kill -9` cut short.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from selfrag.reflection import REFLECTION_TOKENS
+from selfrag.train.batches import Batch, token_losses
+
+logger = logging.getLogger(__name__)
+
+_COMPLETE = "complete"
+HELD_OUT_FILE = "held_out.jsonl"
+
+
+def last_complete(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, if there is one."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=_step, reverse=True)
+    for path in found:
+        if (path / _COMPLETE).is_file():
+            return path
+        logger.warning("%s was cut short and is not used", path)
+    return None
+
+
+def drop_incomplete(checkpoints: Path) -> None:
+    """Removes what a crash left half-written; of several processes the first one calls this."""
+    for path in checkpoints.glob("checkpoint-*"):
+        if not (path / _COMPLETE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _step(path: Path) -> int:
+    number = path.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def forget_after(run: Path, checkpoint: Path | None) -> None:
+    """Takes held-out rows out that a resumed run will measure again."""
+    path, last = run / HELD_OUT_FILE, _step(checkpoint) if checkpoint else 0
+    if not path.is_file():
+        return
+    kept = [row for row in read_held_out(path) if row["step"] <= last]
+    whole = path.with_suffix(".tmp")
+    whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(whole, path)
+
+
+def read_held_out(path: Path) -> list[dict[str, Any]]:
+    """The rows of a held-out file; a last line that a crash cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class HeldOutLosses(TrainerCallback):
+    """At every save: closes the checkpoint, and adds a line with the held-out loss by kind."""
+
+    def __init__(self, batches: Sequence[Batch], token_ids: Sequence[int], run: Path) -> None:
+        self.batches, self.run = batches, run
+        tokens = REFLECTION_TOKENS if token_ids else ()
+        self.kinds = {i: type(token).__name__ for i, token in zip(token_ids, tokens, strict=True)}
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Says how far the run is."""
+        loss = (kwargs.get("logs") or {}).get("loss")
+        if loss is not None and state.is_world_process_zero:
+            logger.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, float(loss))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measures on every process; the first one writes."""
+        row = {"step": state.global_step, **held_out(kwargs["model"], self.batches, self.kinds)}
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if not state.is_world_process_zero:
+            return
+        with (self.run / HELD_OUT_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        _close(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        logger.info("held out: %s", row)
+
+
+def _close(checkpoint: Path) -> None:
+    """Flushes the files of `checkpoint` to disk, then marks it complete."""
+    for path in checkpoint.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    (checkpoint / _COMPLETE).touch()
+
+
+def held_out(model: Any, batches: Sequence[Batch], kinds: Mapping[int, str]) -> dict[str, float]:
+    """Mean loss in nats by kind of token, on unseen trees; text is what is no reflection token."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    losses: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for batch in batches:
+            found = token_losses(model, {k: v.to(device) for k, v in batch.items()}).tolist()
+            for target, loss in zip(batch["targets"].tolist(), found, strict=True):
+                losses.setdefault(kinds.get(target, "text"), []).append(loss)
+    model.train(was_training)
+    return {kind: round(float(np.mean(values)), 4) for kind, values in sorted(losses.items())}

@@ -1,0 +1,151 @@
+"""The model to be trained: any causal base with a grown vocabulary, whole or with LoRA."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.engine.transformers import quiet_transformers
+from selfrag.errors import BadInput, EngineError
+from selfrag.prompt import PromptFormat
+from selfrag.train.config import Method, TrainConfig, is_first_process
+from selfrag.train.vocab import add_reflection_tokens
+
+# The linear layers of the Llama family; of other models all linear layers are adapted.
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a model folder; raises `BadInput` where there is none that can be used."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BadInput(
+            f"cannot train {path}: its tokenizer does not load ({_first_line(error)}); expected a "
+            "Hugging Face model folder, so name one"
+        ) from error
+    if tokenizer.eos_token is None:
+        raise BadInput(
+            f"cannot train {path}: its tokenizer has no end-of-sequence token, so answers could "
+            "not end; set eos_token in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def prompt_format(tokenizer: Any, folder: Path) -> PromptFormat:
+    """The prompt format of a grown tokenizer, which is saved to `folder`, as engines read it."""
+    return PromptFormat.of(file_tokenizer(tokenizer, folder))
+
+
+def file_tokenizer(tokenizer: Any, folder: Path) -> FileTokenizer:
+    """`tokenizer` as engines read it; the first process saves it to `folder`.
+
+    Of several processes each reads a copy of its own: none finds a file half-written.
+    """
+    with TemporaryDirectory() as own:
+        if is_first_process():
+            tokenizer.save_pretrained(str(folder))
+        tokenizer.save_pretrained(own)
+        return _open_tokenizer(tokenizer, Path(own))
+
+
+def _open_tokenizer(tokenizer: Any, folder: Path) -> FileTokenizer:
+    try:
+        return FileTokenizer(folder / "tokenizer.json", end_of_sequence=tokenizer.eos_token)
+    except EngineError as error:
+        raise BadInput(
+            f"cannot train with the tokenizer {type(tokenizer).__name__}: it has no tokenizer.json "
+            "form, which the engines read; convert it with transformers first"
+        ) from error
+
+
+def load_model(config: TrainConfig) -> Any:
+    """The base model of a run, its vocabulary not grown yet; fp32, or bf16 where it is frozen."""
+    on_gpu = torch.cuda.is_available()
+    frozen = config.method is not Method.FULL
+    dtype = torch.bfloat16 if on_gpu and frozen else torch.float32
+    quantisation = None
+    if config.method is Method.QLORA:
+        if not on_gpu:
+            raise BadInput(
+                "cannot train with method qlora: no CUDA device is there, and 4-bit weights "
+                "need one; use --method lora"
+            )
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_pretrained(
+                config.base, dtype=dtype, quantization_config=quantisation
+            )
+    except ImportError as error:
+        raise BadInput(
+            f"cannot load {config.base}: {_first_line(error)}; 4-bit weights need bitsandbytes, "
+            "so run `pip install bitsandbytes`"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"cannot train {config.base}: it does not load ({_first_line(error)}); expected a "
+            "Hugging Face folder of a causal language model, so name one"
+        ) from error
+
+
+def load_base(path: str) -> tuple[Any, Any, list[int]]:
+    """The base model in fp32 with the reflection vocabulary added, its tokenizer, the 15 ids."""
+    model = load_model(TrainConfig(base=path, out="", method=Method.FULL))
+    tokenizer = load_tokenizer(path)
+    return model, tokenizer, add_reflection_tokens(model, tokenizer)
+
+
+def attach_lora(model: Any, token_ids: Sequence[int], config: TrainConfig) -> Any:
+    """LoRA on every linear layer, and the rows `token_ids` trained whole in embedding and head.
+
+    Seeds torch: LoRA draws its first factor at random, before the Trainer sets its own seed.
+    """
+    if config.method is Method.QLORA:
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=config.gradient_checkpointing
+        )
+    torch.manual_seed(config.seed)
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    present = [name for name in LORA_MODULES if name in names]
+    rows = {name: list(token_ids) for name in _matrices(model)} if token_ids else {}
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=present or "all-linear",
+        fan_in_fan_out=_has_conv1d(model),
+        trainable_token_indices=rows or None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def _matrices(model: Any) -> list[str]:
+    """Names of the matrices with a row for each token; a tied head is not named beside its twin."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    wanted = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
+    return [
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if any(module is matrix for matrix in wanted)
+    ]
+
+
+def _has_conv1d(model: Any) -> bool:
+    """GPT-2 keeps its linear weights transposed."""
+    return any(type(module).__name__ == "Conv1D" for module in model.modules())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
