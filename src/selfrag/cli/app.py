@@ -9,6 +9,7 @@ import typer
 from selfrag import assets
 from selfrag.cli import build, options, render
 from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
+from selfrag.cli.embed import embed
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
 from selfrag.cli.train import train_app
@@ -64,6 +65,7 @@ app.command()(chat)
 app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
+app.command()(embed)
 
 
 @app.command()

@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
 from selfrag.cli.report import Reporter
-from selfrag.errors import AssetError, BadInput, IndexNotUsable
+from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.readers import read_documents, read_wiki_leads
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
-    from selfrag.retrieval.encoder import MeanPoolingEncoder
+    from selfrag.retrieval.encoder import Encoder, MeanPoolingEncoder
     from selfrag.retrieval.store import PassageStore
 
 MODEL_NAME = "selfrag-smollm2-135m"
-ENCODER_NAME = "all-MiniLM-L6-v2"
+ENCODER_NAME = DEFAULT_ENCODER
 # Leads have 90 words on average: few are cut, and none into a tail of a few words.
 DEMO_PASSAGE_WORDS = 200
 # A lead says what its subject is at once; encoding twice as much doubles the first `make demo`.
@@ -137,6 +138,21 @@ def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
     return MeanPoolingEncoder(fetch_asset(assets.ENCODER, report), name=ENCODER_NAME)
 
 
+def encoder_of(path: Path, manifest: Manifest, report: Reporter) -> "Encoder":
+    """The encoder that the index in `path` was built with; `IndexMismatch` where it is not here."""
+    from selfrag.retrieval.encoders import reopen_encoder
+
+    if manifest.encoder.name == ENCODER_NAME:
+        fetch_asset(assets.ENCODER, report)  # which shows how far it is
+    try:
+        return reopen_encoder(manifest.encoder)
+    except AssetError as error:
+        raise IndexMismatch(
+            f"cannot open the index {path}: it was built with another encoder than any found here "
+            f"({error}); get that one, or rebuild with `selfrag index build`"
+        ) from error
+
+
 def build_index(
     passages: Sequence[Passage],
     out: Path,
@@ -144,21 +160,23 @@ def build_index(
     *,
     attribution: str = "",
     max_tokens: int | None = None,
+    encoder: str = ENCODER_NAME,
+    precision: Precision = Precision.FP32,
 ) -> None:
     """Encodes and stores `passages` in `out`, which appears whole or not at all.
 
     Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
     """
-    # Its matrix and element-wise work use all cores; on numpy only the former does.
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+    from selfrag.retrieval.encoders import open_encoder
     from selfrag.retrieval.store import PassageStore
 
-    folder = fetch_asset(assets.ENCODER, report)
-    encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+    if encoder == ENCODER_NAME:
+        fetch_asset(assets.ENCODER, report)  # which shows how far it is
+    model = open_encoder(encoder, precision=precision, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
-            encoder,
+            model,
             out,
             on_progress=lambda done: report.progress("indexing", done, len(passages)),
             attribution=attribution,
@@ -190,8 +208,8 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
     from selfrag.retrieval.store import PassageStore
 
     if path is not None:
-        Manifest.load(path)  # a folder that is no index fails before any model is loaded
-        return PassageStore.open(path, load_query_encoder(report))
+        manifest = Manifest.load(path)  # a folder that is no index fails before a model is loaded
+        return PassageStore.open(path, encoder_of(path, manifest, report))
     demo = build_demo_index(report)
     encoder = load_query_encoder(report)
     try:

@@ -104,7 +104,7 @@ def open_writer(
 
     Raises as `open_manifest` does, and `StorageError` while another process is writing.
     """
-    manifest = open_manifest(path, encoder)
+    manifest = open_manifest(path, encoder, for_passages=True)
     path = path.resolve()
     with locked(path, path):
         database = connect(path)
@@ -117,14 +117,16 @@ def open_writer(
                 writer.manifest.save(path)
 
 
-def open_manifest(path: Path, encoder: Encoder) -> Manifest:
+def open_manifest(path: Path, encoder: Encoder, *, for_passages: bool = False) -> Manifest:
     """The manifest of the index in `path`, made with the same encoder.
+
+    Whoever adds `for_passages` has to write and cut them in the same way, too.
 
     Raises `IndexNotUsable` when it is absent or damaged, `IndexMismatch` when it was built with
     another encoder.
     """
     manifest = Manifest.load(path)
-    if difference := manifest.encoder.difference(encoder.spec):
+    if difference := manifest.encoder.difference(encoder.spec, for_passages=for_passages):
         raise IndexMismatch(
             f"cannot open the index {path}: it was built with another encoder than the one that "
             f"asks ({difference}); rebuild with `selfrag index build` or use the encoder it was "

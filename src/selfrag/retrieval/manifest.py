@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.errors import IndexNotUsable
-from selfrag.retrieval.spec import EncoderSpec, Metric
+from selfrag.retrieval.spec import EncoderSpec
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
@@ -77,12 +77,10 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise not_usable(path, f"index format {version}, not {FORMAT_VERSION}")
         try:
-            kind, encoder = IndexKind(written.pop("kind")), written.pop("encoder")
-            encoder["metric"] = Metric(encoder["metric"])
+            kind = IndexKind(written.pop("kind"))
+            encoder = EncoderSpec.from_json(written.pop("encoder"))
             roots = tuple(_typed(str, root, of="roots") for root in written.pop("roots"))
-            manifest: Manifest = _checked(
-                cls, written, kind=kind, encoder=_checked(EncoderSpec, encoder), roots=roots
-            )
+            manifest: Manifest = _checked(cls, written, kind=kind, encoder=encoder, roots=roots)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise not_usable(path, f"a damaged {MANIFEST_NAME} ({error})") from error
         return manifest
