@@ -188,7 +188,7 @@ def environment() -> dict[str, str]:
     """Nodes find this file as they would a user's module of encoders."""
     return {
         **os.environ,
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)]),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # A lost node is noticed within seconds rather than half a minute.

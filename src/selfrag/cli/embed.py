@@ -105,15 +105,17 @@ def embed(
         n_workers=workers, n_cpus=worker_cpus, n_gpus=worker_gpus, stall_s=stall_minutes * 60
     )
     make = partial(open_encoder, encoder, precision, batch_size)
-    model = make(places[0] if places else "")
+    device = places[0] if places else ""
+    # Where others do the work, this process wants to know no more than the dims.
+    model = make("cpu" if ray or places[1:] else device)
     report.say("counting the passages")
     plan = _plan(out, model.spec, survey(files), n_shards, max(workers, len(places)))
     own = range(plan.n_shards) if number is None else [number]
     n_total = sum(len(plan.rows(each)) for each in own)
     job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
     if ray:
-        maker = partial(make, places[0] if places else "")
-        job = partial(embed_on_cluster, files, maker, out, plan, address=ray, workers=held)
+        there = partial(make, device)
+        job = partial(embed_on_cluster, files, there, out, plan, address=ray, workers=held)
     elif places[1:]:
         job = partial(embed_on_devices, files, make, out, plan, places)
     try:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 # A shard travels to its worker in one piece: at 700 bytes a passage 180 MB.
 MAX_SHARD_ROWS = 262_144
-_POLL_S = 1.0
+_POLL_S = 2.0
 # A node that dies takes its workers along only seconds later; until then they hold their shards.
 _LOCK_WAIT_S = 60.0
 # Nodes that a shard may lose before the run is given up; what it has committed stays.
@@ -73,10 +73,10 @@ def embed_on_devices(
             pool.submit(work, device, left[number :: len(devices)]): device
             for number, device in enumerate(devices[: len(left)])
         }
-        running = set(tasks)
+        running, watch = set(tasks), _Watch(folder, plan, on_progress)
         while running:
             done, running = wait(running, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
-            _tell_committed(folder, plan, on_progress)
+            watch.tell()
             for task in done:
                 _raise_failure(task, tasks[task])
 
@@ -112,11 +112,24 @@ def _embed_on_device(
     )
 
 
-def _tell_committed(folder: Path, plan: Plan, on_progress: Progress | None) -> int:
-    n_done = sum(committed_rows(folder, plan, range(plan.n_shards)))
-    if on_progress is not None:
-        on_progress(n_done)
-    return n_done
+class _Watch:
+    """Counts what is committed; a shard that is whole is not looked at again."""
+
+    def __init__(self, folder: Path, plan: Plan, on_progress: Progress | None) -> None:
+        self._folder, self._plan, self._on_progress = folder, plan, on_progress
+        self._left: Sequence[int] = range(plan.n_shards)
+        self._n_whole = 0  # rows
+
+    def tell(self) -> int:
+        """How many passages of the corpus are committed, told to `on_progress` too."""
+        counts = committed_rows(self._folder, self._plan, self._left)
+        pairs = list(zip(self._left, counts, strict=True))
+        self._left = [shard for shard, n_done in pairs if n_done < len(self._plan.rows(shard))]
+        n_done = self._n_whole + sum(counts)
+        self._n_whole = n_done - sum(n for shard, n in pairs if shard in self._left)
+        if self._on_progress is not None:
+            self._on_progress(n_done)
+        return n_done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,17 +206,10 @@ def embed_on_cluster(
             task.remote(make_encoder, folder, plan, shard, ray.put(own))
             for shard, own in _pieces(passages, plan, left)
         )
-        _run(ray, pieces, workers, folder, plan, on_progress)
+        _run(ray, pieces, workers, _Watch(folder, plan, on_progress))
 
 
-def _run(
-    ray: Any,
-    tasks: Iterator[Any],
-    workers: Workers,
-    folder: Path,
-    plan: Plan,
-    on_progress: Progress | None,
-) -> None:
+def _run(ray: Any, tasks: Iterator[Any], workers: Workers, watch: _Watch) -> None:
     """Keeps as many `tasks` under way as the cluster has room for, until all have ended."""
     running = list(islice(tasks, workers.n_at_once(ray.cluster_resources())))
     n_done, moved_at = -1, time.monotonic()
@@ -213,7 +219,7 @@ def _run(
             _raise_cause(ray, each)
         room = max(0, workers.n_at_once(ray.cluster_resources()) - len(running))
         running += islice(tasks, room)
-        n_before, n_done = n_done, _tell_committed(folder, plan, on_progress)
+        n_before, n_done = n_done, watch.tell()
         if n_done > n_before:
             moved_at = time.monotonic()
         if time.monotonic() - moved_at > workers.stall_s:

@@ -23,9 +23,9 @@ _IR_VERSION = 9  # ONNX Runtime 1.16 and later read it
 def bert_graph(model: Bert, *, int8: bool) -> bytes:
     """The model as ONNX: `ids` (n_texts, T) and `places` 0..T-1, int64, to the `mean` of states.
 
-    All texts of a batch have T tokens; nothing is masked. To be run without ONNX Runtime's own
-    fusions: of `Add` and `LayerNormalization` they make one node that is six times slower. With `int8`, weights are int8 by column
-    and activations uint8 by batch, in all products but attention's.
+    All texts of a batch have T tokens; nothing is masked. With `int8`, weights are int8 by column
+    and activations uint8 by batch, in all products but attention's. To be run without ONNX
+    Runtime's own fusions: their one node for `Add` and `LayerNormalization` is much slower.
     """
     graph = _Graph(int8=int8, eps=model.eps)
     words = graph.node("Gather", graph.tensor(model.words), "ids")
