@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_documents
 from selfrag.retrieval.encoder import Encoder
-from selfrag.retrieval.encoders import open_encoder
+from selfrag.retrieval.encoders import open_encoder, usual_precision
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 Vectors = NDArray[np.float32]
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--passages", type=Path, required=True, help=".jsonl, a text a line")
     parser.add_argument("--n", type=int, default=1500, help="how many of them")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
-    parser.add_argument("--precision", type=Precision, default=Precision.INT8)
+    parser.add_argument("--precision", type=Precision, help="else the usual one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
     found = measure(
         read_texts(options.passages, options.n),
         name=options.encoder,
-        precision=options.precision,
+        precision=options.precision or usual_precision(options.encoder, device="cpu"),
         n_threads=options.threads,
     )
     if options.json:

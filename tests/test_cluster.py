@@ -58,7 +58,7 @@ def unloadable() -> WordEncoder:
     raise AssetError("cannot load encoder 'words': no such folder")
 
 
-def wait_for(is_so: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
+def wait_for(is_so: Callable[[], bool], *, timeout_s: float = 240.0) -> None:
     give_up = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < give_up, "waited in vain"
@@ -191,10 +191,11 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)]),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A lost node is noticed within seconds rather than half a minute.
-        "RAY_health_check_period_ms": "500",
-        "RAY_health_check_timeout_ms": "1000",
+        # A lost node is noticed within seconds rather than half a minute; a slow one is not lost.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "3",
+        "RAY_raylet_start_wait_time_s": "200",
     }
 
 
@@ -252,7 +253,7 @@ def test_a_node_killed_on_the_way_loses_and_doubles_nothing(nodes, tmp_path):
     wait_for(lambda: n_committed(folder) == 80)  # on each, 40 passages of a shard of 50
     kill(second)
     gate.touch()
-    _, messages = driver.communicate(timeout=60)
+    _, messages = driver.communicate(timeout=240)
     assert driver.returncode == 0, messages
     assert rows(folder) == alone(tmp_path, PASSAGES, PLAN)
 
@@ -260,5 +261,5 @@ def test_a_node_killed_on_the_way_loses_and_doubles_nothing(nodes, tmp_path):
 @pytest.mark.cluster
 def test_an_encoder_that_does_not_load_ends_the_run(nodes, tmp_path):
     driver = drive(nodes, tmp_path, "unloadable")
-    _, messages = driver.communicate(timeout=60)
+    _, messages = driver.communicate(timeout=240)
     assert "cannot load encoder 'words': no such folder" in messages.splitlines()[-1]

@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 
 from selfrag.assets import ENCODER, asset_path, is_cached
+from selfrag.cli import build
+from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, ConfigError, IndexMismatch
 from selfrag.passage import Passage
 from selfrag.retrieval import encoders
+from selfrag.retrieval.build import open_manifest, open_writer
 from selfrag.retrieval.encoder import (
     MeanPoolingEncoder,
+    SentenceTransformerEncoder,
     encode_passages,
     encode_queries,
 )
 from selfrag.retrieval.encoders import open_encoder, reopen_encoder
 from selfrag.retrieval.spec import CONTRIEVER, E5, EncoderSpec, Metric, Precision, recipe_for
+from selfrag.retrieval.store import PassageStore, SearchMode
 from tiny_bert import save_tiny_bert
+from words import WordEncoder
 
 TEXTS = ["Titan is the moon of Saturn.", "bread", "a bakery sells bread early " * 20, "the moons"]
 TITAN = Passage(id="1", title="Titan", text="the moon of saturn")
@@ -188,6 +194,35 @@ def test_an_index_reopens_its_own_model_and_no_other(contriever, tmp_path):
         reopen_encoder(replace(spec, dim=768))
     with pytest.raises(IndexMismatch, match="pooling 'cls' against 'mean'"):
         reopen_encoder(replace(spec, pooling="cls"))
+
+
+def test_an_index_is_searched_with_the_model_it_was_built_with(contriever, tmp_path):
+    pytest.importorskip("onnxruntime")
+    encoder = open_encoder(str(contriever[0]), precision=Precision.INT8)
+    passages = [TITAN, replace(TITAN, id="2", title="", text="a bakery sells bread early.")]
+    PassageStore.build(passages, encoder, tmp_path / "index")
+    store = build.open_index(tmp_path / "index", Reporter())
+    assert store.manifest.encoder == encoder.spec
+    assert encoder.spec.precision is Precision.INT8
+    exact = reopen_encoder(encoder.spec)
+    scores = encode_passages(exact, passages) @ encode_queries(exact, ["saturn"])[0]
+    hits = store.search(["saturn"], 2, mode=SearchMode.DENSE)[0]
+    # Inner products of vectors that are not normalised: int8 is off by a part of their lengths.
+    by_id = {passage.id: score for passage, score in zip(passages, scores, strict=True)}
+    assert [hit.score for hit in hits] == pytest.approx(
+        [by_id[hit.passage.id] for hit in hits], rel=0.2
+    )
+    with open_writer(tmp_path / "index", encoder) as writer:
+        assert writer.put([replace(TITAN, id="3")]) == 1
+    other = SentenceTransformerEncoder(contriever[0], name=encoder.spec.name, recipe=E5)
+    with pytest.raises(IndexMismatch, match=r"normalised False against True, .*passage_prefix ''"):
+        open_manifest(tmp_path / "index", other, for_passages=True)
+
+
+def test_an_index_whose_model_is_not_here_is_refused(tmp_path):
+    PassageStore.build([TITAN], WordEncoder(name="./gone"), tmp_path / "index")
+    with pytest.raises(IndexMismatch, match="built with another encoder than any found here"):
+        build.open_index(tmp_path / "index", Reporter())
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "a/b/c"])

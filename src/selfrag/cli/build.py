@@ -161,18 +161,20 @@ def build_index(
     attribution: str = "",
     max_tokens: int | None = None,
     encoder: str = ENCODER_NAME,
-    precision: Precision = Precision.FP32,
+    precision: Precision | None = None,
 ) -> None:
     """Encodes and stores `passages` in `out`, which appears whole or not at all.
 
     Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
     """
-    from selfrag.retrieval.encoders import open_encoder
+    from selfrag.retrieval.encoders import open_encoder, usual_precision
     from selfrag.retrieval.store import PassageStore
 
     if encoder == ENCODER_NAME:
         fetch_asset(assets.ENCODER, report)  # which shows how far it is
-    model = open_encoder(encoder, precision=precision, max_tokens=max_tokens)
+    model = open_encoder(
+        encoder, precision=precision or usual_precision(encoder), max_tokens=max_tokens
+    )
     try:
         PassageStore.build(
             passages,
@@ -199,7 +201,14 @@ def build_demo_index(report: Reporter) -> Path:
     ]
     report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
     attribution = assets.CORPUS.attribution
-    build_index(passages, out, report, attribution=attribution, max_tokens=DEMO_VECTOR_TOKENS)
+    build_index(
+        passages,
+        out,
+        report,
+        attribution=attribution,
+        max_tokens=DEMO_VECTOR_TOKENS,
+        precision=Precision.FP32,  # what the figures of the demo were measured with
+    )
     return out
 
 

@@ -35,7 +35,9 @@ Shards = Annotated[int, typer.Option(help="How many shards; 0: one for 65,536 pa
 EncoderOption = Annotated[
     str, typer.Option("--encoder", help="Model by name or folder: contriever-msmarco, E5, …")
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="What it computes in.")]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="What it computes in; else int8 for MiniLM on a CPU.")
+]
 BatchSize = Annotated[int, typer.Option(help="Passages encoded together.")]
 Devices = Annotated[str, typer.Option(help="One process each, as cuda:0,cuda:1.")]
 Ray = Annotated[str, typer.Option("--ray", help="Cluster: host:port, auto, or local to start one.")]
@@ -69,7 +71,7 @@ def embed(
     shard: Shard = "",
     shards: Shards = 0,
     encoder: EncoderOption = DEFAULT_ENCODER,
-    precision: PrecisionOption = Precision.FP32,
+    precision: PrecisionOption = None,
     batch_size: BatchSize = 64,
     devices: Devices = "",
     ray: Ray = "",
@@ -86,6 +88,7 @@ def embed(
     """
     from selfrag.retrieval.cluster import Workers, embed_on_cluster, embed_on_devices
     from selfrag.retrieval.embed import embed_corpus, survey
+    from selfrag.retrieval.encoders import usual_precision
 
     places = [name.strip() for name in devices.split(",") if name.strip()]
     _refuse_together(
@@ -98,14 +101,15 @@ def embed(
     if from_pickles:
         spec = ORIGINAL_ENCODER
         if encoder != DEFAULT_ENCODER:
-            spec = open_encoder(encoder, precision, batch_size, "cpu").spec
+            spec = open_encoder(encoder, Precision.FP32, batch_size, "cpu").spec
         _finish(out, _import(from_pickles, files, out, spec, n_shards, report), index, report)
         return
     held = Workers(
         n_workers=workers, n_cpus=worker_cpus, n_gpus=worker_gpus, stall_s=stall_minutes * 60
     )
-    make = partial(open_encoder, encoder, precision, batch_size)
     device = places[0] if places else ""
+    precision = precision or usual_precision(encoder, device=device)  # one for all workers
+    make = partial(open_encoder, encoder, precision, batch_size)
     # Where others do the work, this process wants to know no more than the dims.
     model = make("cpu" if ray or places[1:] else device)
     report.say("counting the passages")

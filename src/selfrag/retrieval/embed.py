@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from selfrag.errors import BadInput, ConfigError, EngineError, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages
-from selfrag.retrieval.spec import EncoderSpec
+from selfrag.retrieval.spec import EncoderSpec, shown
 from selfrag.retrieval.table import NO_FILE, brief, connect, passages_schema, record_batch
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Plan:
         )
         nested = ("encoder", "corpus")
         names = [name for name in mine if mine[name] != other[name] and name not in nested]
-        return [f"{name} {other[name]!r} against {mine[name]!r}" for name in names]
+        return [f"{name} {shown(other[name])} against {shown(mine[name])}" for name in names]
 
 
 def embed_corpus(

@@ -172,7 +172,7 @@ def _pooling_of(model: Any) -> str:
 
 
 @contextmanager
-def loading(name: str, path: Path, *, extra: str = "retrieval") -> Iterator[None]:
+def loading(name: str, path: Path) -> Iterator[None]:
     """Turns what the libraries raise while they load a model into one sentence of ours."""
     try:
         if not path.is_dir():  # else they take the path for a name on the hub
@@ -180,8 +180,8 @@ def loading(name: str, path: Path, *, extra: str = "retrieval") -> Iterator[None
         yield
     except ImportError as error:
         raise SelfRAGError(
-            f"cannot load encoder {name!r}: a package is missing ({error}), expected the {extra} "
-            f'packages installed; run pip install "selfrag[{extra}]"'
+            f"cannot load encoder {name!r}: a package is missing ({error}), expected the retrieval "
+            'packages installed; run pip install "selfrag[retrieval]"'
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise AssetError(

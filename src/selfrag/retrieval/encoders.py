@@ -19,8 +19,20 @@ _SHORT_NAMES = {
     "contriever-msmarco": "facebook/contriever-msmarco",
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # Copies of the weights in formats that nothing here reads.
 _NOT_READ = ["*.onnx*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "onnx/*", "openvino/*"]
+
+
+def usual_precision(name: str, *, device: str = "") -> Precision:
+    """What to encode passages in where nobody says: INT8 for the default encoder on a CPU.
+
+    There it is 2.5 times as quick as fp32 through torch and finds the same: R@5 .827 against .820
+    on 150 development questions over 59,077 passages, cosine .993. Of other models that is not
+    known.
+    """
+    is_cpu = device == "cpu" or (not device and not _NVIDIA_DRIVER.exists())
+    return Precision.INT8 if name == DEFAULT_ENCODER and is_cpu else Precision.FP32
 
 
 def open_encoder(

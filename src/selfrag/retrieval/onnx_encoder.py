@@ -41,7 +41,7 @@ class OnnxEncoder:
         n_threads: int = 0,
     ) -> None:
         """Loads and converts the model. Raises `AssetError` when `path` holds no such one."""
-        with loading(name, path, extra="onnx"):
+        with loading(name, path):
             import onnxruntime
 
             require_mean_pooling(path)
@@ -57,7 +57,7 @@ class OnnxEncoder:
                 options,
                 providers=["CPUExecutionProvider"],
             )
-        self._n_threads = n_threads or len(os.sched_getaffinity(0))
+        self._n_threads = n_threads or _n_cores()
         self.spec = recipe.spec(name, dim=model.dim, max_tokens=limit, precision=precision)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -73,6 +73,11 @@ class OnnxEncoder:
 
     def _means(self, ids: NDArray[np.int64]) -> Any:
         return self._session.run(None, {"ids": ids, "places": np.arange(ids.shape[1])})[0]
+
+
+def _n_cores() -> int:
+    """Cores that this process may use; all of the machine where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -95,10 +95,15 @@ class EncoderSpec:
         """
         names = _OF_QUERIES + (_OF_PASSAGES if for_passages else ())
         return ", ".join(
-            f"{name} {getattr(self, name)!r} against {getattr(other, name)!r}"
+            f"{name} {shown(getattr(self, name))} against {shown(getattr(other, name))}"
             for name in names
             if getattr(self, name) != getattr(other, name)
         )
+
+
+def shown(value: Any) -> str:
+    """A value of a spec as an error spells it, a member of an enumeration as users write it."""
+    return repr(value.value if isinstance(value, StrEnum) else value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
