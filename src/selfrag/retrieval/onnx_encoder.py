@@ -76,7 +76,10 @@ class OnnxEncoder:
 
 
 def _n_cores() -> int:
-    """Cores that this process may use; all of the machine where the system does not say."""
+    """Threads that the numeric libraries are told to use, as Ray tells its workers; else cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
