@@ -21,8 +21,16 @@ from selfrag.retrieval.encoder import (
     encode_passages,
     encode_queries,
 )
-from selfrag.retrieval.encoders import open_encoder, reopen_encoder
-from selfrag.retrieval.spec import CONTRIEVER, E5, EncoderSpec, Metric, Precision, recipe_for
+from selfrag.retrieval.encoders import open_encoder, reopen_encoder, usual_precision
+from selfrag.retrieval.spec import (
+    CONTRIEVER,
+    DEFAULT_ENCODER,
+    E5,
+    EncoderSpec,
+    Metric,
+    Precision,
+    recipe_for,
+)
 from selfrag.retrieval.store import PassageStore, SearchMode
 from tiny_bert import save_tiny_bert
 from words import WordEncoder
@@ -244,6 +252,18 @@ def test_short_names_of_contriever_are_those_of_the_hub(contriever, monkeypatch)
     monkeypatch.setattr(encoders, "_from_hub", lambda name: asked.append(name) or contriever[0])
     assert open_encoder("contriever", device="cpu").spec.name == "facebook/contriever"
     assert asked == ["facebook/contriever"]
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "precision"),
+    [
+        (DEFAULT_ENCODER, "cpu", Precision.INT8),
+        (DEFAULT_ENCODER, "cuda:0", Precision.FP32),
+        ("intfloat/e5-small-v2", "cpu", Precision.FP32),
+    ],
+)
+def test_int8_is_usual_for_the_default_encoder_on_a_cpu_alone(name, device, precision):
+    assert usual_precision(name, device=device) is precision
 
 
 # What an index records
