@@ -99,10 +99,8 @@ def embed(
     _refuse_below(0, shards=n_shards)
     files, report = PassageFiles(tuple(passages)), Reporter()
     if from_pickles:
-        spec = ORIGINAL_ENCODER
-        if encoder != DEFAULT_ENCODER:
-            spec = open_encoder(encoder, Precision.FP32, batch_size, "cpu").spec
-        _finish(out, _import(from_pickles, files, out, spec, n_shards, report), index, report)
+        plan = _import(from_pickles, files, out, encoder, n_shards, report)
+        _finish(out, plan, index, report)
         return
     held = Workers(
         n_workers=workers, n_cpus=worker_cpus, n_gpus=worker_gpus, stall_s=stall_minutes * 60
@@ -114,19 +112,25 @@ def embed(
     model = make("cpu" if ray or places[1:] else device)
     report.say("counting the passages")
     plan = _plan(out, model.spec, survey(files), n_shards, max(workers, len(places)))
-    own = range(plan.n_shards) if number is None else [number]
-    n_total = sum(len(plan.rows(each)) for each in own)
+    own = None if number is None else [number]
     job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
     if ray:
         there = partial(make, device)
         job = partial(embed_on_cluster, files, there, out, plan, address=ray, workers=held)
     elif places[1:]:
         job = partial(embed_on_devices, files, make, out, plan, places)
+    _with_bar(job, plan, report, number)
+    _finish(out, plan, index, report)
+
+
+def _with_bar(
+    job: Callable[..., None], plan: "Plan", report: Reporter, shard: int | None = None
+) -> None:
+    n_total = plan.corpus.n_passages if shard is None else len(plan.rows(shard))
     try:
         job(on_progress=lambda done: report.progress("embedding", done, n_total))
     finally:
         report.close()
-    _finish(out, plan, index, report)
 
 
 def open_encoder(name: str, precision: Precision, batch_size: int, device: str) -> "Encoder":
@@ -166,7 +170,7 @@ def _import(
     patterns: list[str],
     files: PassageFiles,
     out: Path,
-    spec: "EncoderSpec",
+    encoder: str,
     n_shards: int,
     report: Reporter,
 ) -> "Plan":
@@ -178,6 +182,9 @@ def _import(
             f"cannot import embeddings: found no file named {', '.join(patterns)}, expected "
             "those that generate_passage_embeddings.py writes; check the names"
         )
+    spec = ORIGINAL_ENCODER
+    if encoder != DEFAULT_ENCODER:
+        spec = open_encoder(encoder, Precision.FP32, 1, "cpu").spec
     report.say(f"checking {len(paths)} files, then writing their vectors")
     return import_pickles(paths, files, out, spec, n_shards=n_shards or None)
 
