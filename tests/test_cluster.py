@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,7 +149,9 @@ class Nodes:
     """Nodes of a Ray cluster, each a group of processes that can be killed at once."""
 
     def __init__(self, scratch: Path) -> None:
-        (port,) = free_ports(1)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         self._scratch = scratch
         self.address = f"127.0.0.1:{port}"
         self._nodes: list[subprocess.Popen[bytes]] = []
@@ -159,10 +161,6 @@ class Nodes:
     def _start(self, *options: str) -> "subprocess.Popen[bytes]":
         ray = str(Path(sys.executable).with_name("ray"))
         common = ["--block", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
-        # Where ports are not given, a node gives its agents 15 s to write theirs, and dies.
-        agents = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
-        named = zip((*agents, "metrics-export"), free_ports(4), strict=True)
-        common += [f"--{name}-port={port}" for name, port in named]
         log = self._scratch / f"node-{len(self._nodes)}.log"
         with log.open("wb") as out:
             node = subprocess.Popen(
@@ -186,14 +184,6 @@ class Nodes:
             kill(node)
 
 
-def free_ports(n_ports: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n_ports)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def environment() -> dict[str, str]:
     """Nodes find this file as they would a user's module of encoders."""
     return {
@@ -206,7 +196,6 @@ def environment() -> dict[str, str]:
         "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_raylet_start_wait_time_s": "200",
-        "RAY_agent_register_timeout_ms": "200000",
     }
 
 
