@@ -130,6 +130,16 @@ def test_workers_that_make_no_sense_are_refused(values):
         Workers(**values)
 
 
+def test_two_shards_are_under_way_for_each_place_of_a_cluster():
+    # 8 CPUs are 8 places and 2 GPUs in halves are 4: with both wanted, 4 places.
+    cluster = {"CPU": 8.0, "GPU": 2.0}
+    assert Workers(n_gpus=0.5).n_at_once(cluster) == 8
+    assert Workers().n_at_once(cluster) == 16
+    assert Workers(n_cpus=0.0, n_gpus=1.0).n_at_once(cluster) == 4
+    assert Workers(n_workers=3).n_at_once(cluster) == 3
+    assert Workers().n_at_once({}) == 1  # waits for a node, where an autoscaler sees it
+
+
 def test_shards_too_large_to_send_are_refused(tmp_path):
     large = replace(PLAN, corpus=Corpus(n_passages=600_000, sha256=""), n_shards=2)
     with pytest.raises(BadInput, match="ask for 3 shards or more"):
