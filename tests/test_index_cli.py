@@ -26,7 +26,7 @@ def run(monkeypatch, capsys):
 
     encoder = WordEncoder()
     monkeypatch.setattr(build, "load_passage_encoder", lambda *_, **__: encoder)
-    monkeypatch.setattr(build, "load_query_encoder", lambda *_: encoder)
+    monkeypatch.setattr(build, "encoder_of", lambda *_: encoder)
     return run
 
 

@@ -9,6 +9,7 @@ from selfrag import assets
 from selfrag.cli import build, options, render, retriever
 from selfrag.cli.ask import ask, batch, chat, replay
 from selfrag.cli.console import print_json, stderr, stdout
+from selfrag.cli.embed import embed
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.export import export
 from selfrag.cli.index import index_app
@@ -71,6 +72,7 @@ app.command()(rescore)
 app.command()(replay)
 app.command()(retrieve)
 app.command()(export)
+app.command()(embed)
 
 
 @app.command()

@@ -16,23 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
 from selfrag.cli.report import Reporter
-from selfrag.errors import AssetError, BadInput, IndexNotUsable
+from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
+from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
     from selfrag.retrieval.base import Retriever
-    from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
+    from selfrag.retrieval.encoder import Encoder, MeanPoolingEncoder
     from selfrag.retrieval.pgvector import PgVectorStore
     from selfrag.retrieval.store import PassageStore
     from selfrag.retrieval.writer import IndexWriter
 
 MODEL_NAME = "selfrag-smollm2-135m"
-ENCODER_NAME = "all-MiniLM-L6-v2"
+ENCODER_NAME = DEFAULT_ENCODER
 # Leads have 90 words on average: few are cut, and none into a tail of a few words.
 DEMO_PASSAGE_WORDS = 200
 # A lead says what its subject is at once; encoding twice as much doubles the first `make demo`.
@@ -143,14 +144,30 @@ def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
 
 
 def load_passage_encoder(
-    report: Reporter, *, max_tokens: int | None = None
-) -> "SentenceTransformerEncoder":
-    """The default encoder for passages, of which it reads the first `max_tokens`, 256 for None."""
-    # Its matrix and element-wise work use all cores; on numpy only the former does.
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+    report: Reporter,
+    *,
+    name: str = ENCODER_NAME,
+    precision: Precision | None = None,
+    max_tokens: int | None = None,
+) -> "Encoder":
+    """The encoder `name` for passages, of which it reads the first `max_tokens`.
 
-    folder = fetch_asset(assets.ENCODER, report)
-    return SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+    In the precision that is usual for it, and as many tokens as it can, where these are None.
+    """
+    from selfrag.retrieval.encoders import open_encoder, usual_precision
+
+    if name == ENCODER_NAME:
+        fetch_asset(assets.ENCODER, report)  # which shows how far it is
+    precision = precision or usual_precision(name)
+    return open_encoder(name, precision=precision, max_tokens=max_tokens)
+
+
+def passage_encoder_of(manifest: Manifest, report: Reporter) -> "Encoder":
+    """The encoder of an index, for more passages."""
+    spec = manifest.encoder
+    return load_passage_encoder(
+        report, name=spec.name, precision=spec.precision, max_tokens=spec.max_tokens
+    )
 
 
 @contextmanager
@@ -160,10 +177,24 @@ def open_index_writer(
     """The index at `path`, to be changed, with the encoder that it was built with."""
     from selfrag.retrieval.build import open_writer
 
-    manifest = Manifest.load(path)
-    encoder = load_passage_encoder(report, max_tokens=manifest.encoder.max_tokens)
+    encoder = passage_encoder_of(Manifest.load(path), report)
     with open_writer(path, encoder, on_progress=on_progress) as writer:
         yield writer
+
+
+def encoder_of(path: Location, manifest: Manifest, report: Reporter) -> "Encoder":
+    """The encoder that the index in `path` was built with; `IndexMismatch` where it is not here."""
+    from selfrag.retrieval.encoders import reopen_encoder
+
+    if manifest.encoder.name == ENCODER_NAME:
+        fetch_asset(assets.ENCODER, report)  # which shows how far it is
+    try:
+        return reopen_encoder(manifest.encoder)
+    except AssetError as error:
+        raise IndexMismatch(
+            f"cannot open the index {path}: it was built with another encoder than any found here "
+            f"({error}); get that one, or rebuild with `selfrag index build`"
+        ) from error
 
 
 def build_index(
@@ -173,6 +204,7 @@ def build_index(
     *,
     attribution: str = "",
     max_tokens: int | None = None,
+    precision: Precision | None = None,
 ) -> None:
     """Encodes and stores `passages` in `out`, which appears whole or not at all.
 
@@ -180,11 +212,11 @@ def build_index(
     """
     from selfrag.retrieval.store import PassageStore
 
-    encoder = load_passage_encoder(report, max_tokens=max_tokens)
+    model = load_passage_encoder(report, precision=precision, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
-            encoder,
+            model,
             out,
             on_progress=lambda done: report.progress("indexing", done, len(passages)),
             attribution=attribution,
@@ -207,7 +239,14 @@ def build_demo_index(report: Reporter) -> Path:
     ]
     report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
     attribution = assets.CORPUS.attribution
-    build_index(passages, out, report, attribution=attribution, max_tokens=DEMO_VECTOR_TOKENS)
+    build_index(
+        passages,
+        out,
+        report,
+        attribution=attribution,
+        max_tokens=DEMO_VECTOR_TOKENS,
+        precision=Precision.FP32,  # what the figures of the demo were measured with
+    )
     return out
 
 
@@ -234,8 +273,8 @@ def open_index(path: Location | None, report: Reporter) -> "PassageStore | PgVec
 
         return PgVectorStore.open(str(path), load_query_encoder(report))
     if path is not None:
-        Manifest.load(path)  # a folder that is no index fails before any model is loaded
-        return PassageStore.open(path, load_query_encoder(report))
+        manifest = Manifest.load(path)  # a folder that is no index fails before a model is loaded
+        return PassageStore.open(path, encoder_of(path, manifest, report))
     demo = build_demo_index(report)
     encoder = load_query_encoder(report)
     try:

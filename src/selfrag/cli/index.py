@@ -30,6 +30,7 @@ from selfrag.ingest.files import Found, find_files, fixed_part, list_files
 from selfrag.ingest.formats import EXPECTED, ReadOptions
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import is_remote
+from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
     from selfrag.retrieval.writer import IndexWriter
@@ -54,6 +55,12 @@ def index_build(
     chunking: Annotated[Chunking, typer.Option(help="Where to cut.")] = Chunking.WORDS,
     size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
     kind: Annotated[IndexKind, typer.Option(help="What searches by meaning.")] = IndexKind.AUTO,
+    encoder: Annotated[
+        str, typer.Option(help="A folder or hub name of sentence-transformers, or contriever.")
+    ] = DEFAULT_ENCODER,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the encoder; int8 for the default one on a CPU.")
+    ] = None,
     encoding: Encoding = "",
     max_mb: MaxMb = 512,
     cut_rows: Annotated[bool, typer.Option(help="Cut rows that have an id, too.")] = False,
@@ -73,9 +80,9 @@ def index_build(
     read = ReadOptions(encoding=encoding, max_mb=max_mb, cut_rows=cut_rows)
     with _told(out, as_json) as intake:
         found = _listed(find_files(roots, options=read), intake)
-        encoder = build.load_passage_encoder(report)
+        model = build.load_passage_encoder(report, name=encoder, precision=precision)
         manifest = new_manifest(
-            encoder.spec,
+            model.spec,
             kind=kind,
             chunking=chunking.value,
             chunk_words=size,
@@ -90,7 +97,7 @@ def index_build(
                 drop_others(writer, (key_of(file.path) for file in found.files), intake)
 
         try:
-            build_folder(out, encoder, manifest, fill, on_progress=_counter(report))
+            build_folder(out, model, manifest, fill, on_progress=_counter(report))
         finally:
             report.close()
 
@@ -241,7 +248,7 @@ def index_verify(
     manifest = Manifest.load(path)
     encoder = None
     if encode:
-        encoder = build.load_passage_encoder(Reporter(), max_tokens=manifest.encoder.max_tokens)
+        encoder = build.passage_encoder_of(manifest, Reporter())
     checks = verify_index(path, encoder=encoder)
     if as_json:
         print_json({"index": str(path), "checks": [asdict(check) for check in checks]})

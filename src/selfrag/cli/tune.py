@@ -37,7 +37,7 @@ def index_tune(
         )
     manifest = Manifest.load(path)
     report = Reporter()
-    encoder = build.load_query_encoder(report)
+    encoder = build.encoder_of(path, manifest, report)
     kinds = kind or [IndexKind.BALANCED, IndexKind.SMALL]
     total = 1 + 16 * len(kinds)
     try:

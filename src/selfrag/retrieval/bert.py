@@ -26,7 +26,9 @@ _GELU_ROWS = 64  # rows of 1536 floats that stay in the cache over the passes of
 class Bert:
     """An encoder folder (config.json, model.safetensors) in fp32.
 
-    Raises `OSError` where a file is missing and `ValueError` for a model of another kind.
+    `words` (n_words, dim) and `places` (max_tokens, dim) are added up and normed by `norm`, then
+    every layer of `layers` follows. Raises `OSError` where a file is missing and `ValueError` for a
+    model of another kind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,17 +39,17 @@ class Bert:
             raise ValueError(f"a model with {odd}, expected {kinds}")
         self.dim = int(config["hidden_size"])
         self.max_tokens = int(config["max_position_embeddings"])
-        self._n_heads = int(config["num_attention_heads"])
-        self._eps = float(config["layer_norm_eps"])
+        self.n_heads = int(config["num_attention_heads"])
+        self.eps = float(config["layer_norm_eps"])
         tensors = _read(path / "model.safetensors")
-        self._words = tensors["embeddings.word_embeddings.weight"]
+        self.words = tensors["embeddings.word_embeddings.weight"]
         # Every token here is of the first of BERT's two segments.
-        self._places = (
+        self.places = (
             tensors["embeddings.position_embeddings.weight"]
             + tensors["embeddings.token_type_embeddings.weight"][0]
         )
-        self._norm = _norm(tensors, "embeddings.LayerNorm")
-        self._layers = [_layer(tensors, n) for n in range(int(config["num_hidden_layers"]))]
+        self.norm = _norm(tensors, "embeddings.LayerNorm")
+        self.layers = [_layer(tensors, n) for n in range(int(config["num_hidden_layers"]))]
 
     def states(self, token_ids: Sequence[Sequence[int]]) -> list[Array]:
         """The last states of every text, (n_tokens, dim) each; no text sees another.
@@ -58,38 +60,42 @@ class Bert:
             return []
         ends = list(accumulate(len(ids) for ids in token_ids))
         texts = [slice(end - len(ids), end) for ids, end in zip(token_ids, ends, strict=True)]
-        words = self._words[np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])]
-        places = np.concatenate([self._places[: len(ids)] for ids in token_ids])
-        hidden = self._norm(words + places, self._eps)  # (all tokens, dim)
-        for layer in self._layers:
+        words = self.words[np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])]
+        places = np.concatenate([self.places[: len(ids)] for ids in token_ids])
+        hidden = self.norm(words + places, self.eps)  # (all tokens, dim)
+        for layer in self.layers:
             seen = np.empty_like(hidden)
             qkv = layer.qkv(hidden)
             for text in texts:
-                seen[text] = _attend(qkv[text], self._n_heads)
-            hidden = layer.attended(hidden + layer.out(seen), self._eps)
-            hidden = layer.transformed(hidden + layer.down(gelu(layer.up(hidden))), self._eps)
+                seen[text] = _attend(qkv[text], self.n_heads)
+            hidden = layer.attended(hidden + layer.out(seen), self.eps)
+            hidden = layer.transformed(hidden + layer.down(gelu(layer.up(hidden))), self.eps)
         return [hidden[text] for text in texts]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Linear:
-    """`weight`: (n_in, n_out)."""
+class Linear:
+    """A product with `weight` (n_in, n_out), plus `bias` (n_out,)."""
 
     weight: Array
     bias: Array
 
     def __call__(self, rows: Array) -> Array:
+        """Shape (n, n_out)."""
         out: Array = rows @ self.weight
         out += self.bias
         return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Norm:
+class Norm:
+    """Rows with mean 0 and variance 1 (arXiv 1607.06450), times `weight`, plus `bias`."""
+
     weight: Array
     bias: Array
 
     def __call__(self, rows: Array, eps: float) -> Array:
+        """Shape (n, dim); `eps` is added to the variance."""
         rows = rows - rows.mean(axis=-1, keepdims=True)
         variance = np.einsum("ij,ij->i", rows, rows)[:, None] / rows.shape[1]
         rows *= self.weight / np.sqrt(variance + np.float32(eps))
@@ -98,15 +104,15 @@ class _Norm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
+class Layer:
     """One block; `qkv` is three matrices read in one product."""
 
-    qkv: _Linear
-    out: _Linear
-    attended: _Norm
-    up: _Linear
-    down: _Linear
-    transformed: _Norm
+    qkv: Linear
+    out: Linear
+    attended: Norm
+    up: Linear
+    down: Linear
+    transformed: Norm
 
 
 def gelu(rows: Array) -> Array:
@@ -159,10 +165,10 @@ def _read(path: Path) -> dict[str, Array]:
     }
 
 
-def _layer(tensors: dict[str, Array], number: int) -> _Layer:
+def _layer(tensors: dict[str, Array], number: int) -> Layer:
     prefix = f"encoder.layer.{number}"
     parts = [f"{prefix}.attention.self.{name}" for name in ("query", "key", "value")]
-    return _Layer(
+    return Layer(
         qkv=_linear(tensors, *parts),
         out=_linear(tensors, f"{prefix}.attention.output.dense"),
         attended=_norm(tensors, f"{prefix}.attention.output.LayerNorm"),
@@ -172,11 +178,11 @@ def _layer(tensors: dict[str, Array], number: int) -> _Layer:
     )
 
 
-def _linear(tensors: dict[str, Array], *names: str) -> _Linear:
+def _linear(tensors: dict[str, Array], *names: str) -> Linear:
     weight = np.concatenate([tensors[f"{name}.weight"] for name in names])
     bias = np.concatenate([tensors[f"{name}.bias"] for name in names])
-    return _Linear(np.ascontiguousarray(weight.T), bias)
+    return Linear(np.ascontiguousarray(weight.T), bias)
 
 
-def _norm(tensors: dict[str, Array], name: str) -> _Norm:
-    return _Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+def _norm(tensors: dict[str, Array], name: str) -> Norm:
+    return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])

@@ -117,7 +117,7 @@ def open_writer(
         with open_remote_writer(str(location), encoder, on_progress=on_progress) as writer:
             yield writer
         return
-    manifest = open_manifest(location, encoder)
+    manifest = open_manifest(location, encoder, for_passages=True)
     path = Path(location).resolve()
     with locked(path, path):
         database = connect(path)
@@ -131,15 +131,21 @@ def open_writer(
 
 
 def open_manifest(
-    location: Location, encoder: Encoder, *, timeout_s: float = TIMEOUT_S
+    location: Location,
+    encoder: Encoder,
+    *,
+    for_passages: bool = False,
+    timeout_s: float = TIMEOUT_S,
 ) -> Manifest:
     """The manifest of the index at `location`, made with the same encoder.
+
+    Whoever adds `for_passages` has to write and cut them in the same way, too.
 
     Raises `IndexNotUsable` when it is absent or damaged, `IndexMismatch` when it was built with
     another encoder.
     """
     manifest = Manifest.load(location, timeout_s=timeout_s)
-    manifest.check_encoder(encoder.spec, location)
+    manifest.check_encoder(encoder.spec, location, for_passages=for_passages)
     return manifest
 
 

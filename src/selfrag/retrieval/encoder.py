@@ -1,4 +1,4 @@
-"""Texts as unit vectors: the seam to embedding models, and two ways to run one.
+"""Texts as vectors: the seam to embedding models, and two ways to run one.
 
 Knows nothing of passages or indexes.
 """
@@ -6,7 +6,7 @@ Knows nothing of passages or indexes.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.passage import Passage
-from selfrag.retrieval.spec import EncoderSpec
+from selfrag.retrieval.folder import recipe_of, require_mean_pooling
+from selfrag.retrieval.spec import EncoderSpec, Precision, Recipe
 
 
 class Encoder(Protocol):
@@ -48,75 +49,114 @@ class SentenceTransformerEncoder:
     """
 
     def __init__(
-        self, path: Path, *, name: str, batch_size: int = 64, max_tokens: int | None = None
+        self,
+        path: Path,
+        *,
+        name: str,
+        batch_size: int = 64,
+        max_tokens: int | None = None,
+        recipe: Recipe | None = None,
+        precision: Precision = Precision.FP32,
+        device: str = "cpu",
     ) -> None:
-        """Loads the model. Raises `AssetError` when `path` does not hold one."""
-        with _loading(name, path):
+        """Loads the model. Raises `AssetError` when `path` does not hold one.
+
+        Without a `recipe` the folder says how it is used. An empty `device` is the best there is.
+        """
+        with loading(name, path):
+            import torch
             from sentence_transformers import SentenceTransformer
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # else loading draws one on stderr, under the command line's own
-            self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
-        if max_tokens is not None:
-            self._model.max_seq_length = max_tokens
+            dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
+            self._model = SentenceTransformer(
+                str(path),
+                device=device or None,
+                local_files_only=True,
+                model_kwargs={"dtype": dtype},
+            )
+            recipe = recipe or recipe_of(path)
+        limit = max_tokens or recipe.max_tokens
+        self._model.max_seq_length = min(limit, int(self._model.max_seq_length or limit))
         self._batch_size = batch_size
-        self.spec = EncoderSpec(
-            name=name,
+        self.spec = recipe.spec(
+            name,
             dim=int(self._model.get_embedding_dimension() or 0),
             max_tokens=int(self._model.max_seq_length),
+            pooling=_pooling_of(self._model),
+            precision=precision,
         )
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
+        """Shape (n_texts, dim) float32, in order; no text gives (0, dim).
 
-        Texts are cut at `max_tokens`, or else at the model's own limit (MiniLM: 256).
+        Texts are cut at the spec's `max_tokens`.
         """
         if not texts:
             return np.zeros((0, self.spec.dim), dtype=np.float32)
         vectors = self._model.encode(
             list(texts),
+            prompt="",  # prefixes are in the texts
             batch_size=self._batch_size,
-            normalize_embeddings=True,
+            normalize_embeddings=self.spec.normalised,
+            convert_to_numpy=False,
+            convert_to_tensor=True,  # numpy has no bfloat16
             show_progress_bar=False,
         )
-        return np.asarray(vectors, dtype=np.float32)
+        return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
 
 
 class MeanPoolingEncoder:
-    """A BERT model whose vector is the normalised mean of its last states, such as MiniLM.
+    """A BERT model whose vector is the mean of its last states, such as MiniLM or Contriever.
 
     The recipe of the model card of sentence-transformers/all-MiniLM-L6-v2, on numpy and the Rust
     tokenizer, so that a question need not wait for torch.
     """
 
     def __init__(
-        self, path: Path, *, name: str, batch_size: int = 64, max_tokens: int = 256
+        self,
+        path: Path,
+        *,
+        name: str,
+        batch_size: int = 64,
+        max_tokens: int | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         """Loads the model. Raises `AssetError` when `path` does not hold one."""
-        with _loading(name, path):
+        with loading(name, path):
             from selfrag.retrieval.bert import Bert
 
+            require_mean_pooling(path)
+            recipe = recipe or recipe_of(path)
             self._model = Bert(path)
-            max_tokens = min(max_tokens, self._model.max_tokens)
-            self._tokenizer = _tokenizer(path, max_tokens=max_tokens)
+            limit = min(max_tokens or recipe.max_tokens, self._model.max_tokens)
+            self._tokenizer = open_tokenizer(path, max_tokens=limit)
         self._batch_size = batch_size
-        self.spec = EncoderSpec(name=name, dim=self._model.dim, max_tokens=max_tokens)
+        self.spec = recipe.spec(name, dim=self._model.dim, max_tokens=limit)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Shape (n_texts, dim) float32, rows of length 1, in order; no text gives (0, dim).
+        """Shape (n_texts, dim) float32, in order; no text gives (0, dim).
 
-        Texts are cut at `max_tokens`.
+        Texts are cut at the spec's `max_tokens`.
         """
         vectors = np.zeros((len(texts), self.spec.dim), dtype=np.float32)
         for first in range(0, len(texts), self._batch_size):
             batch = self._tokenizer.encode_batch(list(texts[first : first + self._batch_size]))
             for row, states in enumerate(self._model.states([text.ids for text in batch]), first):
-                vectors[row] = states.sum(axis=0)  # normalising makes the sum as good as the mean
-        lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / lengths
+                vectors[row] = states.mean(axis=0)
+        return unit_rows(vectors) if self.spec.normalised else vectors
 
 
-def _tokenizer(path: Path, *, max_tokens: int) -> Tokenizer:
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; a row of zeros stays one."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
+
+
+def open_tokenizer(path: Path, *, max_tokens: int) -> Tokenizer:
+    """The Rust tokenizer of a folder, which cuts and does not pad; `ValueError` where it is bad."""
     try:
         tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     except Exception as error:  # the Rust side raises bare Exception
@@ -126,8 +166,13 @@ def _tokenizer(path: Path, *, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
+def _pooling_of(model: Any) -> str:
+    modes = [module.pooling_mode for module in model if hasattr(module, "pooling_mode")]
+    return "+".join(mode if isinstance(mode, str) else "+".join(mode) for mode in modes) or "own"
+
+
 @contextmanager
-def _loading(name: str, path: Path) -> Iterator[None]:
+def loading(name: str, path: Path) -> Iterator[None]:
     """Turns what the libraries raise while they load a model into one sentence of ours."""
     try:
         if not path.is_dir():  # else they take the path for a name on the hub

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfrag.errors import IndexMismatch, IndexNotUsable
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location, Objects, is_remote
-from selfrag.retrieval.spec import EncoderSpec, Metric
+from selfrag.retrieval.spec import EncoderSpec
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 3
@@ -88,12 +88,10 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise not_usable(path, f"index format {version}, not {FORMAT_VERSION}")
         try:
-            kind, encoder = IndexKind(written.pop("kind")), written.pop("encoder")
-            encoder["metric"] = Metric(encoder["metric"])
+            kind = IndexKind(written.pop("kind"))
+            encoder = EncoderSpec.from_json(written.pop("encoder"))
             roots = tuple(_typed(str, root, of="roots") for root in written.pop("roots"))
-            manifest: Manifest = _checked(
-                cls, written, kind=kind, encoder=_checked(EncoderSpec, encoder), roots=roots
-            )
+            manifest: Manifest = _checked(cls, written, kind=kind, encoder=encoder, roots=roots)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise not_usable(path, f"a damaged {MANIFEST_NAME} ({error})") from error
         return manifest
@@ -108,9 +106,14 @@ class Manifest:
         new.write_text(self.to_json(), encoding="utf-8")
         new.replace(path / MANIFEST_NAME)
 
-    def check_encoder(self, spec: EncoderSpec, location: Location) -> None:
-        """Raises `IndexMismatch` where the encoder of `spec` cannot query this index."""
-        if difference := self.encoder.difference(spec):
+    def check_encoder(
+        self, spec: EncoderSpec, location: Location, *, for_passages: bool = False
+    ) -> None:
+        """Raises `IndexMismatch` where the encoder of `spec` cannot query this index.
+
+        Whoever adds `for_passages` has to write and cut them in the same way, too.
+        """
+        if difference := self.encoder.difference(spec, for_passages=for_passages):
             raise IndexMismatch(
                 f"cannot open the index {location}: it was built with another encoder than the one "
                 f"that asks ({difference}); rebuild with `selfrag index build` or use the encoder "

@@ -46,7 +46,7 @@ def open_remote_writer(
     if manifest is not None:
         objects.create(MANIFEST_NAME, manifest.to_json().encode())
     found = Manifest.load(uri, timeout_s=timeout_s)
-    found.check_encoder(encoder.spec, uri)
+    found.check_encoder(encoder.spec, uri, for_passages=True)
     if manifest is not None:
         _refuse_to_mix(found, manifest, uri)
         roots = manifest.roots

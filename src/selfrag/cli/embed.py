@@ -1,0 +1,232 @@
+"""`selfrag embed`: a corpus as vectors, in shards that several processes or machines share."""
+
+import glob
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfrag.cli.console import stdout
+from selfrag.cli.report import Reporter
+from selfrag.errors import BadInput
+from selfrag.ingest.chunking import chunk_document
+from selfrag.ingest.readers import read_documents
+from selfrag.passage import Passage
+from selfrag.retrieval.spec import CONTRIEVER, DEFAULT_ENCODER, Precision
+
+if TYPE_CHECKING:
+    from selfrag.retrieval.embed import Corpus, Plan
+    from selfrag.retrieval.encoder import Encoder
+    from selfrag.retrieval.spec import EncoderSpec
+
+# What made the embeddings that Self-RAG gives away (retrieval_lm, README).
+ORIGINAL_ENCODER = CONTRIEVER.spec("facebook/contriever-msmarco", dim=768, max_tokens=512)
+
+Passages = Annotated[
+    list[str], typer.Option("--passages", help="Files or patterns: psgs_w100.tsv, corpus.jsonl")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the shards; run again to go on.")]
+Shard = Annotated[str, typer.Option("--shard", help="Only shard i of n, as 0/16; i from 0.")]
+Shards = Annotated[int, typer.Option(help="How many shards; 0: one for 65,536 passages.")]
+EncoderOption = Annotated[
+    str, typer.Option("--encoder", help="Model by name or folder: contriever-msmarco, E5, …")
+]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="What it computes in; else int8 for MiniLM on a CPU.")
+]
+BatchSize = Annotated[int, typer.Option(help="Passages encoded together.")]
+Devices = Annotated[str, typer.Option(help="One process each, as cuda:0,cuda:1.")]
+Ray = Annotated[str, typer.Option("--ray", help="Cluster: host:port, auto, or local to start one.")]
+WorkersOption = Annotated[int, typer.Option("--workers", help="On Ray; 0: as many as it holds.")]
+WorkerCpus = Annotated[float, typer.Option(help="CPUs of a worker on Ray.")]
+WorkerGpus = Annotated[float, typer.Option(help="GPUs of a worker on Ray, 0.5 for two on one.")]
+StallMinutes = Annotated[float, typer.Option(help="Ray is given up after so long without commit.")]
+FromPickles = Annotated[
+    list[str] | None,
+    typer.Option("--from-pickles", help="Embeddings of the original, as 'dir/passages_*'."),
+]
+Index = Annotated[
+    Path | None, typer.Option("--index", help="Make this index of the shards once all are whole.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PassageFiles:
+    """The passages of files, read anew each time they are gone through."""
+
+    paths: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Passage]:
+        for document in read_documents([Path(path) for path in self.paths]):
+            yield from chunk_document(document)
+
+
+def embed(
+    passages: Passages,
+    out: Out,
+    shard: Shard = "",
+    shards: Shards = 0,
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    precision: PrecisionOption = None,
+    batch_size: BatchSize = 64,
+    devices: Devices = "",
+    ray: Ray = "",
+    workers: WorkersOption = 0,
+    worker_cpus: WorkerCpus = 1.0,
+    worker_gpus: WorkerGpus = 0.0,
+    stall_minutes: StallMinutes = 30.0,
+    from_pickles: FromPickles = None,
+    index: Index = None,
+) -> None:
+    """Encode a corpus into shards, and these into an index; run again to go on after any end.
+
+    Rows with an id are passages as they are, others are cut into blocks of 100 words.
+    """
+    from selfrag.retrieval.cluster import Workers, embed_on_cluster, embed_on_devices
+    from selfrag.retrieval.embed import embed_corpus, survey
+    from selfrag.retrieval.encoders import usual_precision
+
+    places = [name.strip() for name in devices.split(",") if name.strip()]
+    _refuse_together(
+        {"--shard": shard, "--devices": places[1:], "--ray": ray, "--from-pickles": from_pickles}
+    )
+    number, n_shards = _shard_of(shard) if shard else (None, shards)
+    _refuse_below(1, batch_size=batch_size)
+    _refuse_below(0, shards=n_shards)
+    files, report = PassageFiles(tuple(passages)), Reporter()
+    if from_pickles:
+        plan = _import(from_pickles, files, out, encoder, n_shards, report)
+        _finish(out, plan, index, report)
+        return
+    held = Workers(
+        n_workers=workers, n_cpus=worker_cpus, n_gpus=worker_gpus, stall_s=stall_minutes * 60
+    )
+    device = places[0] if places else ""
+    precision = precision or usual_precision(encoder, device=device)  # one for all workers
+    make = partial(open_encoder, encoder, precision, batch_size)
+    # Where others do the work, this process wants to know no more than the dims.
+    model = make("cpu" if ray or places[1:] else device)
+    report.say("counting the passages")
+    plan = _plan(out, model.spec, survey(files), n_shards, max(workers, len(places)))
+    own = None if number is None else [number]
+    job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
+    if ray:
+        there = partial(make, device)
+        job = partial(embed_on_cluster, files, there, out, plan, address=ray, workers=held)
+    elif places[1:]:
+        job = partial(embed_on_devices, files, make, out, plan, places)
+    _with_bar(job, plan, report, number)
+    _finish(out, plan, index, report)
+
+
+def _with_bar(
+    job: Callable[..., None], plan: "Plan", report: Reporter, shard: int | None = None
+) -> None:
+    n_total = plan.corpus.n_passages if shard is None else len(plan.rows(shard))
+    try:
+        job(on_progress=lambda done: report.progress("embedding", done, n_total))
+    finally:
+        report.close()
+
+
+def open_encoder(name: str, precision: Precision, batch_size: int, device: str) -> "Encoder":
+    """The embedding model on `device`, or on the best there is for an empty one.
+
+    Called on every worker, so what it needs is fetched there.
+    """
+    from selfrag.retrieval import encoders
+
+    return encoders.open_encoder(name, precision=precision, device=device, batch_size=batch_size)
+
+
+def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> None:
+    """Says what is whole and what to do next, and makes the `index` when all is."""
+    from selfrag.retrieval.embed import unfinished_shards
+    from selfrag.retrieval.shards import index_shards
+
+    n_passages = plan.corpus.n_passages
+    left = unfinished_shards(out, plan)
+    n_whole = plan.n_shards - len(left)
+    stdout.print(f"{n_whole} of {plan.n_shards} shards in {out} are whole", markup=False)
+    if left:
+        stdout.print(f"to do: --shard {left[0]}/{plan.n_shards} and so on", markup=False)
+    elif index is None:
+        stdout.print(f"{n_passages} passages: run again with --index FOLDER", markup=False)
+    else:
+        try:
+            index_shards(
+                out, index, on_progress=lambda done: report.progress("indexing", done, n_passages)
+            )
+        finally:
+            report.close()
+        stdout.print(f"indexed {n_passages} passages in {index}", markup=False)
+
+
+def _import(
+    patterns: list[str],
+    files: PassageFiles,
+    out: Path,
+    encoder: str,
+    n_shards: int,
+    report: Reporter,
+) -> "Plan":
+    from selfrag.retrieval.pickles import import_pickles, in_number_order
+
+    paths = in_number_order(Path(name) for pattern in patterns for name in glob.glob(pattern))
+    if not paths:
+        raise BadInput(
+            f"cannot import embeddings: found no file named {', '.join(patterns)}, expected "
+            "those that generate_passage_embeddings.py writes; check the names"
+        )
+    spec = ORIGINAL_ENCODER
+    if encoder != DEFAULT_ENCODER:
+        spec = open_encoder(encoder, Precision.FP32, 1, "cpu").spec
+    report.say(f"checking {len(paths)} files, then writing their vectors")
+    return import_pickles(paths, files, out, spec, n_shards=n_shards or None)
+
+
+def _refuse_together(given: dict[str, object]) -> None:
+    named = [name for name, value in given.items() if value]
+    if len(named) > 1:
+        raise BadInput(
+            f"cannot embed with {' and '.join(named)}: expected one of them, since each shares "
+            "out the shards in its own way; leave the others out"
+        )
+
+
+def _refuse_below(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            option = "--" + name.replace("_", "-")
+            raise BadInput(
+                f"cannot embed: {option} is {number}; expected at least {least}, so raise it"
+            )
+
+
+def _shard_of(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    number, n_shards = (int(found[1]), int(found[2])) if found else (0, 0)
+    if number >= n_shards:
+        raise BadInput(
+            f"cannot embed shard {text!r}: expected i/n with i from 0 to n - 1, as 0/16; "
+            "write it so"
+        )
+    return number, n_shards
+
+
+def _plan(out: Path, spec: "EncoderSpec", corpus: "Corpus", n_shards: int, at_least: int) -> "Plan":
+    """As many shards as asked for; else as in the folder, if it is begun, or as usual."""
+    from selfrag.retrieval.embed import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
+
+    there = Plan.load(out) if (out / PLAN_NAME).is_file() else None
+    usual = there.n_shards if there else default_shards(corpus.n_passages, at_least=at_least)
+    return Plan(
+        encoder=spec,
+        corpus=corpus,
+        n_shards=n_shards or usual,
+        commit_rows=there.commit_rows if there else COMMIT_ROWS,
+    )
