@@ -5,6 +5,7 @@ token are those of the labels. Label first, then the explanation. All texts are 
 of who reads them.
 """
 
+import json
 from dataclasses import dataclass
 
 from selfrag.annotate.judgement import (
@@ -47,25 +48,40 @@ class Rubric:
     examples: tuple[Example, ...]
 
 
-def messages(case: Case, *, explain: bool) -> list[tuple[str, str]]:
+def messages(case: Case, *, explain: bool, structured: bool = False) -> list[tuple[str, str]]:
     """The chat as (role, text): system, examples as turns, then the case.
 
-    With `explain` the model is to add a line that says why, else to write the word alone.
+    With `explain` the model is to add a line that says why, else to write the word alone; with
+    `structured` it writes both as a JSON object.
     """
     rubric = RUBRICS[case.group]
     options = "\n".join(f"- {option.word}: {option.meaning}" for option in rubric.options)
     words = ", ".join(option.word for option in rubric.options)
-    form = (
-        f"First write one of these words: {words}. On the next line write 'Explanation:' and one "
-        "sentence that says why."
-        if explain
-        else f"Write one of these words and nothing else: {words}."
-    )
+    if structured:
+        form = (
+            f"Write a JSON object: 'label' is one of these words: {words}; 'explanation' is one "
+            "sentence that says why."
+        )
+    elif explain:
+        form = (
+            f"First write one of these words: {words}. On the next line write 'Explanation:' and "
+            "one sentence that says why."
+        )
+    else:
+        form = f"Write one of these words and nothing else: {words}."
     chat = [("system", f"{rubric.task}\n{options}\n{form}")]
     for example in rubric.examples:
-        reply = f"{example.word}\nExplanation: {example.why}" if explain else example.word
-        chat += [("user", show(example.case)), ("assistant", reply)]
+        chat += [
+            ("user", show(example.case)),
+            ("assistant", _reply(example, explain=explain, structured=structured)),
+        ]
     return [*chat, ("user", show(case))]
+
+
+def _reply(example: Example, *, explain: bool, structured: bool) -> str:
+    if structured:
+        return json.dumps({"label": example.word, "explanation": example.why})
+    return f"{example.word}\nExplanation: {example.why}" if explain else example.word
 
 
 def show(case: Case) -> str:
