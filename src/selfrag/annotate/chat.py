@@ -192,7 +192,11 @@ def _step(pairs: Sequence[tuple[object, object]]) -> Step:
     """The first pair is the token that was written; raises `NonsenseReply` for what is no pair."""
     logprobs: dict[str, float] = {}
     for token, logprob in pairs:
-        if not isinstance(token, str) or not isinstance(logprob, int | float) or logprob > 0.01:
+        if (
+            not isinstance(token, str)
+            or not isinstance(logprob, int | float)
+            or not logprob <= 0.01
+        ):
             raise NonsenseReply(f"expected tokens with log-probabilities, found {pairs!r:.200}")
         logprobs[token] = float(logprob)
     return Step(token=str(pairs[0][0]), logprobs=logprobs)

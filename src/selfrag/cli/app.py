@@ -8,6 +8,7 @@ import typer
 
 from selfrag import assets
 from selfrag.cli import build, options, render
+from selfrag.cli.annotate import annotate_app
 from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
@@ -27,6 +28,7 @@ app = typer.Typer(
 index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
+app.add_typer(annotate_app, name="annotate")
 
 
 def main() -> None:

@@ -1,0 +1,190 @@
+"""`selfrag annotate`: critic data from seed rows, generator data from answers, a look at either."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from selfrag.cli import options
+from selfrag.cli.ask import print_json, stdout
+from selfrag.cli.report import Reporter
+from selfrag.cli.teachers import TeacherOptions, open_teacher
+
+if TYPE_CHECKING:
+    from selfrag.annotate.judge import Judge, Tally
+    from selfrag.annotate.judgement import Group
+    from selfrag.annotate.rejects import Reject
+    from selfrag.annotate.report import Prices
+    from selfrag.annotate.seeds import Seed
+    from selfrag.annotate.store import AnswerStore
+
+annotate_app = typer.Typer(help="Make training data with a teacher.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("--out", help="JSON lines file to write.")]
+Teacher = Annotated[
+    str,
+    typer.Option(
+        "--teacher", help="local, openai, an http address, or a GGUF file; gold takes known labels."
+    ),
+]
+Model = Annotated[str, typer.Option("--model", help="The server's name for the model.")]
+KeyFrom = Annotated[str, typer.Option(help="Environment variable that holds the server's key.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Have every label explained.")]
+Structured = Annotated[bool, typer.Option("--structured", help="Ask for JSON held to a schema.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Calls at once to a server.")]
+Retries = Annotated[int, typer.Option(min=0, help="Tries more after 429, 5xx and lost lines.")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the local teacher; 0 for all cores.")]
+PriceIn = Annotated[float | None, typer.Option(help="Price of a million tokens sent.")]
+PriceOut = Annotated[float | None, typer.Option(help="Price of a million tokens received.")]
+Answers = Annotated[
+    Path | None, typer.Option(help="File of stored answers; <out>.answers.sqlite when not given.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask and cost.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Rows at most.")]
+
+
+@annotate_app.command("critic")
+def critic(
+    seeds: Annotated[Path, typer.Argument(help="Seed rows, or a folder of labelled sets.")],
+    out: Out,
+    teacher: Teacher = "local",
+    model: Model = "",
+    groups: Annotated[str, typer.Option(help="Which to ask, as in retrieve,support.")] = "",
+    explain: Explain = False,
+    structured: Structured = False,
+    api_key_env: KeyFrom = "OPENAI_API_KEY",
+    concurrency: Concurrency = 8,
+    max_retries: Retries = 6,
+    threads: Threads = 0,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    answers: Answers = None,
+    limit: Limit = None,
+    per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw from labelled sets.")] = 0,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
+    from selfrag.annotate.critic_data import groups_from, write_critic_data
+    from selfrag.annotate.report import Prices
+
+    asked = groups_from(name.strip() for name in groups.split(",") if name.strip())
+    prices = Prices(prompt=price_in, completion=price_out)
+
+    def rows() -> "Iterator[Seed | Reject]":
+        return islice(_seeds(seeds, asked, per_label, seed, gold=teacher == "gold"), limit)
+
+    if teacher == "gold":
+        _finish(write_critic_data(rows(), None, out, groups=asked), out, as_json=as_json)
+        return
+    chosen = TeacherOptions(
+        teacher=teacher,
+        model=model,
+        api_key_env=api_key_env,
+        explain=explain,
+        structured=structured,
+        concurrency=concurrency,
+        max_retries=max_retries,
+        threads=threads,
+    )
+    _label(rows, chosen, out, answers, asked, prices, dry_run=dry_run, as_json=as_json)
+
+
+def _label(
+    rows: "Callable[[], Iterator[Seed | Reject]]",
+    chosen: TeacherOptions,
+    out: Path,
+    answers: Path | None,
+    groups: "tuple[Group, ...]",
+    prices: "Prices",
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from selfrag.annotate.critic_data import planned_cases, write_critic_data
+    from selfrag.annotate.estimate import estimate
+    from selfrag.annotate.judge import Judge
+
+    report = Reporter()
+    with (
+        open_teacher(chosen, report, dry_run=dry_run) as teacher,
+        _store(out, answers, dry_run=dry_run) as store,
+    ):
+        planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
+        report.say(f"{teacher.name}: {planned.sentence(prices)}")
+        if dry_run:
+            return
+        judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
+        try:
+            summary = write_critic_data(rows(), judge, out, groups=groups, prices=prices)
+        finally:
+            report.close()
+            report.say(spent(judge, prices))
+    _finish(summary, out, as_json=as_json)
+
+
+def _seeds(
+    path: Path, groups: "tuple[Group, ...]", per_label: int, seed: int, *, gold: bool
+) -> "Iterator[Seed | Reject]":
+    from selfrag.annotate.labelled_sets import read_labelled_sets
+    from selfrag.annotate.seeds import only_gold, read_seeds
+
+    if path.is_dir():
+        return read_labelled_sets(path, per_label=per_label, groups=groups, seed=seed)
+    return only_gold(read_seeds(path)) if gold else read_seeds(path)
+
+
+def _store(out: Path, answers: Path | None, *, dry_run: bool) -> "AnswerStore":
+    from selfrag.annotate.rejects import beside
+    from selfrag.annotate.store import AnswerStore
+
+    path = answers or beside(out, ".answers.sqlite")
+    return AnswerStore(Path(":memory:") if dry_run and not path.exists() else path)
+
+
+def _bar(report: Reporter, n_calls: int) -> "Callable[[Tally], None]":
+    return lambda tally: report.progress("asking", tally.asked, max(n_calls, tally.asked))
+
+
+def spent(judge: "Judge", prices: "Prices") -> str:
+    """What this run asked and paid, and which calls failed, in words."""
+    tally = judge.tally
+    cost = prices.cost(tally.prompt_tokens, tally.completion_tokens)
+    money = "" if cost is None else f", cost {cost:.4f}"
+    failures = ", ".join(f"{n} {reason}" for reason, n in sorted(tally.failures.items()))
+    return (
+        f"{tally.asked} answered ({tally.prompt_tokens} tokens sent, "
+        f"{tally.completion_tokens} received{money}), {tally.reused} known before"
+        + (f"; without an answer: {failures}" if failures else "")
+    )
+
+
+def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+    from selfrag.annotate.plot import plot_labels
+    from selfrag.annotate.rejects import beside
+
+    plot_labels(summary, beside(out, ".report.png"))
+    if as_json:
+        print_json(dict(summary))
+        return
+    show_labels(summary)
+    stdout.print(f"wrote {summary['labels']} labels to {out}", markup=False)
+
+
+def show_labels(summary: Mapping[str, Any]) -> None:
+    """The counts, the agreement and the rejects of a report as tables."""
+    table = Table("group", "label", "count", "agreement with gold", title=summary["teacher"])
+    for group, counts in summary["counts"].items():
+        agreed = summary["agreement"].get(group)
+        told = f"{agreed['share']:.0%} of {agreed['n']}, kappa {agreed['kappa']}" if agreed else ""
+        for n, (label, count) in enumerate(counts.items()):
+            first = n == 0
+            table.add_row(group if first else "", escape(label), str(count), told if first else "")
+    stdout.print(table)
+    for reason, count in summary["rejects"].items():
+        stdout.print(f"rejected, {reason}: {count}", markup=False)
