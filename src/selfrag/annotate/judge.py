@@ -70,8 +70,9 @@ class Judge:
         answers: dict[str, Answer | Failure] = {**self._store.get(dict.fromkeys(keys))}
         self.tally.reused += len(answers)
         missing = {key: case for key, case in zip(keys, cases, strict=True) if key not in answers}
+        asked = list(missing)
         for index, answer in self.teacher.ask(list(missing.values())):
-            key = list(missing)[index]
+            key = asked[index]
             answers[key] = answer
             self._count(answer)
             if isinstance(answer, Answer):

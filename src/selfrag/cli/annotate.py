@@ -1,6 +1,7 @@
 """`selfrag annotate`: critic data from seed rows, generator data from answers, a look at either."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,18 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from selfrag.cli import options
+from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
+from selfrag.cli import build, options
 from selfrag.cli.ask import print_json, stdout
+from selfrag.cli.build import EngineKind
 from selfrag.cli.report import Reporter
 from selfrag.cli.teachers import TeacherOptions, open_teacher
+from selfrag.errors import BadInput
+from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
 
 if TYPE_CHECKING:
+    from selfrag.annotate.inspection import DataRow
     from selfrag.annotate.judge import Judge, Tally
     from selfrag.annotate.judgement import Group
     from selfrag.annotate.rejects import Reject
     from selfrag.annotate.report import Prices
     from selfrag.annotate.seeds import Seed
+    from selfrag.annotate.sources import SourceRow
     from selfrag.annotate.store import AnswerStore
 
 annotate_app = typer.Typer(help="Make training data with a teacher.", no_args_is_help=True)
@@ -128,6 +136,190 @@ def _label(
     _finish(summary, out, as_json=as_json)
 
 
+@annotate_app.command("generator")
+def generator(
+    sources: Annotated[
+        list[str], typer.Argument(help="Plain JSON lines, or kind:name:path as in dpr:nq:FILE.")
+    ],
+    out: Out,
+    index: options.Index = None,
+    teacher: Teacher = "local",
+    critic: Annotated[
+        str, typer.Option("--critic", help="Trained critic: its folder, or its server's address.")
+    ] = "",
+    model: Model = "",
+    rules: Annotated[Rules, typer.Option(help="Whose rules choose passages.")] = Rules.PAPER,
+    bugs: Annotated[
+        str, typer.Option(help="Of the reference rules: names with commas, or all.")
+    ] = "",
+    negative_samples: Annotated[
+        bool, typer.Option("--negative-samples", help="Reference rules: irrelevant passages only.")
+    ] = False,
+    top_k: options.TopK = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of every coin of the rules.")] = 0,
+    structured: Structured = False,
+    api_key_env: KeyFrom = "OPENAI_API_KEY",
+    concurrency: Concurrency = 8,
+    max_retries: Retries = 6,
+    threads: Threads = 0,
+    engine: options.Engine = EngineKind.LLAMA,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    answers: Answers = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Annotate answers sentence by sentence: data to train a generator on. Resumes likewise."""
+    from selfrag.annotate.report import Prices
+    from selfrag.annotate.sources import Source, read_sources
+
+    if top_k < 1:
+        raise BadInput(
+            f"cannot annotate: --top-k is {top_k}; expected at least 1 passage a sentence, so "
+            "raise it"
+        )
+    files = [Source.parse(source) for source in sources]
+    config = AssemblyConfig(
+        rules=rules,
+        top_k=top_k,
+        seed=seed,
+        bugs=bugs_from(bugs),
+        negative_samples=negative_samples,
+    )
+    chosen = TeacherOptions(
+        teacher=teacher,
+        critic=critic,
+        model=model,
+        api_key_env=api_key_env,
+        structured=structured,
+        concurrency=concurrency,
+        max_retries=max_retries,
+        threads=threads,
+        engine=engine,
+    )
+    prices = Prices(prompt=price_in, completion=price_out)
+    run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
+    _annotate(lambda: islice(read_sources(files), limit), chosen, index, config, run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a run writes, and how it tells of itself."""
+
+    out: Path
+    answers: Path | None
+    prices: "Prices"
+    dry_run: bool
+    as_json: bool
+
+
+def _annotate(
+    rows: "Callable[[], Iterator[SourceRow | Reject]]",
+    chosen: TeacherOptions,
+    index: Path | None,
+    config: AssemblyConfig,
+    run: _Run,
+) -> None:
+    from selfrag.annotate.estimate import estimate
+    from selfrag.annotate.generator_data import planned_at_most, write_generator_data
+    from selfrag.annotate.judge import Judge
+
+    report = Reporter()
+    n_rows = sum(1 for _ in rows())
+    with (
+        open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
+        _store(run.out, run.answers, dry_run=run.dry_run) as store,
+    ):
+        most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
+        report.say(f"{teacher.name}: {n_rows} rows, at most {most.sentence(run.prices)}")
+        if run.dry_run:
+            return
+        judge = Judge(teacher, store)
+        retriever = build.open_index(index, report)
+        try:
+            summary = write_generator_data(
+                rows(),
+                judge,
+                retriever,
+                run.out,
+                config,
+                prices=run.prices,
+                on_progress=lambda done: report.progress("annotating", done, n_rows),
+            )
+        finally:
+            report.close()
+            report.say(spent(judge, run.prices))
+    _finish(summary, run.out, as_json=run.as_json)
+
+
+def bugs_from(names: str) -> frozenset[Bug]:
+    """Bugs by name, `all` for all of them; raises `BadInput` for a name that is none."""
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = sorted(set(given) - {*Bug, "all"})
+    if unknown:
+        raise BadInput(
+            f"cannot switch on the bug {unknown[0]!r}: there is none of that name; expected some "
+            f"of {', '.join(Bug)}, or all"
+        )
+    return frozenset(Bug) if "all" in given else frozenset(Bug(name) for name in given)
+
+
+_COLOURS: dict[type[ReflectionToken], str] = {
+    Retrieve: "bold cyan",
+    Relevance: "bold magenta",
+    Support: "bold green",
+    Utility: "bold yellow",
+}
+
+
+@annotate_app.command("inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Generator data, ours or as released.")],
+    n_rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 5,
+    full: Annotated[bool, typer.Option("--full", help="Whole passages.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show rows of generator data with their tokens in colour, and count what is in the file."""
+    from selfrag.annotate.inspection import DataRow, DataStatistics, data_rows
+    from selfrag.annotate.seeds import read_rows
+
+    statistics = DataStatistics()
+    for row in data_rows(read_rows(path)):
+        if not isinstance(row, DataRow):
+            statistics.rejects += 1
+            continue
+        statistics.add(row)
+        if statistics.rows <= n_rows and not as_json:
+            _show_row(row, full=full)
+    if not statistics.rows:
+        raise BadInput(
+            f"cannot inspect {path}: none of its {statistics.rejects} rows has an instruction and "
+            "an output; expected generator data, so name such a file"
+        )
+    counts = statistics.to_json()
+    if as_json:
+        print_json(counts)
+        return
+    for name, value in counts.items():
+        told = value if isinstance(value, int) else ", ".join(f"{k} {n}" for k, n in value.items())
+        stdout.print(f"{name}: {told}", markup=False)
+
+
+def _show_row(row: "DataRow", *, full: bool) -> None:
+    stdout.rule(escape(f"{row.id} ({row.dataset})"), align="left", style="dim")
+    shown = Text(row.instruction + "\n", style="bold")
+    for span in row.spans:
+        if span.token is not None:
+            shown.append(span.text, style=_COLOURS.get(type(span.token), "red"))
+        elif span.is_passage:
+            text = span.text if full else f"{span.text[:100]}…"
+            shown.append(text, style="dim")
+        else:
+            shown.append(span.text, style="not bold")
+    stdout.print(shown)
+
+
 def _seeds(
     path: Path, groups: "tuple[Group, ...]", per_label: int, seed: int, *, gold: bool
 ) -> "Iterator[Seed | Reject]":
@@ -173,7 +365,12 @@ def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         print_json(dict(summary))
         return
     show_labels(summary)
-    stdout.print(f"wrote {summary['labels']} labels to {out}", markup=False)
+    if "rows" in summary:
+        for token, count in summary["tokens"].items():
+            stdout.print(f"{token}: {count} in the data", markup=False)
+        stdout.print(f"wrote {summary['rows']} rows to {out}", markup=False)
+    else:
+        stdout.print(f"wrote {summary['labels']} labels to {out}", markup=False)
 
 
 def show_labels(summary: Mapping[str, Any]) -> None:
