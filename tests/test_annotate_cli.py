@@ -58,6 +58,7 @@ def test_gold_labels_become_critic_data_with_a_table(run, tmp_path, seeds):
 def test_a_server_labels_and_the_estimate_comes_before_the_first_call(run, tmp_path, seeds):
     out = tmp_path / "c.jsonl"
     options = ("--model", "m", "--groups", "retrieve", "--price-in", 1, "--price-out", 1, "--json")
+    options += ("--api-key-env", "OPENAI_API_KEY")
     with chat_server(lambda body: chat_reply("yes")) as server:
         asked = ("critic", seeds, "--teacher", server.url, "--out", out, *options)
         code, _, told = run(*asked, "--dry-run")
@@ -84,6 +85,7 @@ def test_some_failures_are_no_failure_of_the_run_but_all_are(run, tmp_path, seed
         code, printed, told = run(*asked, "--out", out)
         assert code == 0 and "rejected, ask: server_error: 1" in printed
         assert "without an answer: 1 server_error" in told
+        assert server.keys == {"Bearer none"}  # no key goes where it was not meant to go
         code, printed, told = run(*asked, "--out", tmp_path / "d.jsonl")
         assert code == 1 and "nothing could be used" in told and "server_error" in told
     assert len(lines(tmp_path / "d.jsonl.rejects.jsonl")) == 2
@@ -101,6 +103,10 @@ def test_seeds_of_which_none_can_be_used_are_the_users_mistake(run, tmp_path):
     [
         (("critic", "SEEDS", "--teacher", "nobody"), "none of local, gold and openai"),
         (("critic", "SEEDS", "--teacher", "http://127.0.0.1:9/v1"), "expected --model"),
+        (
+            ("critic", "SEEDS", "--teacher", "openai", "--model", "m", "--api-key-env", "NOPE"),
+            "variable NOPE is not set",
+        ),
         (("critic", "SEEDS", "--groups", "mood"), "there is none of that name"),
         (("critic", "none.jsonl", "--teacher", "gold"), "No such file"),
         (("critic", "FOLDER", "--teacher", "gold"), "name the folder that holds the sets"),

@@ -145,6 +145,16 @@ def test_gold_takes_the_labels_that_the_rows_bring(tmp_path):
     ]
 
 
+def test_a_gold_label_counts_also_where_an_earlier_row_asks_the_same_without_one(tmp_path):
+    rows = [
+        {"instruction": "Q", "output": "A", "labels": {"utility": "[Utility:4]"}},
+        {"instruction": "Q", "output": "A", "labels": {"retrieve": "[Retrieval]"}},
+    ]
+    write_critic_data(only_gold(check_seeds(enumerate(rows, 1))), None, tmp_path / "c.jsonl")
+    labels = [row["output"] for row in lines(tmp_path / "c.jsonl")]
+    assert labels == ["[Utility:4]", "[Retrieval]"]
+
+
 def test_what_has_no_label_is_a_reject_and_a_rerun_asks_only_what_was_not_answered(tmp_path, store):
     down = Failure(reason=Reason.SERVER_ERROR, detail="oops")
 

@@ -70,6 +70,29 @@ def test_a_server_without_probabilities_is_asked_without_them(store):
     assert len(server.bodies) == 3  # only the first was asked twice
 
 
+def test_what_a_server_refuses_by_name_is_left_out_from_then_on(store):
+    def answer(body):
+        for name in ("max_tokens", "temperature", "logprobs"):
+            if name in body:
+                return error_reply(400, f"Unsupported parameter: '{name}'")
+        assert body["max_completion_tokens"] == 12
+        return chat_reply("yes")
+
+    with chat_server(answer) as server:
+        endpoint, judge = judge_with(server, store)
+        judgements = judge.judge(CASES[:3])
+        endpoint.close()
+    assert [j.label for j in judgements] == [Retrieve.YES] * 3 and len(server.bodies) == 6
+
+
+def test_an_empty_answer_was_paid_for_and_is_malformed(store):
+    with chat_server(lambda body: chat_reply("")) as server:
+        endpoint, judge = judge_with(server, store)
+        (judgement,) = judge.judge(CASES[:1])
+        endpoint.close()
+    assert judgement.failure.reason is Reason.MALFORMED and judgement.is_answered
+
+
 def test_a_structured_answer_can_only_be_one_of_the_labels(store):
     reply = json.dumps({"label": "4", "explanation": "small gaps"})
     with chat_server(lambda body: chat_reply(reply)) as server:
@@ -225,6 +248,15 @@ def test_an_answer_survives_its_way_into_the_store(tmp_path):
         store.put("k", Answer(text="another"))
     with AnswerStore(tmp_path / "a.sqlite") as store:
         assert store.get(["k", "l"]) == {"k": answer}
+
+
+def test_a_store_is_open_in_one_run_at_a_time(tmp_path):
+    with (
+        AnswerStore(tmp_path / "a.sqlite"),
+        pytest.raises(StorageError, match="no other run has open"),
+    ):
+        AnswerStore(tmp_path / "a.sqlite")
+    AnswerStore(tmp_path / "a.sqlite").close()
 
 
 def test_a_file_that_is_no_store_is_said_to_be_none(tmp_path):

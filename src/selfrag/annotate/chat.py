@@ -22,6 +22,8 @@ N_LOGPROBS = 20  # the most that OpenAI gives, and enough for five labels in two
 _CHARACTERS_A_TOKEN = 4
 _LABEL_TOKENS = 12  # the longest label as text has ten with most vocabularies
 _EXPLANATION_TOKENS = 100
+# What is left out of a request, or spelt otherwise, once a server has refused it by name.
+_OPTIONAL = ("logprobs", "temperature", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class ChatTeacher:
     def __init__(self, endpoint: Endpoint, config: ChatConfig) -> None:
         self._endpoint = endpoint
         self._config = config
-        self._logprobs = not config.structured
+        self._without: set[str] = {"logprobs"} if config.structured else set()
 
     @property
     def name(self) -> str:
@@ -78,36 +80,39 @@ class ChatTeacher:
     def _call(self, case: Case, client: "openai.OpenAI") -> Answer:
         import openai
 
-        with_logprobs = self._logprobs
-        try:
-            reply = self._create(case, client, with_logprobs=with_logprobs)
-        except openai.BadRequestError as error:
-            if not with_logprobs or "logprob" not in str(error).lower():
-                raise
-            self._logprobs = False  # this server gives none: ask without from now on
-            reply = self._create(case, client, with_logprobs=False)
-        return self._answer(case, reply)
+        while True:
+            without = set(self._without)
+            try:
+                return self._answer(case, self._create(case, client, without))
+            except openai.BadRequestError as error:
+                # Some servers and models lack one of these: ask without from now on.
+                told = str(error).lower()
+                lacking = {name for name in _OPTIONAL if name.rstrip("s") in told} - without
+                if not lacking:
+                    raise
+                self._without |= lacking
 
-    def _create(self, case: Case, client: "openai.OpenAI", *, with_logprobs: bool) -> object:
+    def _create(self, case: Case, client: "openai.OpenAI", without: set[str]) -> object:
         config = self._config
         chat: Any = [
             {"role": role, "content": text}
             for role, text in messages(case, explain=config.explain, structured=config.structured)
         ]
-        options: dict[str, Any] = {}
-        if with_logprobs:
+        n_tokens = config.max_tokens if config.explain or config.structured else _LABEL_TOKENS
+        limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
+        options: dict[str, Any] = {limit: n_tokens}
+        if "temperature" not in without:
+            options["temperature"] = 0
+        if "logprobs" not in without:
             options |= {"logprobs": True, "top_logprobs": N_LOGPROBS}
         if config.structured:
             options["response_format"] = _verdict_schema(case)
-        n_tokens = config.max_tokens if config.explain or config.structured else _LABEL_TOKENS
-        return client.chat.completions.create(
-            model=self.name, messages=chat, temperature=0, max_tokens=n_tokens, **options
-        )
+        return client.chat.completions.create(model=self.name, messages=chat, **options)
 
     def _answer(self, case: Case, reply: object) -> Answer:
         choice = _first_choice(reply)
         message = getattr(choice, "message", None)
-        text = getattr(message, "content", None) or getattr(message, "refusal", None)
+        text = getattr(message, "refusal", None) or getattr(message, "content", None)
         if not isinstance(text, str):
             raise NonsenseReply(f"expected text from a chat model, found {message!r}")
         options = RUBRICS[case.group].options

@@ -45,9 +45,11 @@ class _Once:
     repeated: int = 0
     _seen: set[Case] = field(default_factory=set)
 
-    def items(self, seed: Seed, groups: Sequence[Group]) -> Iterator[_Item]:
+    def items(
+        self, seed: Seed, groups: Sequence[Group], *, only_gold: bool = False
+    ) -> Iterator[_Item]:
         for case in seed.cases():
-            if groups and case.group not in groups:
+            if (groups and case.group not in groups) or (only_gold and case.group not in seed.gold):
                 continue
             if case in self._seen:
                 self.repeated += 1
@@ -77,11 +79,14 @@ def write_critic_data(
     report_path = beside(out, ".report.json")
     with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
         for n_done, window in _windows(seeds, rejects):
-            items = [item for seed in window for item in once.items(seed, groups)]
+            items = [
+                item
+                for seed in window
+                for item in once.items(seed, groups, only_gold=judge is None)
+            ]
             for item, judgement in zip(items, _judgements(items, judge), strict=True):
-                if judgement is not None:
-                    report.add(judgement, item.gold if judge else None)
-                    _write(item, judgement, data, rejects)
+                report.add(judgement, item.gold if judge else None)
+                _write(item, judgement, data, rejects)
             on_progress(n_done)
         data.is_wanted = data.n_rows > 0
     summary = report.to_json(rejects=rejects.reasons, repeated=once.repeated)
@@ -131,19 +136,14 @@ def _windows(seeds: Iterable[Seed | Reject], rejects: Lines) -> Iterator[tuple[i
         yield n_read, window
 
 
-def _judgements(items: Sequence[_Item], judge: Judge | None) -> list[Judgement | None]:
-    """One for every item, in order; None where there is no gold label to take."""
+def _judgements(items: Sequence[_Item], judge: Judge | None) -> list[Judgement]:
+    """One for every item, in order; without a judge the gold labels."""
     if judge is None:
-        return [
-            Judgement(case=item.case, by="gold", label=item.gold) if item.gold else None
-            for item in items
-        ]
+        return [Judgement(case=item.case, by="gold", label=item.gold) for item in items]
     # One group after the other: a server reuses what the prompts of a group begin with.
     order = sorted(range(len(items)), key=lambda n: list(Group).index(items[n].case.group))
-    judged: list[Judgement | None] = [None] * len(items)
-    for n, judgement in zip(order, judge.judge([items[n].case for n in order]), strict=True):
-        judged[n] = judgement
-    return judged
+    judged = dict(zip(order, judge.judge([items[n].case for n in order]), strict=True))
+    return [judged[n] for n in range(len(items))]
 
 
 def _write(item: _Item, judgement: Judgement, data: Lines, rejects: Lines) -> None:

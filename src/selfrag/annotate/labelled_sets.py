@@ -52,8 +52,15 @@ def _draw(
     data: Path, labelled_set: LabelledSet, per_label: int, rng: np.random.Generator
 ) -> Iterator[Seed]:
     by_label: dict[Label, list[dict[str, str]]] = {}
-    for row in _rows(data, labelled_set.name):
-        for label, texts in labelled_set.read(row):
+    for number, row in enumerate(_rows(data, labelled_set.name), start=1):
+        try:
+            read = labelled_set.read(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"cannot read the labelled set {labelled_set.name}: line {number} lacks a field "
+                f"({error!r}); expected the set as listed in annotate/labelled_sets.py"
+            ) from error
+        for label, texts in read:
             if label is not None:
                 by_label.setdefault(label, []).append(texts)
     for label in sorted(by_label):

@@ -92,7 +92,13 @@ def serving(model: Path, *, n_threads: int, context: int = 4096) -> Iterator[str
     params.port = 0
     params.ui = False
     params.verbosity = 0
-    server = xllamacpp.Server(params)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise EngineError(
+            f"cannot run {model} as a teacher: llama.cpp says {error}; expected a model that fits "
+            "into memory, so name another"
+        ) from error
     try:
         yield f"{server.listening_address}/v1"
     finally:

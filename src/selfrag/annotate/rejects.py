@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -46,11 +46,6 @@ class Reject:
         }
 
 
-def partial_path(path: Path) -> Path:
-    """Where the file `path` is written before it is complete."""
-    return path.with_name(path.name + ".partial")
-
-
 def beside(out: Path, ending: str) -> Path:
     """The file that lies beside `out`: its whole name, then `ending`."""
     return out.with_name(out.name + ending)
@@ -86,7 +81,7 @@ class Lines:
 @contextmanager
 def writing(out: Path) -> Iterator[Lines]:
     """A file that appears under its name when the block ends well, and not before."""
-    partial = partial_path(out)
+    partial = out.with_name(out.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             lines = Lines(file)
@@ -97,7 +92,11 @@ def writing(out: Path) -> Iterator[Lines]:
             partial.replace(out)
         else:
             partial.unlink()
-    except OSError as error:
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(
             f"cannot write {out}: {error.strerror or error}; expected a writable file in an "
             "existing folder, so make the folder or name another"

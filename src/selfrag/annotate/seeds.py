@@ -105,6 +105,8 @@ def _parse(line: str) -> Any:
         return json.loads(line)
     except ValueError as error:
         return error
+    except RecursionError:
+        return ValueError("it is nested too deeply")
 
 
 def read_seeds(path: Path, *, max_characters: int = MAX_CHARACTERS) -> Iterator[Seed | Reject]:
@@ -216,7 +218,9 @@ def _identity(row: dict[str, Any], number: int) -> str:
 
 
 def _place(row: dict[str, Any], kind: str) -> str:
-    value = row.get(f"{kind}_idx", row.get(f"{kind}_id", 0))
+    value = row.get(f"{kind}_idx", row.get(f"{kind}_id"))
+    if value is None:
+        return "0"
     if isinstance(value, bool) or not isinstance(value, int):
         raise RowError("wrong_type", f"'{kind}_idx' is {value!r}, expected a whole number")
     return str(value)

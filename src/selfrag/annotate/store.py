@@ -1,7 +1,7 @@
 """Answers kept by the hash of their request, so that no teacher is asked the same thing twice.
 
-One SQLite file; every answer is committed as it arrives, so a killed run loses at most those that
-were still on their way. Knows nothing of what is asked.
+One SQLite file, open in one run at a time; every answer is committed as it arrives, so a killed
+run loses at most those that were still on their way. Knows nothing of what is asked.
 """
 
 import hashlib
@@ -26,7 +26,9 @@ class AnswerStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._guard():
-            self._db = sqlite3.connect(path, timeout=30)
+            self._db = sqlite3.connect(path, timeout=1)
+            # Two runs at once would ask, and pay, for the same answers.
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             # kill -9 loses nothing that was committed; a power cut may lose the last few.
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -78,5 +80,6 @@ class AnswerStore:
         except (sqlite3.Error, ValueError, KeyError) as error:
             raise StorageError(
                 f"cannot use the answers in {self.path}: {error}; expected a file of answers that "
-                "can be read and written, so make room, or delete it and have all asked again"
+                "can be read and written and that no other run has open, so wait for that run or "
+                "make room, or delete the file and have all asked again"
             ) from error

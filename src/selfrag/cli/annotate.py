@@ -1,27 +1,23 @@
 """`selfrag annotate`: critic data from seed rows, generator data from answers, a look at either."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
 from selfrag.cli import build, options
+from selfrag.cli.annotate_show import show_labels, show_row
 from selfrag.cli.ask import print_json, stdout
 from selfrag.cli.build import EngineKind
 from selfrag.cli.report import Reporter
 from selfrag.cli.teachers import TeacherOptions, open_teacher
 from selfrag.errors import BadInput
-from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
 
 if TYPE_CHECKING:
-    from selfrag.annotate.inspection import DataRow
     from selfrag.annotate.judge import Judge, Tally
     from selfrag.annotate.judgement import Group
     from selfrag.annotate.rejects import Reject
@@ -40,7 +36,9 @@ Teacher = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", help="The server's name for the model.")]
-KeyFrom = Annotated[str, typer.Option(help="Environment variable that holds the server's key.")]
+KeyFrom = Annotated[
+    str, typer.Option(help="Environment variable with the server's key; of openai OPENAI_API_KEY.")
+]
 Explain = Annotated[bool, typer.Option("--explain", help="Have every label explained.")]
 Structured = Annotated[bool, typer.Option("--structured", help="Ask for JSON held to a schema.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Calls at once to a server.")]
@@ -52,6 +50,14 @@ Answers = Annotated[
     Path | None, typer.Option(help="File of stored answers; <out>.answers.sqlite when not given.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask and cost.")]
+TrainedCritic = Annotated[
+    str, typer.Option("--critic", help="Trained critic: its folder, or its server's address.")
+]
+WhoseRules = Annotated[Rules, typer.Option(help="Whose rules choose passages.")]
+BugNames = Annotated[str, typer.Option(help="Of the reference rules: names with commas, or all.")]
+NegativeSamples = Annotated[
+    bool, typer.Option("--negative-samples", help="Reference rules: irrelevant passages only.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Rows at most.")]
 
 
@@ -64,7 +70,7 @@ def critic(
     groups: Annotated[str, typer.Option(help="Which to ask, as in retrieve,support.")] = "",
     explain: Explain = False,
     structured: Structured = False,
-    api_key_env: KeyFrom = "OPENAI_API_KEY",
+    api_key_env: KeyFrom = "",
     concurrency: Concurrency = 8,
     max_retries: Retries = 6,
     threads: Threads = 0,
@@ -144,21 +150,15 @@ def generator(
     out: Out,
     index: options.Index = None,
     teacher: Teacher = "local",
-    critic: Annotated[
-        str, typer.Option("--critic", help="Trained critic: its folder, or its server's address.")
-    ] = "",
+    critic: TrainedCritic = "",
     model: Model = "",
-    rules: Annotated[Rules, typer.Option(help="Whose rules choose passages.")] = Rules.PAPER,
-    bugs: Annotated[
-        str, typer.Option(help="Of the reference rules: names with commas, or all.")
-    ] = "",
-    negative_samples: Annotated[
-        bool, typer.Option("--negative-samples", help="Reference rules: irrelevant passages only.")
-    ] = False,
+    rules: WhoseRules = Rules.PAPER,
+    bugs: BugNames = "",
+    negative_samples: NegativeSamples = False,
     top_k: options.TopK = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of every coin of the rules.")] = 0,
     structured: Structured = False,
-    api_key_env: KeyFrom = "OPENAI_API_KEY",
+    api_key_env: KeyFrom = "",
     concurrency: Concurrency = 8,
     max_retries: Retries = 6,
     threads: Threads = 0,
@@ -232,6 +232,7 @@ def _annotate(
         _store(run.out, run.answers, dry_run=run.dry_run) as store,
     ):
         most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
+        most = replace(most, stored=len(store))  # some of which may be for other rows
         report.say(f"{teacher.name}: {n_rows} rows, at most {most.sentence(run.prices)}")
         if run.dry_run:
             return
@@ -265,14 +266,6 @@ def bugs_from(names: str) -> frozenset[Bug]:
     return frozenset(Bug) if "all" in given else frozenset(Bug(name) for name in given)
 
 
-_COLOURS: dict[type[ReflectionToken], str] = {
-    Retrieve: "bold cyan",
-    Relevance: "bold magenta",
-    Support: "bold green",
-    Utility: "bold yellow",
-}
-
-
 @annotate_app.command("inspect")
 def inspect(
     path: Annotated[Path, typer.Argument(help="Generator data, ours or as released.")],
@@ -291,7 +284,7 @@ def inspect(
             continue
         statistics.add(row)
         if statistics.rows <= n_rows and not as_json:
-            _show_row(row, full=full)
+            show_row(row, full=full)
     if not statistics.rows:
         raise BadInput(
             f"cannot inspect {path}: none of its {statistics.rejects} rows has an instruction and "
@@ -304,20 +297,6 @@ def inspect(
     for name, value in counts.items():
         told = value if isinstance(value, int) else ", ".join(f"{k} {n}" for k, n in value.items())
         stdout.print(f"{name}: {told}", markup=False)
-
-
-def _show_row(row: "DataRow", *, full: bool) -> None:
-    stdout.rule(escape(f"{row.id} ({row.dataset})"), align="left", style="dim")
-    shown = Text(row.instruction + "\n", style="bold")
-    for span in row.spans:
-        if span.token is not None:
-            shown.append(span.text, style=_COLOURS.get(type(span.token), "red"))
-        elif span.is_passage:
-            text = span.text if full else f"{span.text[:100]}…"
-            shown.append(text, style="dim")
-        else:
-            shown.append(span.text, style="not bold")
-    stdout.print(shown)
 
 
 def _seeds(
@@ -371,17 +350,3 @@ def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         stdout.print(f"wrote {summary['rows']} rows to {out}", markup=False)
     else:
         stdout.print(f"wrote {summary['labels']} labels to {out}", markup=False)
-
-
-def show_labels(summary: Mapping[str, Any]) -> None:
-    """The counts, the agreement and the rejects of a report as tables."""
-    table = Table("group", "label", "count", "agreement with gold", title=summary["teacher"])
-    for group, counts in summary["counts"].items():
-        agreed = summary["agreement"].get(group)
-        told = f"{agreed['share']:.0%} of {agreed['n']}, kappa {agreed['kappa']}" if agreed else ""
-        for n, (label, count) in enumerate(counts.items()):
-            first = n == 0
-            table.add_row(group if first else "", escape(label), str(count), told if first else "")
-    stdout.print(table)
-    for reason, count in summary["rejects"].items():
-        stdout.print(f"rejected, {reason}: {count}", markup=False)

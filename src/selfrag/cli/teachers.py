@@ -29,7 +29,7 @@ class TeacherOptions:
     teacher: str = "local"
     critic: str = ""
     model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = ""
     explain: bool = False
     structured: bool = False
     concurrency: int = 8
@@ -114,7 +114,7 @@ def _endpoint(options: TeacherOptions, url: str, model: str) -> "Iterator[Endpoi
     config = EndpointConfig(
         base_url=url,
         model=model,
-        api_key="" if is_ours else os.environ.get(options.api_key_env, ""),
+        api_key="" if is_ours else _api_key(options),
         concurrency=1 if is_ours else options.concurrency,
         max_retries=options.max_retries,
         timeout_s=600.0 if is_ours else 60.0,
@@ -138,6 +138,22 @@ def _folder_critic(options: TeacherOptions) -> "Teacher":
     engine = build.open_engine(path, options.engine, name=path.name)
     files = sorted([path / "config.json", *path.glob("*.safetensors")])
     return EngineCritic(engine, name=path.name, identity=_stamp(files))
+
+
+def _api_key(options: TeacherOptions) -> str:
+    """The key from the environment; a server that is not OpenAI's gets none that it was not given.
+
+    Raises `BadInput` where the variable is not set.
+    """
+    name = options.api_key_env or ("OPENAI_API_KEY" if options.teacher == "openai" else "")
+    if not name or (options.critic and not options.api_key_env):
+        return ""
+    if not os.environ.get(name):
+        raise BadInput(
+            f"cannot ask the server: the environment variable {name} is not set; expected the "
+            "server's key in it, so set it or name another with --api-key-env"
+        )
+    return os.environ[name]
 
 
 def _model_of(options: TeacherOptions) -> str:
