@@ -154,3 +154,14 @@ def test_generator_data_are_made_and_looked_at(run, tmp_path, monkeypatch):
     assert (counts["rows"], counts["passages"], counts["given_by"]) == (1, 1, {"m": 4})
     assert counts["tokens"]["[Fully supported]"] == counts["tokens"]["[Utility:5]"] == 1
     assert counts["tokens"]["[Continue to Use Evidence]"] == 0
+
+
+def test_a_look_at_data_sends_no_commands_to_the_terminal(run, tmp_path):
+    row = {
+        "instruction": "Hi\x1b[2J",
+        "output": "[No Retrieval]a\x07b[Utility:5]",
+        "id": "\x1b]0;x",
+    }
+    code, printed, _ = run("inspect", write(tmp_path / "g.jsonl", [row]))
+    assert code == 0 and "\x1b]" not in printed and "\x1b[2J" not in printed
+    assert "\x07" not in printed and "[No Retrieval]a\ufffdb" in printed

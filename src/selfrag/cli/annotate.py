@@ -79,7 +79,7 @@ def critic(
     answers: Answers = None,
     limit: Limit = None,
     per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the draw from labelled sets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -125,9 +125,10 @@ def _label(
     from selfrag.annotate.judge import Judge
 
     report = Reporter()
+    next(rows(), None)  # what cannot be read at all fails before a model is fetched or started
     with (
-        open_teacher(chosen, report, dry_run=dry_run) as teacher,
         _store(out, answers, dry_run=dry_run) as store,
+        open_teacher(chosen, report, dry_run=dry_run) as teacher,
     ):
         planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
         report.say(f"{teacher.name}: {planned.sentence(prices)}")
@@ -228,8 +229,8 @@ def _annotate(
     report = Reporter()
     n_rows = sum(1 for _ in rows())
     with (
-        open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
         _store(run.out, run.answers, dry_run=run.dry_run) as store,
+        open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
     ):
         most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
         most = replace(most, stored=len(store))  # some of which may be for other rows

@@ -23,17 +23,22 @@ _COLOURS: dict[type[ReflectionToken], str] = {
 
 def show_row(row: "DataRow", *, full: bool) -> None:
     """One row; of its passages the beginning, or with `full` all."""
-    stdout.rule(escape(f"{row.id} ({row.dataset})"), align="left", style="dim")
-    shown = Text(row.instruction + "\n", style="bold")
+    stdout.rule(escape(_printable(f"{row.id} ({row.dataset})")), align="left", style="dim")
+    shown = Text(_printable(row.instruction) + "\n", style="bold")
     for span in row.spans:
+        text = _printable(span.text)
         if span.token is not None:
-            shown.append(span.text, style=_COLOURS.get(type(span.token), "red"))
+            shown.append(text, style=_COLOURS.get(type(span.token), "red"))
         elif span.is_passage:
-            text = span.text if full else f"{span.text[:100]}…"
-            shown.append(text, style="dim")
+            shown.append(text if full or len(text) <= 100 else f"{text[:100]}…", style="dim")
         else:
-            shown.append(span.text, style="not bold")
+            shown.append(text, style="not bold")
     stdout.print(shown)
+
+
+def _printable(text: str) -> str:
+    """`text` without what a terminal would obey instead of showing."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
 def show_labels(summary: Mapping[str, Any]) -> None:
