@@ -299,3 +299,9 @@ def test_the_coins_of_a_row_depend_on_seed_and_row_alone():
     assert kept[0] == again[::-1] and kept[0] != kept[1]
     steps = annotate_row(rows[0], PAPER)
     assert [case.group for case in next(steps)] == [Group.RETRIEVE, Group.UTILITY]
+
+
+def test_an_answer_of_short_sentences_alone_is_left_out_by_the_released_rules_and_kept_by_ours():
+    row = row_of("Yes it is. I know it. Go there.")
+    assert annotate(row, REFERENCE).left_out == "only_short_sentences"
+    assert annotate(row, PAPER).left_out == ""

@@ -103,6 +103,11 @@ class Annotated:
         }
 
 
+def coins_of(row: SourceRow, seed: int) -> np.random.Generator:
+    """The row's own coins: neither the order of rows nor their batch changes a row."""
+    return np.random.default_rng([seed, zlib.crc32(row.id.encode())])
+
+
 class _CannotJudge(Exception):
     """A judgement without which there is no row."""
 
@@ -120,8 +125,7 @@ def annotate_row(row: SourceRow, config: AssemblyConfig) -> Steps:
     Steps: need for retrieval and utility of the whole; if needed, a first search; for each
     sentence whether to retrieve, its search, relevance and support of every hit, and the choice.
     """
-    # Its own coins: neither the order of rows nor their batch changes a row.
-    rng = np.random.default_rng([config.seed, zlib.crc32(row.id.encode())])
+    rng = coins_of(row, config.seed)
     done = Annotated(row)
     try:
         yield from _annotate(done, config, rng)
@@ -168,6 +172,8 @@ def _annotate_sentences(
     row = done.row
     is_paper = config.rules is Rules.PAPER
     parts = split_answer(output, merge_short=is_paper)
+    if all(part.is_bare for part in parts):
+        done.left_out = "only_short_sentences"
     ((*first_hits,),) = yield Search(queries=(f"{row.question} {row.output}",))
     evidence = evidence_text(first_hits[0].passage) if first_hits else ""
     is_shown = False  # whether the evidence stands in the output

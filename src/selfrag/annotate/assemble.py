@@ -131,7 +131,9 @@ def choose_reference(
         choice = (none[0], "first_none")
     else:
         choice = (_random_irrelevant(reads, irrelevant, config, rng), "random_irrelevant")
-    if config.negative_samples or (dataset in ("nq", "fever") and irrelevant):
+    if config.negative_samples:
+        choice = (_random_irrelevant(reads, irrelevant, config, rng), "negative_samples")
+    if dataset in ("nq", "fever") and irrelevant:
         choice = (_random_irrelevant(reads, irrelevant, config, rng), "always_irrelevant")
     read, rule = choice
     if read is not None and not (read.is_irrelevant or read.supports):
