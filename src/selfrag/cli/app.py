@@ -7,6 +7,7 @@ import typer
 
 from selfrag import assets
 from selfrag.cli import build, options, render, retriever
+from selfrag.cli.annotate import annotate_app
 from selfrag.cli.ask import ask, batch, chat, replay
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.embed import embed
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
+app.add_typer(annotate_app, name="annotate")
 
 
 def main() -> None:

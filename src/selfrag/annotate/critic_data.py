@@ -1,0 +1,214 @@
+"""Critic data: seed rows labelled by a teacher, or with the labels they bring, one row a label.
+
+Knows nothing of who the teacher is or of the command line.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from selfrag.annotate.critic_prompt import CRITIC_INSTRUCTIONS, TASKS, critic_input
+from selfrag.annotate.judge import Judge
+from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
+from selfrag.annotate.rejects import Lines, Reject, Stage, beside, writing
+from selfrag.annotate.report import LabelReport, Prices, report_text
+from selfrag.annotate.seeds import Seed
+from selfrag.errors import BadInput, EngineError, SelfRAGError
+
+# Seeds whose cases go to the teacher together.
+WINDOW = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    """One question about one seed."""
+
+    seed: Seed
+    case: Case
+
+    @property
+    def id(self) -> str:
+        return f"{self.seed.id}/{self.case.group}"
+
+    @property
+    def gold(self) -> Label | None:
+        return self.seed.gold.get(self.case.group)
+
+
+@dataclass(slots=True)
+class _Once:
+    """Lets every case through once: seeds of one answer share instruction and answer."""
+
+    repeated: int = 0
+    _seen: set[Case] = field(default_factory=set)
+
+    def items(
+        self, seed: Seed, groups: Sequence[Group], *, only_gold: bool = False
+    ) -> Iterator[_Item]:
+        for case in seed.cases():
+            if (groups and case.group not in groups) or (only_gold and case.group not in seed.gold):
+                continue
+            if case in self._seen:
+                self.repeated += 1
+                continue
+            self._seen.add(case)
+            yield _Item(seed=seed, case=case)
+
+
+def write_critic_data(
+    seeds: Iterable[Seed | Reject],
+    judge: Judge | None,
+    out: Path,
+    *,
+    groups: Sequence[Group] = (),
+    prices: Prices | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Writes `out` with rejects and report beside it; the report.
+
+    `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. The bytes
+    depend on the seeds and the answers alone. Raises `BadInput` or `EngineError` when not one
+    label could be had; rejects and report are there then too, and an old `out` stays.
+    """
+    teacher = judge.teacher.name if judge else "gold"
+    report = LabelReport(teacher, prices or Prices())
+    once = _Once()
+    report_path = beside(out, ".report.json")
+    with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
+        for n_done, window in _windows(seeds, rejects):
+            items = [
+                item
+                for seed in window
+                for item in once.items(seed, groups, only_gold=judge is None)
+            ]
+            for item, judgement in zip(items, _judgements(items, judge), strict=True):
+                report.add(judgement, item.gold if judge else None)
+                _write(item, judgement, data, rejects)
+            on_progress(n_done)
+        data.is_wanted = data.n_rows > 0
+    summary = report.to_json(rejects=rejects.reasons, repeated=once.repeated)
+    with writing(report_path) as lines:
+        lines.write(report_text(summary))
+    if not data.n_rows:
+        raise nothing_usable(out, rejects)
+    return summary
+
+
+def planned_cases(
+    seeds: Iterable[Seed | Reject], *, groups: Sequence[Group] = ()
+) -> Iterator[list[Case]]:
+    """All that would be asked, a window of seeds at a time."""
+    once = _Once()
+    usable = (seed for seed in seeds if isinstance(seed, Seed))
+    while window := list(islice(usable, WINDOW)):
+        yield [item.case for seed in window for item in once.items(seed, groups)]
+
+
+def nothing_usable(out: Path, rejects: Lines) -> SelfRAGError:
+    """The error of a run without a result: whose fault it was goes by the commonest reason."""
+    (worst, n_worst), *_ = rejects.reasons.most_common(1) or [("read: no rows", 0)]
+    message = (
+        f"cannot write {out}: nothing could be used, and the commonest reason of "
+        f"{rejects.n_rows} is {worst!r} ({n_worst} times); see {beside(out, '.rejects.jsonl')}, "
+        "mend what it says and run again"
+    )
+    kind = EngineError if worst.startswith(Stage.ASK) else BadInput
+    return kind(message)
+
+
+def _windows(seeds: Iterable[Seed | Reject], rejects: Lines) -> Iterator[tuple[int, list[Seed]]]:
+    """Seeds in windows, each with how many rows were read by its end; rejects are written."""
+    window: list[Seed] = []
+    n_read = 0
+    for seed in seeds:
+        n_read += 1
+        if isinstance(seed, Reject):
+            rejects.reject(seed)
+            continue
+        window.append(seed)
+        if len(window) == WINDOW:
+            yield n_read, window
+            window = []
+    if window:
+        yield n_read, window
+
+
+def _judgements(items: Sequence[_Item], judge: Judge | None) -> list[Judgement]:
+    """One for every item, in order; without a judge the gold labels."""
+    if judge is None:
+        return [Judgement(case=item.case, by="gold", label=item.gold) for item in items]
+    # One group after the other: a server reuses what the prompts of a group begin with.
+    order = sorted(range(len(items)), key=lambda n: list(Group).index(items[n].case.group))
+    judged = dict(zip(order, judge.judge([items[n].case for n in order]), strict=True))
+    return [judged[n] for n in range(len(items))]
+
+
+def _write(item: _Item, judgement: Judgement, data: Lines, rejects: Lines) -> None:
+    if judgement.label is not None:
+        data.add(row_to_json(item.id, item.seed.dataset, judgement, item.gold))
+    if judgement.failure is not None:
+        rejects.reject(reject_from(item.id, judgement))
+
+
+def reject_from(identity: str, judgement: Judgement) -> Reject:
+    """A judgement without a label as a reject: with what was asked, and what was said."""
+    failure = judgement.failure
+    assert failure is not None  # it has no label
+    return Reject(
+        id=identity,
+        stage=Stage.PARSE if judgement.is_answered else Stage.ASK,
+        reason=failure.reason,
+        detail=failure.detail,
+        row={
+            "group": judgement.case.group,
+            **_fields(judgement.case),
+            "answer": judgement.answer.text if judgement.answer else None,
+        },
+    )
+
+
+def row_to_json(
+    identity: str, dataset: str, judgement: Judgement, gold: Label | None
+) -> dict[str, Any]:
+    """One line of critic data, as documented in `docs/formats.md`."""
+    case = judgement.case
+    return {
+        "instruction": CRITIC_INSTRUCTIONS[case.group],
+        "input": critic_input(case),
+        "output": judgement.label,
+        "task": TASKS[case.group],
+        "id": identity,
+        "group": case.group,
+        "dataset_name": dataset,
+        "fields": _fields(case),
+        "probs": dict(judgement.probs) or None,
+        "explanation": judgement.explanation,
+        "teacher": judgement.by,
+        "gold": gold,
+    }
+
+
+def _fields(case: Case) -> dict[str, str | None]:
+    return {
+        "instruction": case.instruction,
+        "output": case.output,
+        "evidence": case.evidence,
+        "preceding_sentences": case.preceding,
+    }
+
+
+def groups_from(names: Iterable[str]) -> tuple[Group, ...]:
+    """Groups by name; raises `BadInput` for a name that is none."""
+    found = []
+    for name in names:
+        with suppress(ValueError):
+            found.append(Group(name))
+            continue
+        raise BadInput(
+            f"cannot ask the group {name!r}: there is none of that name; expected some of "
+            f"{', '.join(LABELS)}, so name one of them"
+        )
+    return tuple(found)

@@ -1,0 +1,177 @@
+"""Generator data: answers annotated row by row, many rows a batch, written in order.
+
+Knows nothing of who judges, of what retrieves, or of the command line.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selfrag.annotate.annotate_row import Annotated, Need, Search, Steps, annotate_row
+from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
+from selfrag.annotate.critic_data import nothing_usable, reject_from
+from selfrag.annotate.judge import Judge
+from selfrag.annotate.judgement import Case, relevance_case, retrieve_case, utility_case
+from selfrag.annotate.rejects import Lines, Reject, Stage, beside, writing
+from selfrag.annotate.report import LabelReport, Prices, report_text
+from selfrag.annotate.sentences import split_answer
+from selfrag.annotate.sources import SourceRow
+from selfrag.passage import Hit
+from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.retrieval.base import Retriever
+
+# Rows whose questions go to teacher and retriever together.
+WINDOW = 32
+
+T = TypeVar("T")
+
+
+def annotate_rows(
+    rows: Sequence[SourceRow], judge: Judge, retriever: Retriever, config: AssemblyConfig
+) -> list[Annotated]:
+    """Every row annotated, in order. Rows go on together: one batch a step for all of them."""
+    done: dict[int, Annotated] = {}
+    running: dict[int, Steps] = {n: annotate_row(row, config) for n, row in enumerate(rows)}
+    replies: dict[int, Any] = dict.fromkeys(running)
+    while running:
+        needs: dict[int, Need] = {}
+        for n, steps in list(running.items()):
+            try:
+                needs[n] = steps.send(replies[n])
+            except StopIteration as stop:
+                done[n] = stop.value
+                del running[n]
+        replies = {**_judge_all(needs, judge), **_search_all(needs, retriever, config.top_k)}
+    return [done[n] for n in range(len(rows))]
+
+
+def _judge_all(needs: dict[int, Need], judge: Judge) -> dict[int, Any]:
+    wanted: dict[int, list[Case]] = {n: need for n, need in needs.items() if isinstance(need, list)}
+    # One group after the other: a server reuses what the prompts of a group begin with.
+    order = sorted(
+        (case.group, n, at) for n, cases in wanted.items() for at, case in enumerate(cases)
+    )
+    judgements = judge.judge([wanted[n][at] for _, n, at in order]) if order else []
+    placed = {(n, at): each for (_, n, at), each in zip(order, judgements, strict=True)}
+    return {n: [placed[n, at] for at in range(len(cases))] for n, cases in wanted.items()}
+
+
+def _search_all(needs: dict[int, Need], retriever: Retriever, top_k: int) -> dict[int, Any]:
+    wanted = {n: need.queries for n, need in needs.items() if isinstance(need, Search)}
+    queries = [query for asked in wanted.values() for query in asked]
+    hits: Iterator[list[Hit]] = iter(retriever.search(queries, top_k) if queries else [])
+    return {n: list(islice(hits, len(asked))) for n, asked in wanted.items()}
+
+
+def write_generator_data(
+    rows: Iterable[SourceRow | Reject],
+    judge: Judge,
+    retriever: Retriever,
+    out: Path,
+    config: AssemblyConfig,
+    *,
+    prices: Prices | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Writes `out` with rejects and report beside it; the report.
+
+    The bytes depend on the rows, the answers and what the retriever finds. A row that lacks an
+    answer is a reject, which a rerun completes. Raises `BadInput` or `EngineError` when no row
+    could be used; rejects and report are there then too, and an old `out` stays.
+    """
+    report = LabelReport(judge.teacher.name, prices or Prices())
+    tokens: Counter[str] = Counter()
+    n_read = 0
+    with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
+        for window in _windows(rows, WINDOW):
+            usable = [row for row in window if isinstance(row, SourceRow)]
+            annotated = iter(annotate_rows(usable, judge, retriever, config))
+            for row in window:
+                if isinstance(row, Reject):
+                    rejects.reject(row)
+                else:
+                    _write(next(annotated), report, tokens, data, rejects)
+            n_read += len(window)
+            on_progress(n_read)
+        data.is_wanted = data.n_rows > 0
+    summary = {
+        **report.to_json(rejects=rejects.reasons),
+        "rows": data.n_rows,
+        "tokens": _token_counts(tokens),
+        "assembly": _config_to_json(config),
+    }
+    with writing(beside(out, ".report.json")) as lines:
+        lines.write(report_text(summary))
+    if not data.n_rows:
+        raise nothing_usable(out, rejects)
+    return summary
+
+
+def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while window := list(islice(rest, size)):
+        yield window
+
+
+def _write(
+    done: Annotated, report: LabelReport, tokens: Counter[str], data: Lines, rejects: Lines
+) -> None:
+    for judgement in done.judgements:
+        report.add(judgement)
+        if judgement.label is None and judgement is not done.unfinished:
+            rejects.reject(reject_from(done.row.id, judgement))
+    if done.unfinished is not None:
+        rejects.reject(reject_from(done.row.id, done.unfinished))
+    elif done.left_out:
+        detail = f"left out by the rule {done.left_out} of the released code"
+        made = done.to_json()
+        rejects.reject(
+            Reject(
+                id=done.row.id,
+                stage=Stage.ASSEMBLE,
+                reason=done.left_out,
+                detail=detail,
+                row=made,
+            )
+        )
+    else:
+        data.add(done.to_json())
+        tokens.update(str(piece.token) for piece in done.pieces if piece.token is not None)
+
+
+def _token_counts(tokens: Counter[str]) -> dict[str, int]:
+    """How often each token stands in the output, those that never do included."""
+    return {str(t): tokens[t] for t in (*Retrieve, *Relevance, *Support, *Utility)}
+
+
+def _config_to_json(config: AssemblyConfig) -> dict[str, Any]:
+    is_reference = config.rules is Rules.REFERENCE
+    return {
+        "rules": config.rules,
+        "top_k": config.top_k,
+        "seed": config.seed,
+        "negative_samples": config.negative_samples,
+        "bugs": {bug: bug in config.bugs for bug in Bug} if is_reference else {},
+    }
+
+
+def planned_at_most(rows: Iterable[SourceRow | Reject], top_k: int) -> Iterator[list[Case]]:
+    """Stand-ins for all that may be asked of every row, of about the right size.
+
+    What is asked depends on the answers: this is the case where every sentence is retrieved for
+    and every passage relevant. A passage is taken to be a hundred words.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            continue
+        cases: list[Case] = [
+            retrieve_case(row.instruction),
+            utility_case(row.instruction, row.output),
+        ]
+        for n, _ in enumerate(split_answer(row.output, merge_short=True)):
+            for rank in range(2 * top_k + 1):
+                words = f"{row.id} {n} {rank} " + "passage " * 100
+                cases.append(relevance_case(row.instruction, words))
+        yield cases

@@ -1,0 +1,353 @@
+"""`selfrag annotate`: critic data from seed rows, generator data from answers, a look at either."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
+from selfrag.cli import build, options
+from selfrag.cli.annotate_show import show_labels, show_row
+from selfrag.cli.build import EngineKind
+from selfrag.cli.console import print_json, stdout
+from selfrag.cli.report import Reporter
+from selfrag.cli.teachers import TeacherOptions, open_teacher
+from selfrag.errors import BadInput
+
+if TYPE_CHECKING:
+    from selfrag.annotate.judge import Judge, Tally
+    from selfrag.annotate.judgement import Group
+    from selfrag.annotate.rejects import Reject
+    from selfrag.annotate.report import Prices
+    from selfrag.annotate.seeds import Seed
+    from selfrag.annotate.sources import SourceRow
+    from selfrag.annotate.store import AnswerStore
+
+annotate_app = typer.Typer(help="Make training data with a teacher.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("--out", help="JSON lines file to write.")]
+Teacher = Annotated[
+    str,
+    typer.Option(
+        "--teacher", help="local, openai, an http address, or a GGUF file; gold takes known labels."
+    ),
+]
+Model = Annotated[str, typer.Option("--model", help="The server's name for the model.")]
+KeyFrom = Annotated[
+    str, typer.Option(help="Environment variable with the server's key; of openai OPENAI_API_KEY.")
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Have every label explained.")]
+Structured = Annotated[bool, typer.Option("--structured", help="Ask for JSON held to a schema.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Calls at once to a server.")]
+Retries = Annotated[int, typer.Option(min=0, help="Tries more after 429, 5xx and lost lines.")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the local teacher; 0 for all cores.")]
+PriceIn = Annotated[float | None, typer.Option(help="Price of a million tokens sent.")]
+PriceOut = Annotated[float | None, typer.Option(help="Price of a million tokens received.")]
+Answers = Annotated[
+    Path | None, typer.Option(help="File of stored answers; <out>.answers.sqlite when not given.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask and cost.")]
+TrainedCritic = Annotated[
+    str, typer.Option("--critic", help="Trained critic: its folder, or its server's address.")
+]
+WhoseRules = Annotated[Rules, typer.Option(help="Whose rules choose passages.")]
+BugNames = Annotated[str, typer.Option(help="Of the reference rules: names with commas, or all.")]
+NegativeSamples = Annotated[
+    bool, typer.Option("--negative-samples", help="Reference rules: irrelevant passages only.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Rows at most.")]
+
+
+@annotate_app.command("critic")
+def critic(
+    seeds: Annotated[Path, typer.Argument(help="Seed rows, or a folder of labelled sets.")],
+    out: Out,
+    teacher: Teacher = "local",
+    model: Model = "",
+    groups: Annotated[str, typer.Option(help="Which to ask, as in retrieve,support.")] = "",
+    explain: Explain = False,
+    structured: Structured = False,
+    api_key_env: KeyFrom = "",
+    concurrency: Concurrency = 8,
+    max_retries: Retries = 6,
+    threads: Threads = 0,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    answers: Answers = None,
+    limit: Limit = None,
+    per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
+    from selfrag.annotate.critic_data import groups_from, write_critic_data
+    from selfrag.annotate.report import Prices
+
+    asked = groups_from(name.strip() for name in groups.split(",") if name.strip())
+    prices = Prices(prompt=price_in, completion=price_out)
+
+    def rows() -> "Iterator[Seed | Reject]":
+        return islice(_seeds(seeds, asked, per_label, seed, gold=teacher == "gold"), limit)
+
+    if teacher == "gold":
+        _finish(write_critic_data(rows(), None, out, groups=asked), out, as_json=as_json)
+        return
+    chosen = TeacherOptions(
+        teacher=teacher,
+        model=model,
+        api_key_env=api_key_env,
+        explain=explain,
+        structured=structured,
+        concurrency=concurrency,
+        max_retries=max_retries,
+        threads=threads,
+    )
+    _label(rows, chosen, out, answers, asked, prices, dry_run=dry_run, as_json=as_json)
+
+
+def _label(
+    rows: "Callable[[], Iterator[Seed | Reject]]",
+    chosen: TeacherOptions,
+    out: Path,
+    answers: Path | None,
+    groups: "tuple[Group, ...]",
+    prices: "Prices",
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from selfrag.annotate.critic_data import planned_cases, write_critic_data
+    from selfrag.annotate.estimate import estimate
+    from selfrag.annotate.judge import Judge
+
+    report = Reporter()
+    next(rows(), None)  # what cannot be read at all fails before a model is fetched or started
+    with (
+        _store(out, answers, dry_run=dry_run) as store,
+        open_teacher(chosen, report, dry_run=dry_run) as teacher,
+    ):
+        planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
+        report.say(f"{teacher.name}: {planned.sentence(prices)}")
+        if dry_run:
+            return
+        judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
+        try:
+            summary = write_critic_data(rows(), judge, out, groups=groups, prices=prices)
+        finally:
+            report.close()
+            report.say(spent(judge, prices))
+    _finish(summary, out, as_json=as_json)
+
+
+@annotate_app.command("generator")
+def generator(
+    sources: Annotated[
+        list[str], typer.Argument(help="Plain JSON lines, or kind:name:path as in dpr:nq:FILE.")
+    ],
+    out: Out,
+    index: options.Index = None,
+    teacher: Teacher = "local",
+    critic: TrainedCritic = "",
+    model: Model = "",
+    rules: WhoseRules = Rules.PAPER,
+    bugs: BugNames = "",
+    negative_samples: NegativeSamples = False,
+    top_k: options.TopK = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of every coin of the rules.")] = 0,
+    structured: Structured = False,
+    api_key_env: KeyFrom = "",
+    concurrency: Concurrency = 8,
+    max_retries: Retries = 6,
+    threads: Threads = 0,
+    engine: options.Engine = EngineKind.LLAMA,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    answers: Answers = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Annotate answers sentence by sentence: data to train a generator on. Resumes likewise."""
+    from selfrag.annotate.report import Prices
+    from selfrag.annotate.sources import Source, read_sources
+
+    if top_k < 1:
+        raise BadInput(
+            f"cannot annotate: --top-k is {top_k}; expected at least 1 passage a sentence, so "
+            "raise it"
+        )
+    files = [Source.parse(source) for source in sources]
+    config = AssemblyConfig(
+        rules=rules,
+        top_k=top_k,
+        seed=seed,
+        bugs=bugs_from(bugs),
+        negative_samples=negative_samples,
+    )
+    chosen = TeacherOptions(
+        teacher=teacher,
+        critic=critic,
+        model=model,
+        api_key_env=api_key_env,
+        structured=structured,
+        concurrency=concurrency,
+        max_retries=max_retries,
+        threads=threads,
+        engine=engine,
+    )
+    prices = Prices(prompt=price_in, completion=price_out)
+    run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
+    _annotate(lambda: islice(read_sources(files), limit), chosen, index, config, run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a run writes, and how it tells of itself."""
+
+    out: Path
+    answers: Path | None
+    prices: "Prices"
+    dry_run: bool
+    as_json: bool
+
+
+def _annotate(
+    rows: "Callable[[], Iterator[SourceRow | Reject]]",
+    chosen: TeacherOptions,
+    index: str | None,
+    config: AssemblyConfig,
+    run: _Run,
+) -> None:
+    from selfrag.annotate.estimate import estimate
+    from selfrag.annotate.generator_data import planned_at_most, write_generator_data
+    from selfrag.annotate.judge import Judge
+
+    report = Reporter()
+    n_rows = sum(1 for _ in rows())
+    with (
+        _store(run.out, run.answers, dry_run=run.dry_run) as store,
+        open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
+    ):
+        most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
+        most = replace(most, stored=len(store))  # some of which may be for other rows
+        report.say(f"{teacher.name}: {n_rows} rows, at most {most.sentence(run.prices)}")
+        if run.dry_run:
+            return
+        judge = Judge(teacher, store)
+        retriever = build.open_index(index, report)
+        try:
+            summary = write_generator_data(
+                rows(),
+                judge,
+                retriever,
+                run.out,
+                config,
+                prices=run.prices,
+                on_progress=lambda done: report.progress("annotating", done, n_rows),
+            )
+        finally:
+            report.close()
+            report.say(spent(judge, run.prices))
+    _finish(summary, run.out, as_json=run.as_json)
+
+
+def bugs_from(names: str) -> frozenset[Bug]:
+    """Bugs by name, `all` for all of them; raises `BadInput` for a name that is none."""
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = sorted(set(given) - {*Bug, "all"})
+    if unknown:
+        raise BadInput(
+            f"cannot switch on the bug {unknown[0]!r}: there is none of that name; expected some "
+            f"of {', '.join(Bug)}, or all"
+        )
+    return frozenset(Bug) if "all" in given else frozenset(Bug(name) for name in given)
+
+
+@annotate_app.command("inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Generator data, ours or as released.")],
+    n_rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 5,
+    full: Annotated[bool, typer.Option("--full", help="Whole passages.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show rows of generator data with their tokens in colour, and count what is in the file."""
+    from selfrag.annotate.inspection import DataRow, DataStatistics, data_rows
+    from selfrag.annotate.seeds import read_rows
+
+    statistics = DataStatistics()
+    for row in data_rows(read_rows(path)):
+        if not isinstance(row, DataRow):
+            statistics.rejects += 1
+            continue
+        statistics.add(row)
+        if statistics.rows <= n_rows and not as_json:
+            show_row(row, full=full)
+    if not statistics.rows:
+        raise BadInput(
+            f"cannot inspect {path}: none of its {statistics.rejects} rows has an instruction and "
+            "an output; expected generator data, so name such a file"
+        )
+    counts = statistics.to_json()
+    if as_json:
+        print_json(counts)
+        return
+    for name, value in counts.items():
+        told = value if isinstance(value, int) else ", ".join(f"{k} {n}" for k, n in value.items())
+        stdout.print(f"{name}: {told}", markup=False)
+
+
+def _seeds(
+    path: Path, groups: "tuple[Group, ...]", per_label: int, seed: int, *, gold: bool
+) -> "Iterator[Seed | Reject]":
+    from selfrag.annotate.labelled_sets import read_labelled_sets
+    from selfrag.annotate.seeds import only_gold, read_seeds
+
+    if path.is_dir():
+        return read_labelled_sets(path, per_label=per_label, groups=groups, seed=seed)
+    return only_gold(read_seeds(path)) if gold else read_seeds(path)
+
+
+def _store(out: Path, answers: Path | None, *, dry_run: bool) -> "AnswerStore":
+    from selfrag.annotate.rejects import beside
+    from selfrag.annotate.store import AnswerStore
+
+    path = answers or beside(out, ".answers.sqlite")
+    return AnswerStore(Path(":memory:") if dry_run and not path.exists() else path)
+
+
+def _bar(report: Reporter, n_calls: int) -> "Callable[[Tally], None]":
+    return lambda tally: report.progress("asking", tally.asked, max(n_calls, tally.asked))
+
+
+def spent(judge: "Judge", prices: "Prices") -> str:
+    """What this run asked and paid, and which calls failed, in words."""
+    tally = judge.tally
+    cost = prices.cost(tally.prompt_tokens, tally.completion_tokens)
+    money = "" if cost is None else f", cost {cost:.4f}"
+    failures = ", ".join(f"{n} {reason}" for reason, n in sorted(tally.failures.items()))
+    return (
+        f"{tally.asked} answered ({tally.prompt_tokens} tokens sent, "
+        f"{tally.completion_tokens} received{money}), {tally.reused} known before"
+        + (f"; without an answer: {failures}" if failures else "")
+    )
+
+
+def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
+    from selfrag.annotate.plot import plot_labels
+    from selfrag.annotate.rejects import beside
+
+    plot_labels(summary, beside(out, ".report.png"))
+    if as_json:
+        print_json(dict(summary))
+        return
+    show_labels(summary)
+    if "rows" in summary:
+        for token, count in summary["tokens"].items():
+            stdout.print(f"{token}: {count} in the data", markup=False)
+        stdout.print(f"wrote {summary['rows']} rows to {out}", markup=False)
+    else:
+        stdout.print(f"wrote {summary['labels']} labels to {out}", markup=False)

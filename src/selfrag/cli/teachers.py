@@ -1,0 +1,171 @@
+"""From what a user names to a teacher that answers: local model, chat endpoint, trained critic."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfrag.cli import build
+from selfrag.cli.report import Reporter
+from selfrag.errors import BadInput
+
+if TYPE_CHECKING:
+    from selfrag.annotate.endpoint import Endpoint
+    from selfrag.annotate.judge import Teacher
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherOptions:
+    """Who is asked and how, as given on the command line.
+
+    `teacher`: `local`, `openai`, the address of a server, or a GGUF file. `critic`: a model folder
+    or the address of a server that runs one; it goes before `teacher`.
+    """
+
+    teacher: str = "local"
+    critic: str = ""
+    model: str = ""
+    api_key_env: str = ""
+    explain: bool = False
+    structured: bool = False
+    concurrency: int = 8
+    max_retries: int = 6
+    threads: int = 0
+    engine: build.EngineKind = build.EngineKind.LLAMA
+
+
+@contextmanager
+def open_teacher(
+    options: TeacherOptions, report: Reporter, *, dry_run: bool = False
+) -> "Iterator[Teacher]":
+    """The teacher, ready to answer; a server of ours ends with the block.
+
+    With `dry_run` it can only be sized: nothing is fetched or started.
+    """
+    if is_url(options.critic):
+        from selfrag.annotate.chat import ServedCritic
+
+        with _endpoint(options, options.critic, _model_of(options)) as endpoint:
+            yield ServedCritic(endpoint, identity=options.critic)
+    elif options.critic:
+        yield _folder_critic(options)
+    elif options.teacher == "openai" or is_url(options.teacher):
+        url = OPENAI_URL if options.teacher == "openai" else options.teacher
+        with _chat(options, url, _model_of(options), identity=url) as teacher:
+            yield teacher
+    else:
+        with _local(options, report, dry_run=dry_run) as teacher:
+            yield teacher
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is the address of a server."""
+    return text.startswith(("http://", "https://"))
+
+
+@contextmanager
+def _local(options: TeacherOptions, report: Reporter, *, dry_run: bool) -> "Iterator[Teacher]":
+    from selfrag.annotate.local import fetch_local_model, local_model_path, serving
+    from selfrag.annotate.local_model import MODEL_NAME, MODEL_SHA256
+
+    if options.teacher == "local":
+        model, name, identity = local_model_path(), MODEL_NAME, MODEL_SHA256
+        if not dry_run:
+            model = fetch_local_model(lambda part: build.fetch_asset(part, report))
+    else:
+        model = Path(options.teacher)
+        if not model.is_file():
+            raise BadInput(
+                f"cannot ask the teacher {options.teacher!r}: it is none of local, gold and "
+                "openai, no http address and no file; expected one of these, so name one"
+            )
+        name, identity = model.stem, _stamp([model])
+    if dry_run:
+        with _chat(options, "http://127.0.0.1:0/v1", name, identity=identity) as teacher:
+            yield teacher
+        return
+    report.say(f"starting {name} on this machine")
+    n_threads = options.threads or len(os.sched_getaffinity(0))
+    with (
+        serving(model, n_threads=n_threads) as url,
+        _chat(options, url, name, identity=identity) as teacher,
+    ):
+        yield teacher
+
+
+@contextmanager
+def _chat(options: TeacherOptions, url: str, model: str, *, identity: str) -> "Iterator[Teacher]":
+    from selfrag.annotate.chat import ChatConfig, ChatTeacher
+
+    config = ChatConfig(identity=identity, explain=options.explain, structured=options.structured)
+    with _endpoint(options, url, model) as endpoint:
+        yield ChatTeacher(endpoint, config)
+
+
+@contextmanager
+def _endpoint(options: TeacherOptions, url: str, model: str) -> "Iterator[Endpoint]":
+    from selfrag.annotate.endpoint import Endpoint, EndpointConfig
+
+    is_ours = not is_url(options.teacher) and options.teacher != "openai" and not options.critic
+    config = EndpointConfig(
+        base_url=url,
+        model=model,
+        api_key="" if is_ours else _api_key(options),
+        concurrency=1 if is_ours else options.concurrency,
+        max_retries=options.max_retries,
+        timeout_s=600.0 if is_ours else 60.0,
+    )
+    endpoint = Endpoint(config)
+    try:
+        yield endpoint
+    finally:
+        endpoint.close()
+
+
+def _folder_critic(options: TeacherOptions) -> "Teacher":
+    from selfrag.annotate.critic import EngineCritic
+
+    path = Path(options.critic)
+    if not (path / "config.json").is_file():
+        raise BadInput(
+            f"cannot open the critic {path}: it holds no config.json; expected the model folder of "
+            "`selfrag train critic`, so name one"
+        )
+    engine = build.open_engine(path, options.engine, name=path.name)
+    files = sorted([path / "config.json", *path.glob("*.safetensors")])
+    return EngineCritic(engine, name=path.name, identity=_stamp(files))
+
+
+def _api_key(options: TeacherOptions) -> str:
+    """The key from the environment; a server that is not OpenAI's gets none that it was not given.
+
+    Raises `BadInput` where the variable is not set.
+    """
+    name = options.api_key_env or ("OPENAI_API_KEY" if options.teacher == "openai" else "")
+    if not name or (options.critic and not options.api_key_env):
+        return ""
+    if not os.environ.get(name):
+        raise BadInput(
+            f"cannot ask the server: the environment variable {name} is not set; expected the "
+            "server's key in it, so set it or name another with --api-key-env"
+        )
+    return os.environ[name]
+
+
+def _model_of(options: TeacherOptions) -> str:
+    if not options.model:
+        raise BadInput(
+            "cannot ask a server without knowing which model; expected --model with the name that "
+            "the server knows it by, so give one"
+        )
+    return options.model
+
+
+def _stamp(files: list[Path]) -> str:
+    """Names, sizes and times of change: what stands for a model in the keys of stored answers."""
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return repr(facts)

