@@ -9,6 +9,7 @@ import typer
 from selfrag import assets
 from selfrag.cli import build, options, render
 from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
+from selfrag.cli.eval_tasks import add_to
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
 from selfrag.cli.train import train_app
@@ -27,6 +28,9 @@ app = typer.Typer(
 index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
+eval_app = typer.Typer(help="Measure on questions with known answers.")
+add_to(eval_app)
+app.add_typer(eval_app, name="eval")
 
 
 def main() -> None:

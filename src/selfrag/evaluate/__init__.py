@@ -1,0 +1,1 @@
+"""Measuring: systems answer the questions of a task, records first, numbers from records."""

@@ -1,0 +1,144 @@
+"""From the records of a run to its numbers: `metrics.json`, without a model."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfrag.errors import BadInput
+from selfrag.evaluate.files import write_json
+from selfrag.evaluate.metrics import Metric, metrics_named
+from selfrag.evaluate.record import RECORDS, Record, load_records, load_seconds
+from selfrag.evaluate.statistics import Estimate, estimate
+
+CONFIG = "config.json"
+METRICS_FILE = "metrics.json"
+TIMING_FILE = "timing.json"
+
+Values = dict[str, dict[str, float]]  # metric: question id: value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One folder: what was run, and what came of it.
+
+    `values` by metric and question id; failed questions and measures that do not apply have none.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    records: tuple[Record, ...]
+    values: Values
+    seconds: Mapping[str, float]
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.config["task"]["name"])
+
+    @property
+    def system(self) -> str:
+        """The system's name in tables."""
+        return str(self.config["system"]["label"])
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for the task."""
+        return str(self.config["task"]["headline"])
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        """The questions without an answer."""
+        return tuple(record for record in self.records if record.error is not None)
+
+    @property
+    def n_left_out(self) -> int:
+        """Rows of the file that were no questions."""
+        return int(self.config["data"]["n_faults"])
+
+
+def load_run(folder: Path, names: Sequence[str] = ()) -> Run:
+    """The run in `folder`, measured anew; raises `BadInput` where there is none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"cannot read the run in {folder}: {error}; expected a folder that `selfrag eval` "
+            "wrote, so name one"
+        ) from error
+    records = tuple(load_records(folder / RECORDS))
+    return Run(
+        folder=folder,
+        config=config,
+        records=records,
+        values=measure(records, metrics_named(names)) | load_judged(folder),
+        seconds=load_seconds(folder),
+    )
+
+
+def measure(records: Sequence[Record], metrics: Mapping[str, Metric]) -> Values:
+    """The value of every metric for every question that has one."""
+    values: Values = {name: {} for name in metrics}
+    for record in records:
+        if record.output is None:
+            continue
+        for name, metric in metrics.items():
+            value = metric(record.question, record.output)
+            if value is not None:
+                values[name][record.question.id] = value
+    return {name: of_questions for name, of_questions in values.items() if of_questions}
+
+
+def load_judged(folder: Path) -> Values:
+    """The measures that a judge gave to this run, by metric and question id."""
+    values: Values = {}
+    for path in sorted(folder.glob("judged-*.json")):
+        values |= json.loads(path.read_text(encoding="utf-8"))["values"]
+    return values
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """What `metrics.json` holds; the same records give the same bytes."""
+    config = run.config
+    return {
+        "task": run.task,
+        "system": run.system,
+        "headline": run.headline,
+        "n_questions": config["data"]["n_chosen"],
+        "n_answered": len(run.records) - len(run.failed),
+        "n_failed": len(run.failed),
+        "failed": [
+            {"id": record.question.id, "row": record.question.row, "error": record.error}
+            for record in run.failed
+        ],
+        "n_rows_left_out": run.n_left_out,
+        "rows_left_out": config["data"]["faults"],
+        "n_without_passages": config["data"]["n_without_passages"],
+        "metrics": {
+            name: estimate_to_json(estimate(list(values.values())))
+            for name, values in run.values.items()
+        },
+    }
+
+
+def timing(run: Run) -> dict[str, Any]:
+    """What `timing.json` holds: seconds a question, which no two runs share."""
+    times = [run.seconds[r.question.id] for r in run.records if r.question.id in run.seconds]
+    return {"seconds_per_question": estimate_to_json(estimate(times)), "seconds": sum(times)}
+
+
+def save_summary(run: Run) -> dict[str, Any]:
+    """Writes `metrics.json` and `timing.json` into the folder of the run; the former."""
+    summary = summarise(run)
+    write_json(run.folder / METRICS_FILE, summary)
+    write_json(run.folder / TIMING_FILE, timing(run))
+    return summary
+
+
+def estimate_to_json(found: Estimate) -> dict[str, Any]:
+    """Mean, interval and number of questions, rounded; null where there is no number."""
+    numbers = {"mean": found.mean, "low": found.low, "high": found.high}
+    rounded = {k: None if math.isnan(v) else round(v, 6) for k, v in numbers.items()}
+    return {**rounded, "n": found.n}
