@@ -20,7 +20,7 @@ NOISE = 0.05  # a difference that chance gives more often than this is called no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over `n` questions with its 95% interval; both ends are the mean for n = 1."""
+    """A mean over `n` questions with its 95% interval."""
 
     mean: float
     low: float
@@ -60,11 +60,15 @@ class Difference:
 
 
 def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """Mean and percentile bootstrap interval; NaN throughout for no values."""
+    """Mean and percentile bootstrap interval; NaN throughout for no values.
+
+    Of equal values a bootstrap knows no spread: where all are 0 or all are 1 the interval is the
+    exact one of a share (Clopper-Pearson).
+    """
     sample = np.asarray(values, dtype=float)
     if not sample.size:
         return Estimate(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
-    low, high = _interval(sample, seed)
+    low, high = _exact(sample) if _is_all_or_none(sample) else _interval(sample, seed)
     return Estimate(mean=float(sample.mean()), low=low, high=high, n=int(sample.size))
 
 
@@ -110,6 +114,15 @@ def _interval(sample: FloatArray, seed: int) -> tuple[float, float]:
         rng=np.random.default_rng(seed),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _is_all_or_none(sample: FloatArray) -> bool:
+    return bool((sample == 0.0).all() or (sample == 1.0).all())
+
+
+def _exact(sample: FloatArray) -> tuple[float, float]:
+    found = _stats().binomtest(int(sample.sum()), int(sample.size)).proportion_ci(CONFIDENCE)
+    return float(found.low), float(found.high)
 
 
 def _mcnemar(n_first: int, n_second: int) -> float:

@@ -55,7 +55,7 @@ class QuestionPassages:
         if self._retriever is None:
             return [given_hits(question, top_k) for question in asked]
         texts = [
-            f"{question.text} {query[len(question.instruction.strip()) :]}".strip()
+            f"{question.text}{query[len(question.instruction.strip()) :]}".strip()
             for question, query in zip(asked, queries, strict=True)
         ]
         return self._retriever.search(texts, top_k)
