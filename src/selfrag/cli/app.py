@@ -9,7 +9,7 @@ import typer
 from selfrag import assets
 from selfrag.cli import build, options, render
 from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
-from selfrag.cli.eval_tasks import add_to
+from selfrag.cli.eval_tasks import add_to, report
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
 from selfrag.cli.train import train_app
@@ -68,6 +68,7 @@ app.command()(chat)
 app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
+app.command()(report)
 
 
 @app.command()

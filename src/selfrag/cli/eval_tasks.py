@@ -22,10 +22,13 @@ from selfrag.cli.settings import apply_settings, threshold_from
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
+from selfrag.evaluate import page
 from selfrag.evaluate.data import QuestionSet, choose, load_questions, reasons_counted
+from selfrag.evaluate.files import write_text
 from selfrag.evaluate.metrics import metrics_named
 from selfrag.evaluate.question import Question
 from selfrag.evaluate.record import RECORDS, without_failures
+from selfrag.evaluate.report import build_report
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary
 from selfrag.evaluate.tasks import Task, task_named
@@ -250,6 +253,23 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     stdout.print(table)
     for each in summary["failed"][:5]:
         stdout.print(f"failed: row {each['row']}, {each['id']}: {each['error']}", markup=False)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `selfrag eval` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="HTML page; a .md table goes beside it.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Only these metrics; may be repeated.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "selfrag evaluation",
+) -> None:
+    """Runs side by side: intervals, paired tests, curves and single questions, on one page."""
+    parts = build_report([load_run(folder, metric or []) for folder in runs])
+    text = page.markdown(parts)
+    write_text(out, page.html(parts, title=title))
+    write_text(out.with_suffix(".md"), text)
+    stdout.print(text, markup=False)
+    stdout.print(f"{out} and {out.with_suffix('.md').name}", markup=False)
 
 
 def add_to(app: typer.Typer) -> None:
