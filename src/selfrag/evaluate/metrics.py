@@ -197,8 +197,7 @@ METRICS: dict[str, Metric] = {
     "tokens": tokens,
     "words": words,
 }
-# Costs and rates are described, not won or lost.
-QUALITY = tuple(METRICS)[:10]
+COUNTS = ("passages_read", "tokens", "words", "seconds")  # all others are shares
 
 
 def metrics_named(names: Sequence[str]) -> dict[str, Metric]:

@@ -129,7 +129,7 @@ def _costs(part: TaskReport, name: str, run: Run) -> list[str]:
         interval_text(part.estimates[metric][name]) if metric in part.estimates else "-"
         for metric in COSTS[:-1]
     ]
-    return [*costs, interval_text(estimate(list(run.seconds.values())))]
+    return [*costs, interval_text(estimate(list(run.seconds.values()), is_share=False))]
 
 
 def _counts(run: Run) -> dict[str, Any]:

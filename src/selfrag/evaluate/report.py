@@ -18,7 +18,7 @@ from selfrag.evaluate.calibration import (
     reliability,
     risk_coverage,
 )
-from selfrag.evaluate.metrics import METRICS
+from selfrag.evaluate.metrics import COUNTS, METRICS
 from selfrag.evaluate.record import RECORDS, Record
 from selfrag.evaluate.statistics import Difference, Estimate, compare, estimate
 from selfrag.evaluate.summary import Run
@@ -87,7 +87,9 @@ def _task_report(task: str, runs: Sequence[Run]) -> TaskReport:
         runs=named,
         estimates={
             name: {
-                label: estimate(list(run.values.get(name, {}).values()))
+                label: estimate(
+                    list(run.values.get(name, {}).values()), is_share=name not in COUNTS
+                )
                 for label, run in named.items()
             }
             for name in names

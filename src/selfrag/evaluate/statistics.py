@@ -59,16 +59,17 @@ class Difference:
         return f"not noise: p = {self.p:.3f} on {self.n} questions"
 
 
-def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
+def estimate(values: Sequence[float], *, is_share: bool = True, seed: int = 0) -> Estimate:
     """Mean and percentile bootstrap interval; NaN throughout for no values.
 
-    Of equal values a bootstrap knows no spread: where all are 0 or all are 1 the interval is the
-    exact one of a share (Clopper-Pearson).
+    Of equal values a bootstrap knows no spread: where all shares are 0 or all are 1 the interval
+    is the exact one (Clopper-Pearson). `is_share` False: the values count something.
     """
     sample = np.asarray(values, dtype=float)
     if not sample.size:
         return Estimate(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
-    low, high = _exact(sample) if _is_all_or_none(sample) else _interval(sample, seed)
+    is_exact = is_share and _is_all_or_none(sample)
+    low, high = _exact(sample) if is_exact else _interval(sample, seed)
     return Estimate(mean=float(sample.mean()), low=low, high=high, n=int(sample.size))
 
 

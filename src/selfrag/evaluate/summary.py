@@ -9,7 +9,7 @@ from typing import Any
 
 from selfrag.errors import BadInput
 from selfrag.evaluate.files import write_json
-from selfrag.evaluate.metrics import Metric, metrics_named
+from selfrag.evaluate.metrics import COUNTS, Metric, metrics_named
 from selfrag.evaluate.record import RECORDS, Record, load_records, load_seconds
 from selfrag.evaluate.statistics import Estimate, estimate
 
@@ -117,7 +117,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "rows_left_out": config["data"]["faults"],
         "n_without_passages": config["data"]["n_without_passages"],
         "metrics": {
-            name: estimate_to_json(estimate(list(values.values())))
+            name: estimate_to_json(estimate(list(values.values()), is_share=name not in COUNTS))
             for name, values in run.values.items()
         },
     }
@@ -126,7 +126,10 @@ def summarise(run: Run) -> dict[str, Any]:
 def timing(run: Run) -> dict[str, Any]:
     """What `timing.json` holds: seconds a question, which no two runs share."""
     times = [run.seconds[r.question.id] for r in run.records if r.question.id in run.seconds]
-    return {"seconds_per_question": estimate_to_json(estimate(times)), "seconds": sum(times)}
+    return {
+        "seconds_per_question": estimate_to_json(estimate(times, is_share=False)),
+        "seconds": sum(times),
+    }
 
 
 def save_summary(run: Run) -> dict[str, Any]:
