@@ -1,5 +1,6 @@
 """From the options of `selfrag eval` to a system that answers; models are opened here, late."""
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,6 +74,7 @@ class Setup:
             "kind": self.kind,
             "label": self.label or self.default_label,
             "model": self.model or self._default_model,
+            "model_sha256": None if self.base_url else model_digest(self.model, self.kind),
             "base_url": self.base_url,
             "engine": None if self.base_url else self.engine,
             "passages": self._passage_source,
@@ -112,6 +114,29 @@ class Setup:
         return f"index {self.index or 'demo'}"
 
 
+def model_digest(model: str | None, kind: SystemKind) -> str:
+    """What tells one model from another: a sum over the files of its folder.
+
+    The default models are told by the sums of what they are made of, without opening them.
+    """
+    if model is None:
+        base = assets.BASE_MODEL.files[0].sha256
+        return base if kind is not SystemKind.SELFRAG else _sum(build.adapter_dir(), base)
+    return _sum(Path(model))
+
+
+def _sum(folder: Path, start: str = "") -> str:
+    """SHA-256 over names and contents of the files that make a model."""
+    total = hashlib.sha256(start.encode())
+    names = ("*.json", "*.safetensors", "*.gguf")
+    for path in sorted(found for name in names for found in folder.glob(name)):
+        with path.open("rb") as content:
+            total.update(
+                f"{path.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
+            )
+    return total.hexdigest()
+
+
 def open_system(setup: Setup, report: Reporter) -> System:
     """The system, ready to answer; an index that cannot be opened fails before any model loads."""
     retriever: Retriever | None = None
@@ -142,29 +167,51 @@ def _reflecting_engine(setup: Setup, report: Reporter) -> "Engine":
 
 def open_model(setup: Setup, report: Reporter) -> TextModel:
     """The language model asked in words: behind an API, in a folder, or the plain base model."""
-    if setup.base_url is not None:
+    return text_model(
+        report,
+        model=setup.model,
+        base_url=setup.base_url,
+        engine=setup.engine,
+        sampling=setup.sampling,
+        seed=setup.seed,
+        n_parallel=setup.batch_size,
+    )
+
+
+def text_model(
+    report: Reporter,
+    *,
+    model: str | None,
+    base_url: str | None,
+    engine: EngineKind,
+    sampling: str = "greedy",
+    seed: int = 0,
+    n_parallel: int = 8,
+) -> TextModel:
+    """A model that is asked in words; raises `BadInput` for what it cannot be."""
+    if base_url is not None:
         from selfrag.evaluate.openai_model import ApiModel, Sampling
 
-        if setup.model is None:
+        if model is None:
             raise BadInput(
-                f"cannot ask {setup.base_url}: no model is named; expected its name there, so "
-                "give --model"
+                f"cannot ask {base_url}: no model is named; expected its name there, so give "
+                "--model"
             )
         return ApiModel(
-            base_url=setup.base_url,
-            model=setup.model,
-            sampling=Sampling(setup.sampling),
-            seed=setup.seed,
-            n_parallel=setup.batch_size,
+            base_url=base_url,
+            model=model,
+            sampling=Sampling(sampling),
+            seed=seed,
+            n_parallel=n_parallel,
         )
-    if setup.sampling != "greedy":
+    if sampling != "greedy":
         raise BadInput(
-            f"cannot draw with --sampling {setup.sampling} here: local engines are greedy; "
-            "expected an API for that, so give --base-url, or leave it out"
+            f"cannot draw with --sampling {sampling} here: local engines are greedy; expected an "
+            "API for that, so give --base-url, or leave it out"
         )
-    path = Path(setup.model) if setup.model else plain_model_dir(report)
-    name = path.name if setup.model else PLAIN_MODEL_NAME
-    return EngineModel(build.open_engine(path, setup.engine, name=name, max_batch=16))
+    path = Path(model) if model else plain_model_dir(report)
+    name = path.name if model else PLAIN_MODEL_NAME
+    return EngineModel(build.open_engine(path, engine, name=name, max_batch=16))
 
 
 def plain_model_dir(report: Reporter) -> Path:

@@ -95,7 +95,8 @@ def load_judged(folder: Path) -> Values:
     """The measures that a judge gave to this run, by metric and question id."""
     values: Values = {}
     for path in sorted(folder.glob("judged-*.json")):
-        values |= json.loads(path.read_text(encoding="utf-8"))["values"]
+        kept = json.loads(path.read_text(encoding="utf-8"))["values"]
+        values |= {name: of_questions for name, of_questions in kept.items() if of_questions}
     return values
 
 
