@@ -14,6 +14,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
 from selfrag.evaluate.baselines import RagSystem, VanillaSystem
 from selfrag.evaluate.model import EngineModel, TextModel
+from selfrag.evaluate.prompted import PromptedSystem
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.evaluate.templates import template_named
@@ -31,6 +32,7 @@ class SystemKind(StrEnum):
     SELFRAG = "selfrag"
     RAG = "rag"
     VANILLA = "vanilla"
+    PROMPTED = "prompted"  # an untuned chat model as its own critic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,9 @@ class Setup:
         }
         if self.kind is SystemKind.SELFRAG:
             return {**common, "search": config_to_row(self.search)}
+        if self.kind is SystemKind.PROMPTED:
+            search = config_to_row(self.search)
+            return {**common, "search": search, "decoding": self.sampling}
         top_n = self.search.top_k if self.kind is SystemKind.RAG else 0
         return {
             **common,
@@ -95,8 +100,8 @@ class Setup:
         """A name from the settings that differ most often."""
         own = self.model is not None
         model = f" {Path(str(self.model)).name}" if own else ""
-        if self.kind is SystemKind.SELFRAG:
-            return f"selfrag {self.search.mode}{model}"
+        if self.kind in (SystemKind.SELFRAG, SystemKind.PROMPTED):
+            return f"{self.kind} {self.search.mode}{model}"
         if self.kind is SystemKind.RAG:
             return f"rag top-{self.search.top_k}{model}"
         return f"vanilla{model}"
@@ -145,6 +150,8 @@ def open_system(setup: Setup, report: Reporter) -> System:
     if setup.kind is SystemKind.SELFRAG:
         return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
     model = open_model(setup, report)
+    if setup.kind is SystemKind.PROMPTED:
+        return PromptedSystem(model, retriever, setup.search)
     template = template_named(setup.prompt_name)
     n_new = setup.search.max_new_tokens
     if setup.kind is SystemKind.VANILLA:

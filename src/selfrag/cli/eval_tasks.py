@@ -16,6 +16,7 @@ from selfrag.assets import AssetEvent, AssetStage
 from selfrag.cli import options
 from selfrag.cli.ask import print_json, stdout
 from selfrag.cli.build import EngineKind
+from selfrag.cli.eval_files import check, export_runs
 from selfrag.cli.eval_judge import judge
 from selfrag.cli.eval_open import Setup, SystemKind, open_system
 from selfrag.cli.eval_progress import RunningBar
@@ -323,3 +324,5 @@ def add_to(app: typer.Typer) -> None:
     app.command("fetch")(fetch)
     app.command("tasks")(list_tasks)
     app.command("judge")(judge)
+    app.command("export")(export_runs)
+    app.command("check")(check)
