@@ -48,6 +48,7 @@ class Setup:
     model: str | None = None
     base_url: str | None = None
     engine: EngineKind = EngineKind.LLAMA
+    device: str = "cpu"
     index: Path | None = None
     has_passages: bool = False
     prompt: str | None = None
@@ -79,6 +80,7 @@ class Setup:
             "model_sha256": None if self.base_url else model_digest(self.model, self.kind),
             "base_url": self.base_url,
             "engine": None if self.base_url else self.engine,
+            "device": None if self.base_url else self.device,
             "passages": self._passage_source,
         }
         if self.kind is SystemKind.SELFRAG:
@@ -166,10 +168,33 @@ def _reflecting_engine(setup: Setup, report: Reporter) -> "Engine":
             "expected a model folder, so give --model, or ask for --system prompted"
         )
     n_rows = max(16, setup.batch_size * setup.search.top_k)
-    if setup.model is None:
-        return build.load_engine(report, kind=setup.engine, max_batch=min(n_rows, 48))
-    path = Path(setup.model)
-    return build.open_engine(path, setup.engine, name=path.name, max_batch=min(n_rows, 48))
+    path = Path(setup.model) if setup.model else build.prepare_default_model(report)
+    name = path.name if setup.model else build.MODEL_NAME
+    return local_engine(path, setup.engine, setup.device, name=name, max_batch=min(n_rows, 48))
+
+
+def local_engine(
+    path: Path, kind: EngineKind, device: str, *, name: str, max_batch: int
+) -> "Engine":
+    """The model folder `path`; anywhere but on the CPU in half precision, as it was released."""
+    if device == "cpu":
+        return build.open_engine(path, kind, name=name, max_batch=max_batch)
+    if kind is not EngineKind.TRANSFORMERS:
+        raise BadInput(
+            f"cannot run the {kind} engine on {device}: it computes on the CPU; expected "
+            "--engine transformers for that"
+        )
+    import torch
+
+    from selfrag.engine.transformers import TransformersEngine
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(
+            f"cannot run on {device}: torch sees no GPU here; expected one, so leave --device out"
+        )
+    return TransformersEngine(
+        path, name=name, max_batch=max_batch, device=device, dtype=torch.float16
+    )
 
 
 def open_model(setup: Setup, report: Reporter) -> TextModel:
@@ -179,6 +204,7 @@ def open_model(setup: Setup, report: Reporter) -> TextModel:
         model=setup.model,
         base_url=setup.base_url,
         engine=setup.engine,
+        device=setup.device,
         sampling=setup.sampling,
         seed=setup.seed,
         n_parallel=setup.batch_size,
@@ -191,6 +217,7 @@ def text_model(
     model: str | None,
     base_url: str | None,
     engine: EngineKind,
+    device: str = "cpu",
     sampling: str = "greedy",
     seed: int = 0,
     n_parallel: int = 8,
@@ -218,7 +245,7 @@ def text_model(
         )
     path = Path(model) if model else plain_model_dir(report)
     name = path.name if model else PLAIN_MODEL_NAME
-    return EngineModel(build.open_engine(path, engine, name=name, max_batch=16))
+    return EngineModel(local_engine(path, engine, device, name=name, max_batch=16))
 
 
 def plain_model_dir(report: Reporter) -> Path:

@@ -57,6 +57,7 @@ def evaluate(
         str | None, typer.Option("--base-url", help="An OpenAI-compatible API, as http://…/v1.")
     ] = None,
     engine: options.Engine = EngineKind.LLAMA,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with --engine transformers.")] = "cpu",
     mode: options.Mode = RetrievalMode.ADAPTIVE,
     threshold: options.Threshold = "0.2",
     top_k: Annotated[
@@ -108,6 +109,7 @@ def evaluate(
         model=model,
         base_url=base_url,
         engine=engine,
+        device=device,
         index=index,
         has_passages=found.n_without_passages < len(found.questions),
         prompt=prompt,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfrag.errors import BadInput
+from selfrag.evaluate.metrics import without_citations
 from selfrag.evaluate.model import Prompt, Reply, TextModel
 from selfrag.evaluate.question import Question
 from selfrag.evaluate.record import Call, Output, Sentence
@@ -105,7 +106,7 @@ def reply_output(prompt: Prompt, reply: Reply, hits: Sequence[Hit]) -> Output:
     """A reply as an output; marks `[n]` that count no passage cite nothing."""
     text = reply.text if prompt.chat else reply.text.split("\n\n")[0].strip()
     sentences = tuple(
-        Sentence(text=_CITATION.sub("", each).strip(), citations=_citations(each, len(hits)))
+        Sentence(text=without_citations(each).strip(), citations=_citations(each, len(hits)))
         for each in split_sentences(text)
     )
     return Output(
