@@ -214,3 +214,23 @@ def test_published_numbers_have_a_tolerance_for_so_many_questions(tmp_path):
         check_run(saved(tmp_path / "n", "ours", ["Ann"]), "selfrag-7b")
     with pytest.raises(BadInput, match="expected one of selfrag-7b"):
         check_run(right, "gpt")
+
+
+def test_mauve_compares_question_and_answer_without_marks(tmp_path):
+    from selfrag.evaluate.mauve import mauve_score, mauve_texts
+
+    run = saved(tmp_path / "r", "ours", ["It was [1] so.", None], references=("Long.", "Other."))
+    assert mauve_texts(run.records) == (["Who 0? Long."], ["Who 0? It was so."])
+    with pytest.raises(BadInput, match="1 questions have an answer and a long reference"):
+        mauve_score(run.records, model="gpt2")
+
+
+def test_measures_of_all_answers_together_are_kept_and_shown(runs):
+    pytest.importorskip("matplotlib")
+    from selfrag.evaluate.summary import keep_corpus, summarise
+
+    keep_corpus(runs[0].folder, "mauve@tiny", 0.25)
+    again = [load_run(run.folder) for run in runs]
+    assert summarise(again[0])["corpus"] == {"mauve@tiny": 0.25}
+    text = page.html(build_report(again), title="t")
+    assert re.search(r"mauve@tiny</td><td[^>]*>0\.250</td><td[^>]*>-</td>", text)

@@ -8,8 +8,9 @@ import typer
 from selfrag.cli.ask import stdout
 from selfrag.evaluate.export import ExportFormat, export
 from selfrag.evaluate.files import write_text
+from selfrag.evaluate.mauve import mauve_score
 from selfrag.evaluate.published import check_run
-from selfrag.evaluate.summary import load_run
+from selfrag.evaluate.summary import keep_corpus, load_run, save_summary
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders that `selfrag eval` wrote.")]
 
@@ -22,6 +23,18 @@ def export_runs(
     """Write records in the form of ALCE, FActScore or lm-evaluation-harness."""
     write_text(out, export([load_run(folder) for folder in runs], form))
     stdout.print(f"wrote {out} for {form}", markup=False)
+
+
+def mauve(
+    run: Annotated[Path, typer.Argument(help="Folder that `selfrag eval` wrote.")],
+    model: Annotated[str, typer.Option(help="Folder of the model that gives features.")],
+) -> None:
+    """Compute MAUVE of long answers; ALCE takes GPT-2 large. Other models do not compare."""
+    records = load_run(run).records
+    value = mauve_score(records, model=model)
+    keep_corpus(run, f"mauve@{Path(model).name}", value)
+    save_summary(load_run(run))
+    stdout.print(f"mauve@{Path(model).name} {value:.3f}", markup=False)
 
 
 def check(

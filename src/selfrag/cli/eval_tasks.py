@@ -16,7 +16,7 @@ from selfrag.assets import AssetEvent, AssetStage
 from selfrag.cli import options
 from selfrag.cli.ask import print_json, stdout
 from selfrag.cli.build import EngineKind
-from selfrag.cli.eval_files import check, export_runs
+from selfrag.cli.eval_files import check, export_runs, mauve
 from selfrag.cli.eval_judge import judge
 from selfrag.cli.eval_open import Setup, SystemKind, open_system
 from selfrag.cli.eval_progress import RunningBar
@@ -298,6 +298,8 @@ def show_summary(summary: Mapping[str, Any]) -> None:
         mark = " *" if name == summary["headline"] else ""
         interval = f"{found['low']:.3f} to {found['high']:.3f}"
         table.add_row(f"{name}{mark}", f"{found['mean']:.3f}", interval, str(found["n"]))
+    for name, value in summary["corpus"].items():
+        table.add_row(name, f"{value:.3f}", "-", str(summary["n_answered"]))
     stdout.print(table)
     for each in summary["failed"][:5]:
         stdout.print(f"failed: row {each['row']}, {each['id']}: {each['error']}", markup=False)
@@ -328,3 +330,4 @@ def add_to(app: typer.Typer) -> None:
     app.command("judge")(judge)
     app.command("export")(export_runs)
     app.command("check")(check)
+    app.command("mauve")(mauve)

@@ -94,7 +94,8 @@ def _part(part: TaskReport) -> dict[str, Any]:
         "metrics": {
             metric: [interval_text(found[name]) for name in part.runs]
             for metric, found in part.estimates.items()
-        },
+        }
+        | _corpus(part),
         "bars": _image(plots.bars_figure(_bars(part), f"{part.headline}, mean and 95% interval")),
         "comparisons": [
             {
@@ -116,6 +117,16 @@ def _part(part: TaskReport) -> dict[str, Any]:
         "n_shown": len(part.differing),
         # JSON in a script element: `<` could end it.
         "differing": json.dumps(part.differing, ensure_ascii=False).replace("<", "\\u003c"),
+    }
+
+
+def _corpus(part: TaskReport) -> dict[str, list[str]]:
+    names = dict.fromkeys(name for run in part.runs.values() for name in run.corpus)
+    return {
+        name: [
+            f"{run.corpus[name]:.3f}" if name in run.corpus else "-" for run in part.runs.values()
+        ]
+        for name in names
     }
 
 

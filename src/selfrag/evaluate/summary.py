@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from selfrag.evaluate.statistics import Estimate, estimate
 CONFIG = "config.json"
 METRICS_FILE = "metrics.json"
 TIMING_FILE = "timing.json"
+CORPUS_FILE = "corpus.json"
 
 Values = dict[str, dict[str, float]]  # metric: question id: value
 
@@ -25,6 +26,7 @@ class Run:
     """One folder: what was run, and what came of it.
 
     `values` by metric and question id; failed questions and measures that do not apply have none.
+    `corpus`: measures of all answers together, which have no value a question and no interval.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class Run:
     records: tuple[Record, ...]
     values: Values
     seconds: Mapping[str, float]
+    corpus: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -75,6 +78,7 @@ def load_run(folder: Path, names: Sequence[str] = ()) -> Run:
         records=records,
         values=measure(records, metrics_named(names)) | load_judged(folder),
         seconds=load_seconds(folder),
+        corpus=load_corpus(folder),
     )
 
 
@@ -100,6 +104,20 @@ def load_judged(folder: Path) -> Values:
     return values
 
 
+def load_corpus(folder: Path) -> dict[str, float]:
+    """The measures of all answers together that were taken of this run, by name."""
+    path = folder / CORPUS_FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def keep_corpus(folder: Path, name: str, value: float) -> None:
+    """Keeps one measure of all answers together beside the records."""
+    write_json(folder / CORPUS_FILE, load_corpus(folder) | {name: round(value, 6)})
+
+
 def summarise(run: Run) -> dict[str, Any]:
     """What `metrics.json` holds; the same records give the same bytes."""
     config = run.config
@@ -121,6 +139,7 @@ def summarise(run: Run) -> dict[str, Any]:
             name: estimate_to_json(estimate(list(values.values()), is_share=name not in COUNTS))
             for name, values in run.values.items()
         },
+        "corpus": dict(run.corpus),
     }
 
 
