@@ -12,6 +12,7 @@ from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput
 from selfrag.evaluate.attribution import Claim, citation_scores, cited_sentences, claims_of
 from selfrag.evaluate.judges import SupportJudge, Verdicts, judge_citations
+from selfrag.evaluate.record import RECORDS
 from selfrag.evaluate.summary import load_judged
 from selfrag.prompt import PromptFormat
 
@@ -123,6 +124,7 @@ class Letters:
 
 def test_measures_carry_the_name_of_their_judge_and_are_kept(tmp_path):
     records = [record(0, "a.", sentences=cited(("a.", [1])), passages=PASSAGES)]
+    (tmp_path / RECORDS).write_text("as they were")
     judge = Letters()
     values = judge_citations(tmp_path, records, judge)
     assert values == {
@@ -133,6 +135,8 @@ def test_measures_carry_the_name_of_their_judge_and_are_kept(tmp_path):
     assert len(judge.asked) == 1
     assert judge_citations(tmp_path, records, judge) == values
     assert len(judge.asked) == 1  # known verdicts are not asked for again
+    (tmp_path / RECORDS).write_text("answered again")
+    assert load_judged(tmp_path) == {}  # of other records
 
 
 def test_a_verdict_that_a_crash_cut_short_is_asked_again(tmp_path):
@@ -195,5 +199,6 @@ def test_an_nli_classifier_judges_by_its_entailment_class(tmp_path):
 
 def test_a_question_without_an_answer_has_no_citation_scores(tmp_path):
     failed = record(0, "")
+    (tmp_path / RECORDS).touch()
     assert judge_citations(tmp_path, [failed], Letters())["citation_recall@letters/1"] == {}
     assert question().passages == ()

@@ -110,6 +110,18 @@ def test_runs_are_reported_replayed_and_rescored_without_a_model(run, asked, tmp
     assert json.loads(rescored.out)["questions"] == 3
 
 
+def test_records_are_measured_anew_whatever_version_made_them(run, asked, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = run(*asked, out, "--json").out
+    config = json.loads((out / "config.json").read_text())
+    config["environment"]["git_commit"] = "of long ago"
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "metrics.json").unlink()
+    assert run(*asked, out).code == 2  # records of two versions are not mixed
+    assert run("eval", "measure", out, "--json").out == first
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(first)
+
+
 def test_citations_are_judged_and_kept(run, asked, tmp_path):
     run(*asked, tmp_path / "out", "--mode", "always")
     ended = run("eval", "judge", tmp_path / "out", "--model", tmp_path / "model")
@@ -152,6 +164,9 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(run, arguments, found, 
         (["--base-url", "http://127.0.0.1:1/v1"], "a chat API shows no reflection tokens"),
         (["--system", "rag", "--sampling", "released"], "local engines are greedy"),
         (["--device", "cuda"], "computes on the CPU"),
+        (["--model", "nowhere"], "no config.json is there"),
+        (["--system", "vanilla"], "cannot ask scripted as a chat model"),
+        (["--system", "prompted"], "cannot ask scripted as a chat model"),
     ],
 )
 def test_a_system_that_cannot_be_is_refused(run, asked, tmp_path, options, found):

@@ -166,8 +166,10 @@ def test_an_engine_that_only_fails_ends_the_run(tmp_path):
 
 
 def test_another_run_does_not_go_into_the_same_folder(tmp_path):
-    open_run(tmp_path, CONFIG)
     other = {**CONFIG, "system": {"label": "other"}}
+    open_run(tmp_path, other)
+    open_run(tmp_path, CONFIG)  # nothing was answered yet, so the other gives way
+    run(tmp_path, system=Failing())
     with pytest.raises(BadInput, match=r"it differs in system\.label \('random' there, 'other'"):
         open_run(tmp_path, other)
     open_run(tmp_path, CONFIG)

@@ -113,7 +113,6 @@ def test_any_engine_is_a_model_that_is_asked_in_words():
         tokenizer, {"Who?": say("Ann did it.", "</s>"), "So?": say({"Yes": 0.6, "No": 0.2})}
     )
     model = EngineModel(engine)
-    assert not model.is_chat
     (reply,) = model.complete([Prompt(text="Who?", chat=False)], 20)
     assert reply == Reply(text="Ann did it.", n_tokens=7)  # three words, two spaces, point, end
     # .6 of .8 and .2 of .8

@@ -82,6 +82,7 @@ class Setup:
             "engine": None if self.base_url else self.engine,
             "device": None if self.base_url else self.device,
             "passages": self._passage_source,
+            "index_sha256": index_digest(self.index) if self.searches else None,
         }
         if self.kind is SystemKind.SELFRAG:
             return {**common, "search": config_to_row(self.search)}
@@ -129,7 +130,21 @@ def model_digest(model: str | None, kind: SystemKind) -> str:
     if model is None:
         base = assets.BASE_MODEL.files[0].sha256
         return base if kind is not SystemKind.SELFRAG else _sum(build.adapter_dir(), base)
-    return _sum(Path(model))
+    folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise BadInput(
+            f"cannot evaluate {model}: no config.json is there; expected the folder of a model, or "
+            "a name together with --base-url"
+        )
+    return _sum(folder)
+
+
+def index_digest(index: Path | None) -> str | None:
+    """The sum of an index's manifest; None where it is not there yet."""
+    manifest = (index or build.demo_index_dir()) / "manifest.json"
+    if not manifest.is_file():
+        return None
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def _sum(folder: Path, start: str = "") -> str:
@@ -153,8 +168,12 @@ def open_system(setup: Setup, report: Reporter) -> System:
         return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
     model = open_model(setup, report)
     if setup.kind is SystemKind.PROMPTED:
+        if isinstance(model, EngineModel):
+            model.require_chat()
         return PromptedSystem(model, retriever, setup.search)
     template = template_named(setup.prompt_name)
+    if template.chat and isinstance(model, EngineModel):
+        model.require_chat()
     n_new = setup.search.max_new_tokens
     if setup.kind is SystemKind.VANILLA:
         return VanillaSystem(model, template, max_new_tokens=n_new)

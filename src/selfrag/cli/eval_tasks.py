@@ -287,6 +287,19 @@ def finish(out: Path, metrics: Sequence[str], *, as_json: bool) -> None:
     stdout.print(str(out), markup=False)
 
 
+def measure(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `selfrag eval` wrote.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Only these metrics; may be repeated.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure recorded runs anew, without a model, whatever version made them."""
+    metrics_named(metric or [])
+    for folder in runs:
+        finish(folder, metric or [], as_json=as_json)
+
+
 def show_summary(summary: Mapping[str, Any]) -> None:
     """The table of one run."""
     counted = f"{summary['n_answered']} of {summary['n_questions']} questions answered"
@@ -327,6 +340,7 @@ def add_to(app: typer.Typer) -> None:
     app.callback(invoke_without_command=True)(evaluate)
     app.command("fetch")(fetch)
     app.command("tasks")(list_tasks)
+    app.command("measure")(measure)
     app.command("judge")(judge)
     app.command("export")(export_runs)
     app.command("check")(check)

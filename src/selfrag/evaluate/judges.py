@@ -16,9 +16,9 @@ from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
 from selfrag.errors import StorageError
 from selfrag.evaluate.attribution import ENTAILED, Claim, claims_of, score_citations
-from selfrag.evaluate.files import write_json
 from selfrag.evaluate.model import Prompt, TextModel
 from selfrag.evaluate.record import Record
+from selfrag.evaluate.summary import keep_judged
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
@@ -166,7 +166,7 @@ def judge_citations(
     verdicts.ask(claims, judge, on_progress)
     found = score_citations(records, verdicts.entails)
     values = {f"{metric}@{judge.name}": scores for metric, scores in found.items()}
-    write_json(folder / f"judged-{name}.json", {"judge": judge.name, "values": values})
+    keep_judged(folder, name, values)
     return values
 
 

@@ -72,10 +72,13 @@ class EngineModel:
         """The engine's name."""
         return self._engine.name
 
-    @property
-    def is_chat(self) -> bool:
-        """Whether it has a chat format."""
-        return self._is_chat
+    def require_chat(self) -> None:
+        """Raises `BadInput` for a model without a chat format."""
+        if not self._is_chat:
+            raise BadInput(
+                f"cannot ask {self.name} as a chat model: its vocabulary lacks {_CHAT_START}; "
+                "expected a chat model, so name another prompt, such as --prompt prompt_no_input"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Name and decoding."""
@@ -115,11 +118,7 @@ class EngineModel:
         tokenizer = self._engine.tokenizer
         if not prompt.chat:
             return tuple(tokenizer.encode(prompt.text))
-        if not self._is_chat:
-            raise BadInput(
-                f"cannot ask {self.name} as a chat model: its vocabulary lacks {_CHAT_START}; "
-                "expected a chat model, so name another prompt, such as --prompt prompt_no_input"
-            )
+        self.require_chat()
         start, end = tokenizer.token_to_id(_CHAT_START), tokenizer.token_to_id(_CHAT_END)
         ids = [start, *tokenizer.encode("user\n"), *tokenizer.encode(prompt.text), end]
         return (*ids, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n"))

@@ -96,7 +96,7 @@ def _part(part: TaskReport) -> dict[str, Any]:
             for metric, found in part.estimates.items()
         }
         | _corpus(part),
-        "bars": _image(plots.bars_figure(_bars(part), f"{part.headline}, mean and 95% interval")),
+        "bars": _bars_image(part),
         "comparisons": [
             {
                 "first": each.first,
@@ -133,6 +133,13 @@ def _corpus(part: TaskReport) -> dict[str, list[str]]:
 def _bars(part: TaskReport) -> list[tuple[str, float, float, float]]:
     found = part.estimates.get(part.headline, {})
     return [(name, each.mean, each.low, each.high) for name, each in found.items() if each.n]
+
+
+def _bars_image(part: TaskReport) -> str:
+    """Empty where no question was answered."""
+    rows = _bars(part)
+    label = f"{part.headline}, mean and 95% interval"
+    return _image(plots.bars_figure(rows, label)) if rows else ""
 
 
 def _costs(part: TaskReport, name: str, run: Run) -> list[str]:

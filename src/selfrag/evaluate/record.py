@@ -6,6 +6,7 @@ nothing of how answers come about or are judged.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -186,13 +187,10 @@ class RecordFile:
         except OSError as error:
             raise self._cannot_write(error) from error
         try:
-            fcntl.flock(self._records, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _lock(self._records, folder)
+        except BadInput:
             self.close()
-            raise BadInput(
-                f"cannot evaluate into {folder}: another process is writing there; expected a "
-                "folder of its own for every run, so wait for it or name another"
-            ) from error
+            raise
         n_lines = _whole_lines(self._records)
         is_whole = n_lines == n_questions
         self.n_done = n_lines if is_whole else n_lines - n_lines % batch_size
@@ -214,8 +212,7 @@ class RecordFile:
     def close(self) -> None:
         """Closes the files, and lets other processes write."""
         self._records.close()
-        if hasattr(self, "_timings"):
-            self._timings.close()
+        self._timings.close()
 
     def __enter__(self) -> "RecordFile":
         return self
@@ -245,17 +242,32 @@ def load_seconds(folder: Path) -> dict[str, float]:
 
 
 def without_failures(folder: Path) -> int:
-    """Takes the records of failed questions' batches out, so that they are answered again.
+    """Takes out all records from the first failed question on, so that they are answered again.
 
-    Everything from the first failed question on goes: batches stay what they were. The number
-    of records left.
+    The number of records left; opening the file leaves the whole batches of them.
     """
-    records = load_records(folder / RECORDS)
-    kept = next((record.n for record in records if record.error is not None), len(records))
-    for name in (RECORDS, TIMINGS):
-        with (folder / name).open("a+b") as file:
-            _cut_after(file, kept)
+    with (folder / RECORDS).open("a+b") as file:
+        _lock(file, folder)
+        records = load_records(folder / RECORDS)
+        kept = next((record.n for record in records if record.error is not None), len(records))
+        _cut_after(file, kept)
     return kept
+
+
+def records_digest(folder: Path) -> str:
+    """SHA-256 of the records of a run: what was measured of others does not hold for these."""
+    with (folder / RECORDS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise BadInput(
+            f"cannot evaluate into {folder}: another process is writing there; expected a folder "
+            "of its own for every run, so wait for it or name another"
+        ) from error
 
 
 def _write(file: BinaryIO, rows: Sequence[Mapping[str, Any]]) -> None:

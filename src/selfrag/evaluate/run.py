@@ -33,10 +33,12 @@ class Progress:
 def open_run(folder: Path, config: Mapping[str, Any]) -> None:
     """Makes `folder` the home of the run `config`, or checks that it already is.
 
-    Raises `BadInput` naming what differs from the run that is there.
+    A run without records gives way. Raises `BadInput` naming what differs from the run that is
+    there.
     """
-    path = folder / CONFIG
-    if path.is_file():
+    path, records = folder / CONFIG, folder / RECORDS
+    has_records = records.is_file() and records.stat().st_size > 0
+    if path.is_file() and has_records:
         before = json.loads(path.read_text(encoding="utf-8"))
         now = json.loads(json.dumps(config))
         differing = _differences(before, now)
@@ -46,7 +48,7 @@ def open_run(folder: Path, config: Mapping[str, Any]) -> None:
                 "expected the same run, so name another folder"
             )
         return
-    if (folder / RECORDS).exists():
+    if has_records:
         raise BadInput(
             f"cannot evaluate into {folder}: it holds records, but no {CONFIG} that says whose; "
             "expected a new folder, so name another"

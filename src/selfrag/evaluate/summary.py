@@ -1,6 +1,7 @@
 """From the records of a run to its numbers: `metrics.json`, without a model."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,16 @@ from typing import Any
 from selfrag.errors import BadInput
 from selfrag.evaluate.files import write_json
 from selfrag.evaluate.metrics import COUNTS, Metric, metrics_named
-from selfrag.evaluate.record import RECORDS, Record, load_records, load_seconds
+from selfrag.evaluate.record import (
+    RECORDS,
+    Record,
+    load_records,
+    load_seconds,
+    records_digest,
+)
 from selfrag.evaluate.statistics import Estimate, estimate
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 METRICS_FILE = "metrics.json"
@@ -96,26 +105,41 @@ def measure(records: Sequence[Record], metrics: Mapping[str, Metric]) -> Values:
 
 
 def load_judged(folder: Path) -> Values:
-    """The measures that a judge gave to this run, by metric and question id."""
+    """The measures that judges gave to these records, by metric and question id."""
     values: Values = {}
     for path in sorted(folder.glob("judged-*.json")):
-        kept = json.loads(path.read_text(encoding="utf-8"))["values"]
+        kept = _kept_of(folder, path)
         values |= {name: of_questions for name, of_questions in kept.items() if of_questions}
     return values
 
 
+def keep_judged(folder: Path, name: str, values: Values) -> None:
+    """Keeps the measures of the judge `name` beside the records that it judged."""
+    content = {"records_sha256": records_digest(folder), "values": values}
+    write_json(folder / f"judged-{name}.json", content)
+
+
 def load_corpus(folder: Path) -> dict[str, float]:
-    """The measures of all answers together that were taken of this run, by name."""
+    """The measures of all answers together that were taken of these records, by name."""
     path = folder / CORPUS_FILE
-    if not path.is_file():
-        return {}
-    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return _kept_of(folder, path) if path.is_file() else {}
 
 
 def keep_corpus(folder: Path, name: str, value: float) -> None:
     """Keeps one measure of all answers together beside the records."""
-    write_json(folder / CORPUS_FILE, load_corpus(folder) | {name: round(value, 6)})
+    values = load_corpus(folder) | {name: round(value, 6)}
+    content = {"records_sha256": records_digest(folder), "values": values}
+    write_json(folder / CORPUS_FILE, content)
+
+
+def _kept_of(folder: Path, path: Path) -> dict[str, Any]:
+    """The values in `path`, none where the records have changed since."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["records_sha256"] != records_digest(folder):
+        logger.warning("%s is of other records than those there now, and is left out", path)
+        return {}
+    values: dict[str, Any] = content["values"]
+    return values
 
 
 def summarise(run: Run) -> dict[str, Any]:
