@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from selfrag.cli import eval_options
 from selfrag.cli.ask import stdout
 from selfrag.evaluate.export import ExportFormat, export
 from selfrag.evaluate.files import write_text
@@ -12,11 +13,9 @@ from selfrag.evaluate.mauve import mauve_score
 from selfrag.evaluate.published import check_run
 from selfrag.evaluate.summary import keep_corpus, load_run, save_summary
 
-Runs = Annotated[list[Path], typer.Argument(help="Folders that `selfrag eval` wrote.")]
-
 
 def export_runs(
-    runs: Runs,
+    runs: eval_options.Runs,
     out: Annotated[Path, typer.Option("--out", help="File to write.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Whose form.")],
 ) -> None:
@@ -26,7 +25,7 @@ def export_runs(
 
 
 def mauve(
-    run: Annotated[Path, typer.Argument(help="Folder that `selfrag eval` wrote.")],
+    run: eval_options.Run,
     model: Annotated[str, typer.Option(help="Folder of the model that gives features.")],
 ) -> None:
     """Compute MAUVE of long answers; ALCE takes GPT-2 large. Other models do not compare."""
@@ -38,7 +37,7 @@ def mauve(
 
 
 def check(
-    runs: Runs,
+    runs: eval_options.Runs,
     published: Annotated[
         str, typer.Option(help="Whose numbers: selfrag-7b or selfrag-13b.")
     ] = "selfrag-7b",

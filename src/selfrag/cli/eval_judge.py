@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from selfrag.cli import build, options
+from selfrag.cli import build, eval_options, options
 from selfrag.cli.build import EngineKind
 from selfrag.cli.eval_open import text_model
 from selfrag.cli.report import Reporter
@@ -24,12 +24,10 @@ class JudgeKind(StrEnum):
 
 
 def judge(
-    run: Annotated[Path, typer.Argument(help="Folder that `selfrag eval` wrote.")],
+    run: eval_options.Run,
     kind: Annotated[JudgeKind, typer.Option("--judge", help="Who judges.")] = JudgeKind.ISSUP,
-    model: Annotated[str | None, typer.Option(help="Model folder, or name at --base-url.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="An OpenAI-compatible API, for asked.")
-    ] = None,
+    model: eval_options.Model = None,
+    base_url: eval_options.BaseUrl = None,
     engine: options.Engine = EngineKind.LLAMA,
 ) -> None:
     """Judge the citations of a run, and measure it anew; verdicts are kept and not asked twice."""

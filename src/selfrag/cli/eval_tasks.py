@@ -4,7 +4,7 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from selfrag.assets import AssetEvent, AssetStage
-from selfrag.cli import options
+from selfrag.cli import eval_options, options
 from selfrag.cli.ask import print_json, stdout
 from selfrag.cli.build import EngineKind
 from selfrag.cli.eval_files import check, export_runs, mauve
@@ -45,62 +45,35 @@ VERSIONS = ("selfrag", "numpy", "tokenizers", "torch", "transformers", "lancedb"
 
 def evaluate(
     context: typer.Context,
-    task: Annotated[str, typer.Option(help="Which task: popqa, nq_open, asqa, …")] = "",
-    system: Annotated[SystemKind, typer.Option(help="Who answers.")] = SystemKind.SELFRAG,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Question file; else what was fetched.")] = None,
+    task: eval_options.Name = "",
+    system: eval_options.Who = SystemKind.SELFRAG,
+    out: eval_options.Out = None,
+    data: eval_options.Data = None,
     index: options.Index = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder, or a model's name at --base-url.")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="An OpenAI-compatible API, as http://…/v1.")
-    ] = None,
+    model: eval_options.Model = None,
+    base_url: eval_options.BaseUrl = None,
     engine: options.Engine = EngineKind.LLAMA,
-    device: Annotated[str, typer.Option(help="cpu, or cuda with --engine transformers.")] = "cpu",
+    device: eval_options.Device = "cpu",
     mode: options.Mode = RetrievalMode.ADAPTIVE,
     threshold: options.Threshold = "0.2",
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", "--ndocs", "--top_n", help="Else the task's.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Prompt of rag and vanilla; else the model's chat format.")
-    ] = None,
-    sampling: Annotated[
-        str, typer.Option(help="greedy, or released: 0.8 and 0.95, over an API.")
-    ] = "greedy",
-    limit: Annotated[int | None, typer.Option(help="The first so many questions.")] = None,
-    sample: Annotated[int | None, typer.Option(help="So many, drawn by --seed.")] = None,
-    seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 8,
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Only these metrics; may be repeated.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Answer again from the first failure on.")
-    ] = False,
-    label: Annotated[str | None, typer.Option(help="The system's name in tables.")] = None,
+    top_k: eval_options.TopK = None,
+    prompt: eval_options.PromptName = None,
+    sampling: eval_options.Sampling = "greedy",
+    limit: eval_options.Limit = None,
+    sample: eval_options.Sample = None,
+    seed: eval_options.Seed = 0,
+    batch_size: eval_options.BatchSize = 8,
+    metric: eval_options.Metrics = None,
+    retry_failed: eval_options.Retry = False,
+    label: eval_options.Label = None,
     setting: options.Setting = None,
     as_json: options.Json = False,
 ) -> None:
     """Answer the questions of a task, keep every record, and measure; run again to go on."""
     if context.invoked_subcommand is not None:
         return
-    if not task or out is None:
-        raise BadInput(
-            "cannot evaluate: --task and --out are both needed, as in selfrag eval --task nq_open "
-            "--system selfrag --limit 20 --out runs/nq; see selfrag eval --help"
-        )
+    folder = _checked(task, out, prompt, sampling, batch_size, metric or [])
     chosen_task = task_named(task)
-    metrics_named(metric or [])
-    if sampling not in ("greedy", "released"):
-        raise BadInput(f"cannot evaluate: --sampling is {sampling!r}; expected greedy or released")
-    if batch_size < 1:
-        raise BadInput(f"cannot evaluate: --batch-size is {batch_size}; expected at least 1")
-    if prompt is not None:
-        template_named(prompt)
-    found = load_questions(data or fetched(chosen_task), chosen_task)
-    questions = choose(found.questions, limit=limit, sample=sample, seed=seed)
     search = task_search(chosen_task, mode=mode, threshold=threshold, top_k=top_k)
     setup = Setup(
         kind=system,
@@ -111,21 +84,67 @@ def evaluate(
         engine=engine,
         device=device,
         index=index,
-        has_passages=found.n_without_passages < len(found.questions),
         prompt=prompt,
         sampling=sampling,
         seed=seed,
         batch_size=batch_size,
         label=label,
     )
+    found = load_questions(data or fetched(chosen_task), chosen_task)
+    questions = choose(found.questions, limit=limit, sample=sample, seed=seed)
+    setup = replace(setup, has_passages=found.n_without_passages < len(found.questions))
+    _run(setup, found, questions, folder, limit=limit, sample=sample, retry_failed=retry_failed)
+    finish(folder, metric or [], as_json=as_json)
+
+
+def _checked(
+    task: str,
+    out: Path | None,
+    prompt: str | None,
+    sampling: str,
+    batch_size: int,
+    metrics: Sequence[str],
+) -> Path:
+    """The folder of the run; raises `BadInput` for what can be known to be wrong at once."""
+    if not task or out is None:
+        raise BadInput(
+            "cannot evaluate: --task and --out are both needed, as in selfrag eval --task nq_open "
+            "--system selfrag --limit 20 --out runs/nq; see selfrag eval --help"
+        )
+    task_named(task)
+    metrics_named(metrics)
+    if prompt is not None:
+        template_named(prompt)
+    if sampling not in ("greedy", "released"):
+        raise BadInput(f"cannot evaluate: --sampling is {sampling!r}; expected greedy or released")
+    if batch_size < 1:
+        raise BadInput(f"cannot evaluate: --batch-size is {batch_size}; expected at least 1")
+    return out
+
+
+def _run(
+    setup: Setup,
+    found: QuestionSet,
+    questions: Sequence[Question],
+    out: Path,
+    *,
+    limit: int | None,
+    sample: int | None,
+    retry_failed: bool,
+) -> None:
     report = Reporter()
     _tell_faults(found, questions, setup, report)
-    config = run_config(setup, found, questions, limit=limit, sample=sample)
-    open_run(out, config)
+    open_run(out, run_config(setup, found, questions, limit=limit, sample=sample))
     if retry_failed and (out / RECORDS).is_file():
         report.say(f"kept {without_failures(out)} records before the first failure")
-    _answer(setup, questions, out, report)
-    finish(out, metric or [], as_json=as_json)
+    with RunningBar(report.console, setup.task.headline) as bar:
+        answer_all(
+            questions,
+            lambda: open_system(setup, report),
+            out,
+            batch_size=setup.batch_size,
+            on_progress=bar.update,
+        )
 
 
 def task_search(
@@ -266,17 +285,6 @@ def _tell_faults(
         )
 
 
-def _answer(setup: Setup, questions: Sequence[Question], out: Path, report: Reporter) -> None:
-    with RunningBar(report.console, setup.task.headline) as bar:
-        answer_all(
-            questions,
-            lambda: open_system(setup, report),
-            out,
-            batch_size=setup.batch_size,
-            on_progress=bar.update,
-        )
-
-
 def finish(out: Path, metrics: Sequence[str], *, as_json: bool) -> None:
     """Measures the records anew, writes `metrics.json`, and shows it."""
     summary = save_summary(load_run(out, metrics))
@@ -288,10 +296,8 @@ def finish(out: Path, metrics: Sequence[str], *, as_json: bool) -> None:
 
 
 def measure(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `selfrag eval` wrote.")],
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Only these metrics; may be repeated.")
-    ] = None,
+    runs: eval_options.Runs,
+    metric: eval_options.Metrics = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure recorded runs anew, without a model, whatever version made them."""
@@ -319,11 +325,9 @@ def show_summary(summary: Mapping[str, Any]) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `selfrag eval` wrote.")],
+    runs: eval_options.Runs,
     out: Annotated[Path, typer.Option("--out", help="HTML page; a .md table goes beside it.")],
-    metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Only these metrics; may be repeated.")
-    ] = None,
+    metric: eval_options.Metrics = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "selfrag evaluation",
 ) -> None:
     """Runs side by side: intervals, paired tests, curves and single questions, on one page."""

@@ -52,34 +52,33 @@ def threshold_figure(table: RescoreTable, title: str) -> str:
 
 def weight_figure(table: RescoreTable, title: str) -> str:
     """Accuracy and citation precision over the weight of support, from traces."""
-    figure, axis = _figure()
+    figure, axis = _figure(over_shares=False)
     x = table.weights[:, 1]
     axis.plot(x, table.accuracy, "s-", ms=3, color="C1", label="match_words")
     axis.plot(
         x, table.citation_precision, "o-", ms=3, color="C0", label="cited passages with a gold"
     )
     axis.set(title=title, xlabel="weight of support", ylabel="share")
-    axis.set_xlim(auto=True)
     return _svg(figure, axis)
 
 
 def bars_figure(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
     """Means with intervals, one row a system."""
     height = 0.6 + 0.34 * len(rows)
-    figure, axis = _figure((7.0, height))
+    is_share = all(0.0 <= low and high <= 1.0 for _, _, low, high in rows)
+    figure, axis = _figure((7.0, height), over_shares=is_share)
     for place, (_, mean, low, high) in enumerate(rows):
         axis.plot([low, high], [place, place], "-", color="C0", lw=2)
         axis.plot([mean], [place], "o", color="C0")
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
-    axis.invert_yaxis()
     axis.set_xlabel(label)
-    axis.set_xlim(auto=True)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.grid(alpha=0.3, axis="x")
     return _text(figure)
 
 
-def _figure(size: tuple[float, float] = (5.6, 3.8)) -> tuple[Any, Any]:
+def _figure(size: tuple[float, float] = (5.6, 3.8), *, over_shares: bool = True) -> tuple[Any, Any]:
+    """A figure and its axes; `over_shares`: the x axis is 0 to 1, whatever is drawn."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -88,7 +87,8 @@ def _figure(size: tuple[float, float] = (5.6, 3.8)) -> tuple[Any, Any]:
         ) from error
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.add_subplot()
-    axis.set_xlim(-0.02, 1.02)
+    if over_shares:
+        axis.set_xlim(-0.02, 1.02)
     return figure, axis
 
 
