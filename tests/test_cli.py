@@ -147,14 +147,6 @@ def test_an_index_of_missing_documents_leaves_nothing(run, cache, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_index_of_empty_documents_leaves_nothing(run, tmp_path):
-    (tmp_path / "empty.txt").write_text(" \n")
-    ended = run("index", "build", str(tmp_path / "empty.txt"), "--out", str(tmp_path / "index"))
-    assert ended.code == 2
-    assert "no text was found" in ended.err
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
-
-
 def test_a_passage_of_no_words_is_refused(run, tmp_path):
     (tmp_path / "a.txt").write_text("Some text.")
     out = tmp_path / "index"

@@ -17,6 +17,7 @@ from eval_parts import write_rows
 from random_model import RandomModel
 from selfrag import assets
 from selfrag.cli import build, main
+from selfrag.cli.eval_open import without_password
 from selfrag.errors import BadInput
 from selfrag.evaluate import fetch
 from selfrag.evaluate.tasks import TASKS
@@ -140,7 +141,7 @@ def test_an_export_is_written(run, asked, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        ([], "--task and --out are both needed"),
+        (["--task", "nq_open"], "--task and --out are both needed"),
         (["--task", "nq", "--out", "x"], "there is no task 'nq'"),
         (["--task", "nq_open", "--out", "x", "--metric", "f2"], "there is no metric 'f2'"),
         (["--task", "nq_open", "--out", "x", "--prompt", "p"], "there is no prompt 'p'"),
@@ -172,6 +173,13 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(run, arguments, found, 
 def test_a_system_that_cannot_be_is_refused(run, asked, tmp_path, options, found):
     ended = run(*asked, tmp_path / "out", *options)
     assert ended.code == 2 and found in ended.err
+
+
+def test_no_password_of_an_index_or_an_api_is_written_down():
+    secret = "postgresql://ann:hush@host:5432/db?password=hush"
+    assert without_password(secret) == "postgresql://host:5432/db"
+    assert without_password("https://key:hush@host/v1") == "https://host/v1"
+    assert without_password("runs/index") == "runs/index"
 
 
 def test_rows_left_out_are_told_and_counted(run, scripted, tmp_path):

@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion."""
+"""Rankings fused by their ranks and by their scores."""
 
 import random
 
@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.retrieval.fusion import reciprocal_rank_fusion
+from selfrag.errors import ConfigError
+from selfrag.retrieval.fusion import Fusion, FusionKind, reciprocal_rank_fusion, score_fusion
 
 KEYS = st.sampled_from("abcdefgh")
 RANKINGS = st.lists(st.lists(KEYS, unique=True), max_size=5)
+WEIGHTED = st.lists(
+    st.tuples(st.lists(KEYS, unique=True), st.floats(0, 100, allow_subnormal=False)), max_size=5
+)
 
 
 def test_two_rankings_fused_by_hand():
@@ -39,6 +43,34 @@ def test_a_repeated_key_counts_once_where_it_stands_first():
     assert reciprocal_rank_fusion([["a", "b", "a"]]) == [("a", 1 / 61), ("b", 1 / 62)]
 
 
+def test_weights_by_hand():
+    # Weights 2 and 1: a 2/61 + 1/62 = 0.048916, b 2/62 + 1/61 = 0.048651, c 1/63.
+    fused = reciprocal_rank_fusion([["a", "b"], ["b", "a", "c"]], weights=[2, 1])
+    assert [key for key, _ in fused] == ["a", "b", "c"]
+    assert dict(fused) == pytest.approx({"a": 2 / 61 + 1 / 62, "b": 2 / 62 + 1 / 61, "c": 1 / 63})
+    # 1 and 2 turn them round.
+    turned = reciprocal_rank_fusion([["a", "b"], ["b", "a", "c"]], weights=[1, 2])
+    assert [key for key, _ in turned] == ["b", "a", "c"]
+
+
+def test_weighted_sums_that_are_equal_come_in_key_order():
+    # constant 0: 2/2 for "b" and 1/1 for "a".
+    fused = reciprocal_rank_fusion([["x", "b"], ["a"]], weights=[2, 1], constant=0)
+    assert fused == [("x", 2.0), ("a", 1.0), ("b", 1.0)]
+
+
+def test_a_ranking_of_weight_zero_is_as_if_it_were_not_there():
+    rankings = [["a", "b"], ["c", "a"]]
+    assert reciprocal_rank_fusion(rankings, weights=[1, 0]) == reciprocal_rank_fusion(rankings[:1])
+    assert reciprocal_rank_fusion(rankings, weights=[0, 0]) == []
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1, 1, 1], [1, -1], [1, float("nan")], [1, 1e999]])
+def test_weights_that_do_not_fit_are_refused(weights):
+    with pytest.raises(ConfigError, match="cannot fuse 2 rankings: found the weights"):
+        reciprocal_rank_fusion([["a"], ["b"]], weights=weights)
+
+
 def test_nothing_to_fuse_gives_nothing():
     assert reciprocal_rank_fusion([]) == []
     assert reciprocal_rank_fusion([[], []]) == []
@@ -53,6 +85,25 @@ def test_the_order_of_the_rankings_changes_nothing(
     assert reciprocal_rank_fusion(shuffled) == reciprocal_rank_fusion(rankings)
 
 
+@given(WEIGHTED, st.randoms())
+def test_the_order_of_weighted_rankings_changes_nothing(
+    weighted: list[tuple[list[str], float]], rng: random.Random
+) -> None:
+    shuffled = weighted[:]
+    rng.shuffle(shuffled)
+    first, second = (
+        reciprocal_rank_fusion([ranking for ranking, _ in pairs], weights=[w for _, w in pairs])
+        for pairs in (weighted, shuffled)
+    )
+    assert first == second
+
+
+@given(RANKINGS)
+def test_weights_of_one_change_nothing(rankings: list[list[str]]) -> None:
+    weighted = reciprocal_rank_fusion(rankings, weights=[1.0] * len(rankings))
+    assert weighted == reciprocal_rank_fusion(rankings)
+
+
 @given(st.lists(KEYS, unique=True), st.integers(1, 5))
 def test_rankings_that_agree_keep_their_order(ranking: list[str], copies: int) -> None:
     assert [key for key, _ in reciprocal_rank_fusion([ranking] * copies)] == ranking
@@ -64,3 +115,90 @@ def test_every_key_comes_out_once_with_a_falling_score(rankings: list[list[str]]
     assert sorted(key for key, _ in fused) == sorted({key for row in rankings for key in row})
     scores = [score for _, score in fused]
     assert scores == sorted(scores, reverse=True)
+
+
+# By scores
+
+
+def test_scores_fused_by_hand():
+    # Shares of the best: a 1, b .5 and b 1, c .25; b's and c's lacks count as their floors.
+    fused = score_fusion(
+        [{"a": 0.8, "b": 0.4}, {"b": 20.0, "c": 5.0}], weights=(0.6, 0.4), floors=(0.4, 5.0)
+    )
+    assert [key for key, _ in fused] == ["a", "b", "c"]
+    assert dict(fused) == pytest.approx(
+        {
+            "a": 0.6 * 1 + 0.4 * 0.25,
+            "b": 0.6 * 0.5 + 0.4 * 1,
+            "c": 0.6 * 0.5 + 0.4 * 0.25,
+        }
+    )
+
+
+def test_a_floor_of_0_tells_a_word_that_only_one_passage_holds_from_one_that_all_do():
+    dense, words = {"a": 0.5, "b": 0.45}, {"b": 7.0}
+    assert score_fusion([dense, words], weights=(0.6, 0.4), floors=(0.45, 0.0))[0][0] == "b"
+    assert score_fusion([dense, words], weights=(0.6, 0.4), floors=(0.45, 7.0))[0][0] == "a"
+
+
+def test_negative_and_zero_scores_keep_their_order():
+    for scores in ({"a": -0.1, "b": -0.5}, {"a": 0.0, "b": -2.0}):
+        fused = score_fusion([scores], weights=(1.0,), floors=(-9.0,))
+        assert [key for key, _ in fused] == ["a", "b"]
+
+
+def test_an_empty_ranking_or_one_of_weight_0_is_as_if_it_were_not_there():
+    dense, words = {"b": 0.9, "a": 0.1}, {"c": 3.0}
+    alone = score_fusion([dense], weights=(0.6,), floors=(0.1,))
+    assert score_fusion([dense, {}], weights=(0.6, 0.4), floors=(0.1, 0.0)) == alone
+    assert score_fusion([dense, words], weights=(0.6, 0), floors=(0.1, 0.0)) == alone
+    assert score_fusion([{}, {}], weights=(1, 1), floors=(0, 0)) == []
+
+
+def test_equal_sums_of_scores_come_in_key_order():
+    fused = score_fusion(
+        [{"b": 1.0, "a": 0.5}, {"a": 4.0, "b": 2.0}], weights=(1, 1), floors=(0, 0)
+    )
+    assert [key for key, _ in fused] == ["a", "b"]
+
+
+@given(
+    st.lists(st.dictionaries(KEYS, st.floats(0.01, 100)), min_size=1, max_size=4),
+    st.floats(0.01, 100),
+)
+def test_the_unit_of_a_ranking_does_not_matter(
+    rankings: list[dict[str, float]], unit: float
+) -> None:
+    floors = [min(scores.values(), default=0.0) for scores in rankings]
+    weights = [1.0] * len(rankings)
+    other = {key: score * unit for key, score in rankings[0].items()}
+    fused = dict(score_fusion(rankings, weights=weights, floors=floors))
+    again = score_fusion(
+        [other, *rankings[1:]], weights=weights, floors=[floors[0] * unit, *floors[1:]]
+    )
+    assert fused == pytest.approx(dict(again))
+
+
+# The two searches
+
+
+def test_both_kinds_of_fusion_give_the_dense_weight_to_the_first():
+    dense, words = {"a": 0.9, "b": 0.3}, {"b": 8.0, "a": 2.0}
+    for kind in FusionKind:
+        for weight, first in ((0.8, "a"), (0.2, "b")):
+            fusion = Fusion(kind=kind, dense_weight=weight)
+            assert fusion.fuse(dense, words, floors=(0.3, 2.0))[0][0] == first
+    by_ranks = Fusion(kind=FusionKind.RANKS, dense_weight=0.75, constant=1)
+    fused = dict(by_ranks.fuse(dense, words, floors=(0, 0)))
+    assert fused == pytest.approx({"a": 0.75 / 2 + 0.25 / 3, "b": 0.75 / 3 + 0.25 / 2})
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_dense_weight_that_is_no_share_is_refused(weight):
+    with pytest.raises(ConfigError, match=r"the dense weight is .*, expected 0 .* to 1"):
+        Fusion(dense_weight=weight)
+
+
+def test_a_negative_rank_constant_is_refused():
+    with pytest.raises(ConfigError, match="the rank constant is -1, expected 0 or more"):
+        Fusion(constant=-1)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from selfrag.errors import BadInput, ConfigError
 from selfrag.ingest.chunking import Chunking, chunk_document, passage_id
+from selfrag.ingest.formats import EXPECTED
 from selfrag.ingest.readers import read_documents, read_wiki_leads
-from selfrag.passage import Document
+from selfrag.passage import Document, Passage
 
 TEXTS = st.text(alphabet=st.sampled_from(list("ab.!? \n\t\u00e9\u65e5\U0001f642")), max_size=200)
 
@@ -47,78 +48,23 @@ def test_markdown_is_titled_by_its_first_top_heading_else_by_its_stem(tmp_path):
     assert [found.title for found in read_documents([headed, plain])] == ["The Title", "b"]
 
 
-def test_json_lines_take_text_or_contents_and_any_source(tmp_path):
-    rows = [
-        {"title": "A", "text": "one"},
-        {"contents": '"B"\ntwo\nlines', "url": "http://b"},
-        {"title": "C", "contents": "three\nlines", "source": "book"},
-        {"contents": "no title"},
-    ]
-    path = write(tmp_path / "rows.jsonl", "\n\n".join(map(json.dumps, rows)))
-    assert list(read_documents([path])) == [
-        Document(title="A", text="one", source=f"{path}:1"),
-        Document(title="B", text="two\nlines", source="http://b"),
-        Document(title="C", text="three\nlines", source="book"),
-        Document(title="", text="no title", source=f"{path}:7"),
-    ]
+def test_line_ends_of_any_system_are_one_character(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\ntwo\rthree\n")
+    assert next(read_documents([path])).text == "one\ntwo\nthree\n"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [b"{", b"[1]", b"3", b'{"title": "x"}', b'{"text": 3}', b'{"text": "\xff"}', b"[" * 100_000],
-)
-def test_a_broken_json_line_is_named_by_its_number(tmp_path, line):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
-    with pytest.raises(BadInput, match=r"rows.jsonl: line 2 is not a document .* drop the line"):
-        list(read_documents([path]))
-
-
-def test_lone_surrogates_of_json_are_replaced(tmp_path):
-    path = write(tmp_path / "rows.jsonl", '{"text": "a\\ud800b \\ud83d\\ude42"}')
-    assert next(read_documents([path])).text == "a\ufffdb \U0001f642"
-
-
-def test_a_folder_is_read_deeply_in_order_without_hidden_and_unsupported_files(tmp_path, caplog):
+def test_faults_go_to_the_log_unless_somebody_asks(tmp_path, caplog):
     for name in ["b.txt", "a/z.md", "a/.git/c.txt", ".hidden.txt", "photo.png", "deep/er/X.TXT"]:
         write(tmp_path / name, "text")
+    write(tmp_path / "blank.txt", " \n")
     with caplog.at_level(logging.WARNING):
         titles = [found.title for found in read_documents([tmp_path])]
     assert titles == ["z", "b", "X"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"skipped 1 of 4 files in {tmp_path}: not .txt, .md, .jsonl"
+        f"skipped {tmp_path}/photo.png: not one of {EXPECTED}",
+        f"skipped {tmp_path}/blank.txt: no text in it",
     ]
-
-
-def test_empty_files_are_skipped_with_a_warning(tmp_path, caplog):
-    empty, full = write(tmp_path / "empty.txt", " \n"), write(tmp_path / "full.txt", "x")
-    with caplog.at_level(logging.WARNING):
-        assert [found.title for found in read_documents([empty, full])] == ["full"]
-    assert "skipped 1 documents without text" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["missing.txt", "missing"])
-def test_a_missing_path_is_refused(tmp_path, name):
-    with pytest.raises(BadInput, match=r"no such file or folder; expected \.txt, \.md, \.jsonl"):
-        list(read_documents([tmp_path / name]))
-
-
-def test_a_named_unsupported_file_is_refused_before_anything_is_read(tmp_path):
-    fine, photo = write(tmp_path / "a.txt", "x"), write(tmp_path / "photo.png", "x")
-    with pytest.raises(BadInput, match=r"found a '\.png' file, expected .*; convert it first"):
-        next(read_documents([fine, photo]))
-
-
-def test_a_folder_with_nothing_to_read_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="found 0 files but none to read"):
-        list(read_documents([tmp_path]))
-
-
-def test_a_file_that_is_not_utf8_is_refused(tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes("caf\u00e9".encode("latin-1"))
-    with pytest.raises(BadInput, match="byte 3 is not UTF-8, expected UTF-8 text; convert"):
-        list(read_documents([path]))
 
 
 def test_wiki_leads_carry_their_licence_and_address(tmp_path):
@@ -196,6 +142,35 @@ def test_passage_ids_are_stable_and_tell_repeated_blocks_apart():
     # printf 's\n0\nsame' | sha1sum | cut -c1-16
     assert first.id == passage_id("s", 0, "same") == "05f65ac4424e496b"
     assert second.id != first.id
+
+
+@pytest.mark.parametrize(("size", "pages"), [(1, [1, 1, 3, 3]), (2, [1, 3]), (3, [1, 3])])
+def test_a_passage_has_the_page_on_which_it_begins(size, pages):
+    # Page 2 is blank; "c" stands at offset 6, where page 3 begins.
+    paged = Document(title="T", text="a b \n\nc d", source="s", page_starts=(0, 5, 6))
+    assert [found.page for found in chunk_document(paged, size=size)] == pages
+
+
+def test_a_document_with_an_id_is_one_passage_whatever_the_size():
+    row = Document(title="T", text=" a b c\n", source="s", id="7", metadata=(("year", "1843"),))
+    assert chunk_document(row, size=1) == [
+        Passage(
+            id="7",
+            title="T",
+            text=" a b c\n",
+            source="s",
+            start=0,
+            end=7,
+            metadata=(("year", "1843"),),
+        )
+    ]
+    assert chunk_document(Document(title="T", text=" ", source="s", id="8")) == []
+
+
+def test_metadata_goes_with_every_passage():
+    known = Document(title="T", text="a b", source="s", metadata=(("lang", "en"),))
+    passages = chunk_document(known, size=1)
+    assert [found.metadata for found in passages] == [(("lang", "en"),)] * 2
 
 
 @settings(deadline=None)  # the first call loads Punkt

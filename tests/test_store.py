@@ -10,6 +10,7 @@ import pytest
 
 from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, StorageError
 from selfrag.passage import Passage
+from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.store import PassageStore, SearchMode
 from selfrag.retrieval.table import VECTOR_INDEX_ROWS
@@ -204,10 +205,28 @@ def test_a_hit_carries_the_whole_passage(store):
     assert hit.rank == 1
 
 
-def test_hybrid_scores_are_fused_ranks(store):
-    # "starchy potato" is first by meaning and by words: 2 / 61.
-    hit = store.search(["starchy potato"], 1)[0][0]
-    assert hit.score == pytest.approx(2 / 61)
+def test_hybrid_scores_are_fused_scores_or_ranks(store):
+    # "starchy potato" is first by meaning and by words: all of both, or 1 / 61 of both.
+    assert store.search(["starchy potato"], 1)[0][0].score == pytest.approx(1.0)
+    by_ranks = store.search(["starchy potato"], 1, fusion=Fusion(kind=FusionKind.RANKS))
+    assert by_ranks[0][0].score == pytest.approx(1 / 61)
+
+
+def test_a_passage_without_any_word_of_the_query_scores_its_meaning_alone(store):
+    (dense,) = store.search(["lovelace wrote"], 5, mode=SearchMode.DENSE)
+    (hybrid,) = store.search(["lovelace wrote"], 5, fusion=Fusion(dense_weight=0.25))
+    meaning = {hit.passage.id: hit.score / dense[0].score for hit in dense}
+    expected = {key: 0.25 * share for key, share in meaning.items()}
+    expected["p0"] += 0.75  # the only one that word search finds
+    assert {hit.passage.id: hit.score for hit in hybrid} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("weight", "alone"), [(0.0, SearchMode.WORDS), (1.0, SearchMode.DENSE)])
+@pytest.mark.parametrize("kind", FusionKind)
+def test_a_search_of_all_the_weight_decides_alone(store, weight, alone, kind):
+    fusion = Fusion(kind=kind, dense_weight=weight)
+    (hybrid,) = store.search(["engine"], 2, fusion=fusion)
+    assert titles(hybrid) == titles(store.search(["engine"], 2, mode=alone)[0])
 
 
 def test_dense_scores_are_cosines_with_title_and_text(store):
@@ -221,13 +240,13 @@ def test_dense_scores_are_cosines_with_title_and_text(store):
 
 
 def test_bm25_finds_stems_and_titles_and_nothing_else(store):
-    hits = store.search(["vegetables", "lovelace"], 5, mode=SearchMode.BM25)
+    hits = store.search(["vegetables", "lovelace"], 5, mode=SearchMode.WORDS)
     assert sorted(titles(hits[0])) == ["Potato", "Tomato"]
     assert titles(hits[1]) == ["Ada Lovelace"]
 
 
 def test_the_mode_chosen_at_opening_holds_until_a_search_names_another(index):
-    store = PassageStore.open(index, WordEncoder(), mode=SearchMode.BM25)
+    store = PassageStore.open(index, WordEncoder(), mode=SearchMode.WORDS)
     assert len(store.search(["lovelace"], 5)[0]) == 1
     assert len(store.search(["lovelace"], 5, mode=SearchMode.DENSE)[0]) == 5
 
@@ -245,7 +264,7 @@ def test_no_query_is_too_odd(store, mode, query):
 
 
 def test_a_query_of_stop_words_falls_back_to_meaning(store):
-    assert store.search(["the of and"], 3, mode=SearchMode.BM25) == [[]]
+    assert store.search(["the of and"], 3, mode=SearchMode.WORDS) == [[]]
     (hybrid,) = store.search(["the of and"], 3)
     (dense,) = store.search(["the of and"], 3, mode=SearchMode.DENSE)
     assert titles(hybrid) == titles(dense)

@@ -48,8 +48,9 @@ class SelfRAG:
     ) -> "SelfRAG":
         """The default weights, or the Hugging Face folder `model` whose vocabulary has the tokens.
 
-        Reads `passages` where they are given, else the index folder `index`, else the demo index;
-        what is missing of the defaults is fetched and built on first use. Raises `SelfRAGError`.
+        Reads `passages` where they are given, else the index in the folder or at the
+        s3://bucket/prefix `index`, else the demo index; what is missing of the defaults is fetched
+        and built on first use. Raises `SelfRAGError`.
         """
         report = Reporter()
         kind = EngineKind(engine)
@@ -57,7 +58,7 @@ class SelfRAG:
         if passages is not None:
             retriever = GivenPassages(passages)
         else:
-            retriever = open_index(None if index is None else Path(index), report)
+            retriever = open_index(index, report)
         if model is None:
             return cls(load_engine(report, kind=kind), retriever, config=config)
         path = Path(model)

@@ -1,22 +1,26 @@
 """The `selfrag` command: subcommands, options, and how errors end."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from selfrag import assets
-from selfrag.cli import build, options, render
-from selfrag.cli.ask import ask, batch, chat, print_json, replay, stderr, stdout
+from selfrag.cli import build, options, render, retriever
+from selfrag.cli.ask import ask, batch, chat, replay
+from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.eval_tasks import add_to, report
+from selfrag.cli.evaluate import eval_app
+from selfrag.cli.index import index_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.rescore import rescore
+from selfrag.cli.retrieve import retrieve
 from selfrag.cli.train import train_app
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.ingest.chunking import Chunking
+from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
+from selfrag.retrieval.store import SearchMode
 
 app = typer.Typer(
     name="selfrag",
@@ -25,10 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-index_app = typer.Typer(help="Build and inspect indexes.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
-eval_app = typer.Typer(help="Measure on questions with known answers.")
 add_to(eval_app)
 app.add_typer(eval_app, name="eval")
 
@@ -69,6 +71,7 @@ app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
 app.command()(report)
+app.command()(retrieve)
 
 
 @app.command()
@@ -76,6 +79,14 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     index: options.Index = None,
     top_k: Annotated[int, typer.Option(help="How many passages.")] = 5,
+    mode: retriever.Mode = SearchMode.HYBRID,
+    where: retriever.Where = "",
+    fusion: retriever.Fuse = FusionKind.SCORES,
+    dense_weight: retriever.DenseWeight = DENSE_WEIGHT,
+    rank_constant: retriever.RankConstant = RRF_CONSTANT,
+    rerank: retriever.Rerank = "",
+    rerank_weight: retriever.RerankWeight = None,
+    candidates: retriever.Candidates = 20,
     as_json: options.Json = False,
 ) -> None:
     """Show the passages an index holds for a query."""
@@ -85,42 +96,22 @@ def search(
         )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
-    hits = build.open_index(index, Reporter()).search([query], top_k)[0]
+    plan = retriever.SearchPlan(
+        mode=mode,
+        where=where,
+        fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),
+        rerank=rerank,
+        rerank_weight=rerank_weight,
+        candidates=candidates,
+    )
+    store = build.open_index(index, Reporter())
+    hits = retriever.open_retriever(store, plan, Reporter()).search([query], top_k)[0]
     if as_json:
         from selfrag.decode.answer import hit_to_json
 
         print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
         return
     render.show_hits(stdout, hits)
-
-
-@index_app.command("build")
-def index_build(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders: .txt .md .jsonl")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new index.")],
-    chunking: Annotated[Chunking, typer.Option(help="How to cut.")] = Chunking.WORDS,
-    size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
-) -> None:
-    """Index your own documents."""
-    if size < 1:
-        raise BadInput(f"cannot build an index: --size is {size}; expected at least 1 word")
-    passages = build.read_passages(paths, chunking, size)
-    Reporter().say(f"indexing {len(passages)} passages into {out}")
-    build.build_index(passages, out, Reporter())
-    stdout.print(f"indexed {len(passages)} passages in {out}", markup=False)
-
-
-@index_app.command("info")
-def index_info(
-    path: Annotated[Path, typer.Argument(help="Index folder.")], as_json: options.Json = False
-) -> None:
-    """Show what an index holds and how it was made."""
-    facts = build.index_facts(path)
-    if as_json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        stdout.print(f"{name}: {value}", markup=False)
 
 
 @app.command()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from selfrag.cli import build, options, render
 from selfrag.cli.build import EngineKind
+from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.options import Compat
 from selfrag.cli.report import Reporter
 from selfrag.cli.settings import apply_settings, choices_from, threshold_from
@@ -26,9 +26,6 @@ from selfrag.decode.search import search
 from selfrag.decode.trace import load_trace, save_trace
 from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.prompt import Turn
-
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False)
 
 
 def ask(
@@ -104,7 +101,7 @@ class Show:
 
 def _follow(
     text: str,
-    index: Path | None,
+    index: str | None,
     engine: EngineKind,
     config: SearchConfig,
     *,
@@ -124,7 +121,7 @@ def _follow(
 
 def _answer_one(
     text: str,
-    index: Path | None,
+    index: str | None,
     engine: EngineKind,
     config: SearchConfig,
     show: Show,
@@ -299,8 +296,3 @@ def _answer_json(
     rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
     rounded["total"] = round(sum(timing.values()), 3)
     return {**answer_to_json(answer), "timing_s": rounded, "model": model, "index": index}
-
-
-def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -6,7 +6,8 @@ Nothing outside the command line chooses back ends.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import count
@@ -16,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 from selfrag import assets
 from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, BadInput, IndexNotUsable
-from selfrag.ingest.chunking import Chunking, chunk_document
-from selfrag.ingest.readers import read_documents, read_wiki_leads
+from selfrag.ingest.chunking import chunk_document
+from selfrag.ingest.readers import read_wiki_leads
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.objectstore import Location
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
-    from selfrag.retrieval.encoder import MeanPoolingEncoder
+    from selfrag.retrieval.base import Retriever
+    from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
+    from selfrag.retrieval.pgvector import PgVectorStore
     from selfrag.retrieval.store import PassageStore
+    from selfrag.retrieval.writer import IndexWriter
 
 MODEL_NAME = "selfrag-smollm2-135m"
 ENCODER_NAME = "all-MiniLM-L6-v2"
@@ -137,6 +142,30 @@ def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
     return MeanPoolingEncoder(fetch_asset(assets.ENCODER, report), name=ENCODER_NAME)
 
 
+def load_passage_encoder(
+    report: Reporter, *, max_tokens: int | None = None
+) -> "SentenceTransformerEncoder":
+    """The default encoder for passages, of which it reads the first `max_tokens`, 256 for None."""
+    # Its matrix and element-wise work use all cores; on numpy only the former does.
+    from selfrag.retrieval.encoder import SentenceTransformerEncoder
+
+    folder = fetch_asset(assets.ENCODER, report)
+    return SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+
+
+@contextmanager
+def open_index_writer(
+    path: Location, report: Reporter, *, on_progress: Callable[[int], None] | None = None
+) -> "Iterator[IndexWriter]":
+    """The index at `path`, to be changed, with the encoder that it was built with."""
+    from selfrag.retrieval.build import open_writer
+
+    manifest = Manifest.load(path)
+    encoder = load_passage_encoder(report, max_tokens=manifest.encoder.max_tokens)
+    with open_writer(path, encoder, on_progress=on_progress) as writer:
+        yield writer
+
+
 def build_index(
     passages: Sequence[Passage],
     out: Path,
@@ -149,12 +178,9 @@ def build_index(
 
     Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
     """
-    # Its matrix and element-wise work use all cores; on numpy only the former does.
-    from selfrag.retrieval.encoder import SentenceTransformerEncoder
     from selfrag.retrieval.store import PassageStore
 
-    folder = fetch_asset(assets.ENCODER, report)
-    encoder = SentenceTransformerEncoder(folder, name=ENCODER_NAME, max_tokens=max_tokens)
+    encoder = load_passage_encoder(report, max_tokens=max_tokens)
     try:
         PassageStore.build(
             passages,
@@ -185,10 +211,28 @@ def build_demo_index(report: Reporter) -> Path:
     return out
 
 
-def open_index(path: Path | None, report: Reporter) -> "PassageStore":
-    """The index in `path`, or the demo index, built on first use and anew where it is damaged."""
+def is_postgres(location: Location) -> bool:
+    """Whether `location` names a PostgreSQL database; raises `BadInput` for one with a password."""
+    scheme, found, rest = str(location).partition("://")
+    if not found or scheme not in ("postgresql", "postgres"):
+        return False
+    if ":" in rest.rpartition("@")[0] or "password=" in rest:
+        raise BadInput(
+            "cannot use the PostgreSQL database: found a password in its URL, which others on this "
+            "machine and readers of the output would see, expected none; write it to ~/.pgpass or "
+            "the variable PGPASSWORD"
+        )
+    return True
+
+
+def open_index(path: Location | None, report: Reporter) -> "PassageStore | PgVectorStore":
+    """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
 
+    if path is not None and is_postgres(path):
+        from selfrag.retrieval.pgvector import PgVectorStore
+
+        return PgVectorStore.open(str(path), load_query_encoder(report))
     if path is not None:
         Manifest.load(path)  # a folder that is no index fails before any model is loaded
         return PassageStore.open(path, load_query_encoder(report))
@@ -203,36 +247,31 @@ def open_index(path: Path | None, report: Reporter) -> "PassageStore":
 
 
 def load(
-    path: Path | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
-) -> "tuple[PassageStore, Engine]":
+    path: Location | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
+) -> "tuple[Retriever, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
     store = open_index(path, report)
     return store, load_engine(report, kind=kind)
 
 
-def read_passages(paths: Sequence[Path], chunking: Chunking, size: int) -> list[Passage]:
-    """The passages of files and folders; raises `BadInput` when they hold no text."""
-    passages = [
-        passage
-        for document in read_documents(paths)
-        for passage in chunk_document(document, chunking=chunking, size=size)
-    ]
-    if not passages:
-        names = ", ".join(str(path) for path in paths)
-        raise BadInput(
-            f"cannot build an index: no text was found in {names}; "
-            "expected .txt, .md or .jsonl files with text, so name others"
-        )
-    return passages
-
-
-def index_facts(path: Path) -> dict[str, Any]:
-    """What the index in `path` records of itself, and its passages; raises `IndexNotUsable`."""
+def index_facts(path: Location) -> dict[str, Any]:
+    """What the index at `path` records of itself and holds; raises `IndexNotUsable`."""
     from selfrag.retrieval.table import connect, open_tables
 
     manifest = Manifest.load(path)
-    passages, _ = open_tables(path, connect(path))
-    return {**asdict(manifest), "n_passages": passages.count_rows()}
+    passages, files = open_tables(path, connect(path))
+    names = files.to_arrow().column("file").to_pylist()
+    return {
+        **asdict(manifest),
+        "n_passages": passages.count_rows(),
+        "n_files": len(names),
+        "files": sorted(names),
+    }
+
+
+def folder_mb(path: Path) -> float:
+    """The size of all files under a folder, in MB."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
 
 
 def question_from(argument: str | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from selfrag.cli import eval_options
-from selfrag.cli.ask import stdout
+from selfrag.cli.console import stdout
 from selfrag.evaluate.export import ExportFormat, export
 from selfrag.evaluate.files import write_text
 from selfrag.evaluate.mauve import mauve_score

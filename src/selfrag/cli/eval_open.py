@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from selfrag import assets
 from selfrag.cli import build
@@ -49,7 +50,7 @@ class Setup:
     base_url: str | None = None
     engine: EngineKind = EngineKind.LLAMA
     device: str = "cpu"
-    index: Path | None = None
+    index: str | None = None
     has_passages: bool = False
     prompt: str | None = None
     sampling: str = "greedy"
@@ -78,7 +79,7 @@ class Setup:
             "label": self.label or self.default_label,
             "model": self.model or self._default_model,
             "model_sha256": None if self.base_url else model_digest(self.model, self.kind),
-            "base_url": self.base_url,
+            "base_url": without_password(self.base_url) if self.base_url else None,
             "engine": None if self.base_url else self.engine,
             "device": None if self.base_url else self.device,
             "passages": self._passage_source,
@@ -119,7 +120,7 @@ class Setup:
             return "none"
         if not self.searches:
             return "with the questions"
-        return f"index {self.index or 'demo'}"
+        return f"index {without_password(self.index) if self.index else 'demo'}"
 
 
 def model_digest(model: str | None, kind: SystemKind) -> str:
@@ -139,12 +140,21 @@ def model_digest(model: str | None, kind: SystemKind) -> str:
     return _sum(folder)
 
 
-def index_digest(index: Path | None) -> str | None:
-    """The sum of an index's manifest; None where it is not there yet."""
-    manifest = (index or build.demo_index_dir()) / "manifest.json"
+def index_digest(index: str | None) -> str | None:
+    """The sum of the manifest of an index in a folder; None elsewhere, or where it is not yet."""
+    manifest = Path(index or build.demo_index_dir()) / "manifest.json"
     if not manifest.is_file():
         return None
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def without_password(location: str) -> str:
+    """The location as it may be written down: no secret of its address or its options."""
+    parts = urlsplit(location)
+    if not parts.scheme or not parts.netloc:
+        return location
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _sum(folder: Path, start: str = "") -> str:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from selfrag.assets import AssetEvent, AssetStage
 from selfrag.cli import eval_options, options
-from selfrag.cli.ask import print_json, stdout
 from selfrag.cli.build import EngineKind
+from selfrag.cli.console import print_json, stdout
 from selfrag.cli.eval_files import check, export_runs, mauve
 from selfrag.cli.eval_judge import judge
 from selfrag.cli.eval_open import Setup, SystemKind, open_system

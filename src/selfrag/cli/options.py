@@ -21,7 +21,8 @@ class Compat(StrEnum):
 
 Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
 Index = Annotated[
-    Path | None, typer.Option("--index", help="Index folder; the demo index when not given.")
+    str | None,
+    typer.Option("--index", help="Folder, s3://… or postgresql://…; else the demo index."),
 ]
 Engine = Annotated[EngineKind, typer.Option(help="What runs the model.")]
 Mode = Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selfrag.cli.ask import print_json, stdout
+from selfrag.cli.console import print_json, stdout
 from selfrag.decode.grid import Grid
 from selfrag.decode.rescore import RescoreTable, load_traces
 from selfrag.decode.rescore import rescore as rescore_traces

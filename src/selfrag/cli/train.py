@@ -93,6 +93,31 @@ def generator(
     typer.echo(f"adapter in {adapter}, curve in {plot_run(out)}")
 
 
+@train_app.command("gate")
+def gate(
+    records: Annotated[Path, typer.Option("--records", help="JSONL from `train data`.")],
+    adapter: Annotated[Path, typer.Option("--adapter", help="Adapter folder, as shipped.")],
+    out: Annotated[Path, typer.Option("--out", help="Adapter folder to write.")],
+    ridge: Annotated[float, typer.Option(help="How dear it is to change the row.")] = 0.3,
+) -> None:
+    """Fit the row of [No Retrieval] alone: the decision to retrieve changes and nothing else."""
+    from tempfile import TemporaryDirectory
+
+    from selfrag.cli.build import base_gguf
+    from selfrag.cli.report import Reporter
+    from selfrag.engine.prepare import prepare_model
+    from selfrag.record import load_records
+    from selfrag.train.gate import fit_gate
+
+    examples = list(load_records(records))
+    with TemporaryDirectory() as folder:
+        model = prepare_model(
+            gguf=base_gguf(Reporter()), adapter=adapter, out=Path(folder) / "model"
+        )
+        fit_gate(model, adapter, out, examples, ridge=ridge)
+    typer.echo(f"adapter in {out}")
+
+
 @train_app.command("base")
 def base(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the base model to.")],

@@ -1,1 +1,1 @@
-"""Measuring: systems answer the questions of a task, records first, numbers from records."""
+"""How good it is: the parts by judged passages, whole systems by the questions of a task."""

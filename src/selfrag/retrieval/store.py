@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,18 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder import Encoder, encode_queries
-from selfrag.retrieval.fusion import reciprocal_rank_fusion
-from selfrag.retrieval.manifest import IndexKind, Manifest, not_usable
+from selfrag.retrieval.fusion import Fusion
+from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import TIMEOUT_S, Location
+from selfrag.retrieval.ranking import Scored, fused, hits_of, in_order
 from selfrag.retrieval.table import (
     PASSAGE_COLUMNS,
-    brief,
+    check_condition,
     connect,
     open_tables,
     passage_of,
     quoted,
+    reading,
     word_search,
 )
 
@@ -41,14 +43,16 @@ class SearchMode(StrEnum):
 
     HYBRID = "hybrid"
     DENSE = "dense"
-    BM25 = "bm25"
+    WORDS = "words"
+    BM25 = "words"  # the same by the name of its formula
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    score: float
-    row: int
-    passage: Passage
+class _Ranking:
+    """What one kind of search found, best first; any other passage scores at most `floor`."""
+
+    found: list[Scored]
+    floor: float
 
 
 class PassageStore:
@@ -61,7 +65,7 @@ class PassageStore:
 
     def __init__(
         self,
-        path: Path | str,
+        path: Location,
         table: Any,
         manifest: Manifest,
         encoder: Encoder,
@@ -77,23 +81,22 @@ class PassageStore:
     def build(
         passages: Iterable[Passage],
         encoder: Encoder,
-        path: Path,
+        path: Location,
         *,
         kind: IndexKind = IndexKind.AUTO,
         attribution: str = "",
         on_progress: Callable[[int], None] | None = None,
     ) -> Manifest:
-        """Writes an index of `passages` into the folder `path` and returns its manifest.
+        """Writes an index of `passages` into `path` and returns its manifest.
 
         `on_progress` is called with the number of passages encoded. Errors as `build_folder`;
-        passages alone do not say what they were read from, so this always begins anew.
+        passages alone do not say what they were read from, so in a folder this always begins anew.
         """
         started = time.monotonic()
-        manifest = new_manifest(encoder.spec, kind=kind, attribution=attribution)
-        build_folder(
+        manifest = build_folder(
             path,
             encoder,
-            manifest,
+            new_manifest(encoder.spec, kind=kind, attribution=attribution),
             lambda writer: writer.put(passages),
             on_progress=on_progress,
             resume=False,
@@ -103,15 +106,21 @@ class PassageStore:
 
     @classmethod
     def open(
-        cls, path: Path, encoder: Encoder, *, mode: SearchMode = SearchMode.HYBRID
+        cls,
+        path: Location,
+        encoder: Encoder,
+        *,
+        mode: SearchMode = SearchMode.HYBRID,
+        timeout_s: float = TIMEOUT_S,
     ) -> "PassageStore":
-        """The index in folder `path`, to be searched with `encoder`.
+        """The index in folder `path`, or at s3://bucket/prefix, to be searched with `encoder`.
 
         Raises `IndexNotUsable` when it is absent, damaged or empty, `IndexMismatch` when it was
-        built with another encoder.
+        built with another encoder, `StorageError` when an object store has not answered a request
+        for `timeout_s`.
         """
-        manifest = open_manifest(path, encoder)
-        passages, _ = open_tables(path, connect(path))
+        manifest = open_manifest(path, encoder, timeout_s=timeout_s)
+        passages, _ = open_tables(path, connect(path, timeout_s=timeout_s))
         return cls(path, passages, manifest, encoder, mode)
 
     @property
@@ -126,74 +135,58 @@ class PassageStore:
         *,
         mode: SearchMode | None = None,
         where: str | None = None,
+        fusion: Fusion | None = None,
     ) -> list[list[Hit]]:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
-        Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are the reciprocal
-        rank fusion of both proposals, DENSE scores are inner products or cosines, BM25 scores BM25.
-        A query without a content word has no BM25 hits, so in HYBRID only dense ones. `where` is an
+        Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are those of
+        `fusion` of both proposals, DENSE scores are inner products or cosines, WORDS scores BM25. A
+        query without a content word has no WORDS hits, so in HYBRID only dense ones. `where` is an
         SQL condition on the columns of a passage, which `metadata_condition` helps to write; it
         comes before ranking. Raises `BadInput` when `top_k` is negative or `where` is not
-        understood, `IndexNotUsable` when the files turn out to be damaged.
+        understood, `IndexNotUsable` when the files turn out to be damaged, `StorageError` when an
+        object store does not answer.
         """
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
         if where is not None:
-            self._check_condition(where)
+            check_condition(self._path, self._table, where, "search")
         mode = mode or self._mode
         n_found = max(4 * top_k, 20)
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
-        rankings: list[list[list[_Scored]]] = [[] for _ in queries]
-        if mode is not SearchMode.BM25:
+        rankings: list[list[_Ranking]] = [[] for _ in queries]
+        if mode is not SearchMode.WORDS:
             vectors = encode_queries(self._encoder, queries)
             for ranking, vector in zip(rankings, vectors, strict=True):
                 ranking.append(self._by_meaning(vector, n_found, where))
         if mode is not SearchMode.DENSE:
             for ranking, query in zip(rankings, queries, strict=True):
                 ranking.append(self._by_words(query, n_found, where))
-        fuse = _fused if mode is SearchMode.HYBRID else _only
-        return [_hits(fuse(ranking)[:top_k]) for ranking in rankings]
+        ranked = [_one(ranking, fusion or Fusion()) for ranking in rankings]
+        return [hits_of(ranking, top_k) for ranking in ranked]
 
-    def _by_meaning(
-        self, vector: NDArray[np.float32], n_found: int, where: str | None
-    ) -> list[_Scored]:
-        search = self._table.search(vector, vector_column_name="vector")
-        search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
-            self.manifest.n_probes or PROBES
-        )
-        search = search.refine_factor(self.manifest.refine_factor or REFINE)
-        if self.manifest.kind is IndexKind.EXACT:
-            search = search.bypass_vector_index()
-        rows = self._rows(search, "_distance", n_found, where)
+    def _by_meaning(self, vector: NDArray[np.float32], n_found: int, where: str | None) -> _Ranking:
+        with reading(self._path):
+            search = self._table.search(vector, vector_column_name="vector")
+            search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
+                self.manifest.n_probes or PROBES
+            )
+            search = search.refine_factor(self.manifest.refine_factor or REFINE)
+            if self.manifest.kind is IndexKind.EXACT:
+                search = search.bypass_vector_index()
+            rows = _rows(search, "_distance", n_found, where)
         # With both metrics Lance's distance is 1 - similarity.
-        return _in_order(
-            _Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
+        found = in_order(
+            Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
         )
+        return _Ranking(found, found[-1].score if found else 0.0)
 
-    def _by_words(self, query: str, n_found: int, where: str | None) -> list[_Scored]:
-        rows = self._rows(word_search(self._table, query), "_score", n_found, where)
-        return _in_order(_Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
-
-    def _rows(
-        self, search: Any, score: str, n_found: int, where: str | None
-    ) -> list[dict[str, Any]]:
-        if where is not None:
-            search = search.where(where, prefilter=True)
-        columns = ["row", *PASSAGE_COLUMNS, score]
-        try:
-            rows: list[dict[str, Any]] = search.select(columns).limit(n_found).to_list()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise not_usable(self._path, f"damaged files ({brief(error)})") from error
-        return rows
-
-    def _check_condition(self, where: str) -> None:
-        try:
-            self._table.search().where(where).select(["id"]).limit(1).to_list()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise BadInput(
-                f"cannot search where {where!r}: found {brief(error)!r}, expected an SQL condition "
-                f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
-            ) from error
+    def _by_words(self, query: str, n_found: int, where: str | None) -> _Ranking:
+        with reading(self._path):
+            rows = _rows(word_search(self._table, query), "_score", n_found, where)
+        found = in_order(Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
+        # Where there were no more to be found, all others hold no word of the query.
+        return _Ranking(found, found[-1].score if len(rows) == n_found else 0.0)
 
 
 def metadata_condition(metadata: Mapping[str, str]) -> str:
@@ -202,34 +195,20 @@ def metadata_condition(metadata: Mapping[str, str]) -> str:
     return " AND ".join(f"array_has(metadata, {pair})" for pair in pairs) or "true"
 
 
-def _in_order(found: Iterable[_Scored]) -> list[_Scored]:
-    """Best first; a passage that is there twice counts once."""
-    ranked = sorted(found, key=lambda scored: (-scored.score, scored.row))
-    first: dict[Passage, _Scored] = {}
-    for scored in ranked:
-        first.setdefault(scored.passage, scored)
-    return list(first.values())
-
-
-def _only(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    return rankings[0]
-
-
-def _fused(rankings: Sequence[list[_Scored]]) -> list[_Scored]:
-    found = {each.passage: each for ranking in rankings for each in ranking}
-    corpus_order = sorted(found.values(), key=lambda each: (each.row, each.passage.id))
-    number = {each.passage: place for place, each in enumerate(corpus_order)}
-    # Equal sums come in key order: that is corpus order.
-    fused = reciprocal_rank_fusion(
-        [[number[each.passage] for each in ranking] for ranking in rankings]
+def _one(rankings: Sequence[_Ranking], fusion: Fusion) -> list[Scored]:
+    if len(rankings) == 1:
+        return rankings[0].found
+    dense, words = rankings
+    floors = (dense.floor, words.floor)
+    return fused(
+        [dense.found, words.found], lambda scores: fusion.fuse(scores[0], scores[1], floors=floors)
     )
-    return [
-        _Scored(score, corpus_order[key].row, corpus_order[key].passage) for key, score in fused
-    ]
 
 
-def _hits(ranking: Sequence[_Scored]) -> list[Hit]:
-    return [
-        Hit(passage=found.passage, score=found.score, rank=rank)
-        for rank, found in enumerate(ranking, start=1)
-    ]
+def _rows(search: Any, score: str, n_found: int, where: str | None) -> list[dict[str, Any]]:
+    if where is not None:
+        search = search.where(where, prefilter=True)
+    rows: list[dict[str, Any]] = (
+        search.select(["row", *PASSAGE_COLUMNS, score]).limit(n_found).to_list()
+    )
+    return rows

@@ -8,16 +8,24 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import SelfRAGError, StorageError
+from selfrag.errors import BadInput, SelfRAGError, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.lance import import_lancedb
 from selfrag.retrieval.manifest import IndexKind, not_usable
+from selfrag.retrieval.objectstore import (
+    TIMEOUT_S,
+    Location,
+    checked,
+    is_remote,
+    is_stores_fault,
+    lance_options,
+    unavailable,
+)
 from selfrag.retrieval.spec import Metric
 
 PASSAGES = "passages"
@@ -35,7 +43,7 @@ _INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES = 512 << 20, 128 << 20
 _FRESH = timedelta(seconds=1)
 
 
-def connect(location: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
+def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
     """The database of an index; a reader sees what a writer committed a second ago."""
     try:
         lancedb = import_lancedb()
@@ -47,24 +55,24 @@ def connect(location: Path | str, *, storage_options: dict[str, str] | None = No
     session = lancedb.Session(
         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
     )
-    return lancedb.connect(
-        location,
-        read_consistency_interval=_FRESH,
-        session=session,
-        storage_options=storage_options,
-    )
+    uri = checked(str(location)) if is_remote(location) else ""
+    with reading(location):  # it looks into a bucket at once
+        return lancedb.connect(
+            uri or location,
+            read_consistency_interval=_FRESH,
+            session=session,
+            storage_options=lance_options(timeout_s) if uri else None,
+        )
 
 
-def open_tables(location: Path | str, database: Any) -> tuple[Any, Any]:
+def open_tables(location: Location, database: Any) -> tuple[Any, Any]:
     """The passages and the files of an index that can be searched; `IndexNotUsable` otherwise."""
-    try:
+    with reading(location):
         passages, files = database.open_table(PASSAGES), database.open_table(FILES)
         n_rows = passages.count_rows()
         # Counting reads no data file; taking a row finds one that is missing or cut short.
         passages.search().select(list(PASSAGE_COLUMNS)).limit(1).to_list()
         has_words = any("search_text" in index.columns for index in passages.list_indices())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise not_usable(location, f"damaged files ({brief(error)})") from error
     if not n_rows:
         raise not_usable(location, "0 passages")
     if not has_words:
@@ -185,23 +193,51 @@ def vector_index(table: Any) -> Any | None:
     return next((index for index in table.list_indices() if "vector" in index.columns), None)
 
 
+def check_condition(location: Location, table: Any, where: str, doing: str) -> None:
+    """Raises `BadInput` for what is no SQL condition on passages; `doing` is what it is for."""
+    try:
+        table.search().where(where).select(["id"]).limit(1).to_list()
+    except (OSError, RuntimeError, ValueError) as error:
+        if is_remote(location) and is_stores_fault(error):
+            raise unavailable(location, "read", error) from error
+        raise BadInput(
+            f"cannot {doing} where {where!r}: found {brief(error)!r}, expected an SQL condition "
+            f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
+        ) from error
+
+
 def quoted(text: str) -> str:
     """A string as SQL spells it."""
     return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
-def storage(location: Path | str) -> Iterator[None]:
-    """Turns what the disk refuses, to Python or to LanceDB, into one sentence of ours."""
+def storage(location: Location) -> Iterator[None]:
+    """Turns what disk or store refuse, to Python or to LanceDB, into one sentence of ours."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        if is_remote(location):
+            raise unavailable(location, "write", error) from error
+        if isinstance(error, ValueError):
+            raise
         raise StorageError(
             f"cannot write the index {location}: found {brief(error)!r}, expected a folder with "
             "enough free space; make room or name another folder"
         ) from error
 
 
-def brief(error: Exception) -> str:
+@contextmanager
+def reading(location: Location) -> Iterator[None]:
+    """Turns what LanceDB cannot read into one sentence: damage, or a store that does not answer."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if is_remote(location) and is_stores_fault(error):
+            raise unavailable(location, "read", error) from error
+        raise not_usable(location, f"damaged files ({brief(error)})") from error
+
+
+def brief(error: BaseException) -> str:
     """The first line of an error, at most 200 characters."""
     return str(error).strip().split("\n", 1)[0][:200]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from selfrag.errors import BadInput
 from selfrag.retrieval.encoder import Encoder, encode_queries
 from selfrag.retrieval.manifest import IndexKind
+from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.spec import Metric
 from selfrag.retrieval.table import (
     PASSAGES,
@@ -47,7 +48,7 @@ class Tuned:
 
 
 def tune_index(
-    path: Path,
+    path: Location,
     encoder: Encoder,
     metric: Metric,
     *,

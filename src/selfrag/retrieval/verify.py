@@ -5,7 +5,6 @@ Reads all vectors once, a batch at a time. Changes nothing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from selfrag.errors import IndexNotUsable
 from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import (
     brief,
@@ -51,7 +51,7 @@ class _Rows:
     n_bad_vectors: int = 0
 
 
-def verify_index(path: Path, *, encoder: Encoder | None = None) -> list[Check]:
+def verify_index(path: Location, *, encoder: Encoder | None = None) -> list[Check]:
     """What is right and what is wrong with the index in `path`.
 
     With an `encoder` some passages are encoded again and compared with their stored vectors.

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 from selfrag.passage import Passage
 from selfrag.retrieval.encoder import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.table import (
     FILES,
     NO_FILE,
     PASSAGES,
     Origin,
+    check_condition,
     count_by_origin,
     create_vector_index,
     create_word_index,
@@ -86,7 +87,7 @@ class IndexWriter:
 
     def __init__(
         self,
-        location: Path | str,
+        location: Location,
         database: Any,
         manifest: Manifest,
         encoder: Encoder,
@@ -196,7 +197,11 @@ class IndexWriter:
                 self._on_progress(self._n_put)
 
     def delete(self, condition: str) -> int:
-        """Takes out the passages for which an SQL condition on their columns holds."""
+        """Takes out the passages for which an SQL condition on their columns holds.
+
+        Raises `BadInput` for what is no such condition.
+        """
+        check_condition(self._location, self._passages, condition, "delete")
         self.flush()
         return self._delete_rows(condition)
 
@@ -225,10 +230,11 @@ class IndexWriter:
                 self._passages.add(_table(pending.batches))
             self._record(list(pending.files.values()))
 
-    def index(self, *, drop_older: timedelta | None = None) -> None:
+    def index(self, *, drop_older: timedelta | None = None, anew: bool = False) -> None:
         """Brings the search indexes up to date with the passages; makes those that are missing.
 
-        Versions of the table that are older than `drop_older` go.
+        Versions of the table that are older than `drop_older` go. `anew`: the vector index is made
+        again, as for another kind.
         """
         self.flush()
         n_rows = self.n_passages
@@ -237,7 +243,7 @@ class IndexWriter:
             self._passages.optimize(cleanup_older_than=drop_older)
             if not any("search_text" in index.columns for index in self._passages.list_indices()):
                 create_word_index(self._passages)
-            if self._wants_vector_index(n_rows):
+            if self._wants_vector_index(n_rows, anew):
                 create_vector_index(
                     self._passages, self.manifest.kind, self.manifest.encoder.metric, n_rows
                 )
@@ -327,9 +333,11 @@ class IndexWriter:
             self._passages.delete(condition)
             return n_before - self.n_passages
 
-    def _wants_vector_index(self, n_rows: int) -> bool:
+    def _wants_vector_index(self, n_rows: int, anew: bool) -> bool:
         if kind_for(self.manifest.kind, n_rows) is IndexKind.EXACT:
             return False
+        if anew:
+            return True
         index = vector_index(self._passages)
         if index is None:
             return True

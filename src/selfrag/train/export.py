@@ -71,7 +71,7 @@ def export_adapter(peft_folder: Path, out: Path, *, base_name: str, gguf_sha256:
         tokens=tuple(token.value for token in REFLECTION_TOKENS),
         modules=tuple(modules),
     )
-    _write(out, description, tensors)
+    save_adapter(out, description, tensors)
     logger.info("exported %d modules to %s", len(modules), out)
     return out
 
@@ -152,7 +152,8 @@ def _token_rows(saved: Tensors, folder: Path) -> torch.Tensor:
     return found[0]
 
 
-def _write(out: Path, description: AdapterDescription, tensors: Tensors) -> None:
+def save_adapter(out: Path, description: AdapterDescription, tensors: Tensors) -> None:
+    """Writes an adapter folder; raises `StorageError` when it cannot be written."""
     text = json.dumps({"format": ADAPTER_FORMAT, **asdict(description)}, indent=1)
     try:
         out.mkdir(parents=True, exist_ok=True)

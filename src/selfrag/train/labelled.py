@@ -370,11 +370,11 @@ def topic_records(
     groups = [(title, group) for title, group in by_title(passages).items() if title]
     made = 0
     for index in rng.permutation(len(groups)):
+        if made == n_records:
+            return
         title, group = groups[int(index)]
         chosen = [crop(p, "", 50, rng) for p in group[: int(rng.integers(1, 4))]]
         record = topic_record(f"topic-{index}", title, chosen, rng)
         if record is not None:
             yield record
             made += 1
-        if made == n_records:
-            return

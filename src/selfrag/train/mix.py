@@ -180,6 +180,8 @@ def mine_negatives(
     passages: dict[str, Passage], rows: Sequence[dict[str, Any]], depth: int = 20
 ) -> list[tuple[Passage, ...]]:
     """For every row the BM25 top `depth` without an answer string or gold passage, at most six."""
+    if not rows:
+        return []
     corpus = list(passages.values())
     stemmer = Stemmer.Stemmer("english")
     texts = [f"{passage.title} {passage.text}" for passage in corpus]

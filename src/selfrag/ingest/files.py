@@ -1,0 +1,220 @@
+"""Files found under the names that a user gives: files, folders and patterns.
+
+Knows nothing of what is in them.
+"""
+
+import glob
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from selfrag.errors import BadInput, StorageError
+from selfrag.ingest.faults import Skipped
+from selfrag.ingest.formats import (
+    EXPECTED,
+    Format,
+    ReadOptions,
+    format_of,
+    is_one_document,
+    missing_package,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file that can be read, as it was when it was found."""
+
+    path: Path
+    n_bytes: int
+    mtime_ns: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """64 hexadecimal digits of the file's bytes, read when first asked for.
+
+        Raises `StorageError` for a file that is gone by then, or cannot be read.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {self.path}: the system says {error.strerror!r}, expected a "
+                "readable file; check it and its permissions"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The files to read, and what lies among them that cannot be."""
+
+    files: tuple[SourceFile, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def find_files(paths: Sequence[str | Path], *, options: ReadOptions | None = None) -> Found:
+    """The readable files of files, folders and patterns such as `docs/**/*.pdf`.
+
+    In the order of `paths`, those of a folder or pattern sorted. A file that several names lead to
+    comes once: under its own name rather than a link's, else under the first. Folders are read with
+    their subfolders, less what is hidden or an office program's lock; a link to a folder is
+    followed only where it is named itself.
+
+    Files of other formats, empty, too large or unreadable ones, and those whose package is not
+    installed, are `skipped`. Raises `BadInput` for a name with nothing behind it, and when there is
+    nothing to read at all.
+    """
+    found = list_files(paths, options=options)
+    if not found.files:
+        raise BadInput(_nothing(paths, found.skipped))
+    return found
+
+
+def list_files(paths: Sequence[str | Path], *, options: ReadOptions | None = None) -> Found:
+    """As `find_files`, and nothing to read is no error."""
+    options = options or ReadOptions()
+    files: list[SourceFile] = []
+    skipped: list[Skipped] = []
+    for path in _once([path for name in paths for path in _paths_of(name, skipped)]):
+        found = _look_at(path, options)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            files.append(found)
+    return Found(files=tuple(files), skipped=tuple(dict.fromkeys(skipped)))
+
+
+def fixed_part(name: str | Path) -> Path:
+    """The file or folder itself; of a pattern the folder that it begins in."""
+    path = Path(os.path.expanduser(name))
+    if os.path.lexists(path) or not glob.has_magic(str(path)):
+        return path
+    return Path(*path.parts[: _n_fixed(path)])
+
+
+def _n_fixed(pattern: Path) -> int:
+    return next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+
+
+def _once(paths: Sequence[Path]) -> Iterator[Path]:
+    """Every file under one name: its own rather than a link's, else the first."""
+    real_paths = [os.path.realpath(path) for path in paths]
+    plain = {real for path, real in zip(paths, real_paths, strict=True) if not path.is_symlink()}
+    seen: set[str] = set()
+    for path, real in zip(paths, real_paths, strict=True):
+        if real not in seen and not (path.is_symlink() and real in plain):
+            seen.add(real)
+            yield path
+
+
+def _nothing(paths: Sequence[str | Path], skipped: Sequence[Skipped]) -> str:
+    names = ", ".join(map(str, paths))
+    first = f" ({skipped[0]})" if skipped else ""
+    return (
+        f"cannot read documents from {names}: found {len(skipped)} files but none to read{first}, "
+        f"expected {EXPECTED}; name others"
+    )
+
+
+def _paths_of(name: str | Path, skipped: list[Skipped]) -> Iterator[Path]:
+    path = Path(os.path.expanduser(name))
+    if os.path.lexists(path):
+        yield from _walk(path, skipped)
+        return
+    if not glob.has_magic(str(path)):
+        raise BadInput(
+            f"cannot read documents from {path}: no such file or folder; expected {EXPECTED} or a "
+            "folder or pattern of those, so check the path"
+        )
+    matches = _matches(path)
+    if not matches:
+        raise BadInput(
+            f"cannot read documents from {path}: nothing matches the pattern; expected one such "
+            "as 'docs/**/*.pdf', so check it"
+        )
+    for match in matches:
+        if match.is_symlink() and match.is_dir():
+            skipped.append(_folder_link(match))
+        else:
+            yield from _walk(match, skipped)
+
+
+def _matches(pattern: Path) -> list[Path]:
+    # Not the glob module: its ** follows links to folders, and round in circles.
+    n_fixed = _n_fixed(pattern)
+    base = Path(*pattern.parts[:n_fixed])
+    rest = pattern.parts[n_fixed:]
+    wants_hidden = any(part.startswith(".") for part in rest)
+    try:
+        found = sorted(base.glob(str(Path(*rest))))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"cannot read documents from {pattern}: {error}; expected a pattern such as "
+            "'docs/**/*.pdf', so mend it"
+        ) from error
+    return [path for path in found if wants_hidden or not _is_hidden(path.relative_to(base))]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "~$")) for part in path.parts)
+
+
+def _walk(path: Path, skipped: list[Skipped]) -> Iterator[Path]:
+    """The file itself, or the files of a folder, sorted."""
+    if not path.is_dir():
+        yield path
+        return
+
+    def report(error: OSError) -> None:
+        skipped.append(Skipped(path=Path(error.filename), reason=_system_says(error)))
+
+    found = []
+    for folder, folders, names in os.walk(path, onerror=report):
+        visible = [name for name in folders if not _is_hidden(Path(name))]
+        links = [Path(folder, name) for name in visible if os.path.islink(Path(folder, name))]
+        skipped += map(_folder_link, links)
+        folders[:] = visible
+        found += [Path(folder, name) for name in names if not _is_hidden(Path(name))]
+    yield from sorted(found)
+
+
+def _folder_link(path: Path) -> Skipped:
+    return Skipped(path=path, reason="a link to a folder is not followed; name it itself")
+
+
+def _look_at(path: Path, options: ReadOptions) -> SourceFile | Skipped:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Skipped(path=path, reason=_system_says(error))
+    reason = _reason(path, status, options)
+    if reason:
+        return Skipped(path=path, reason=reason)
+    return SourceFile(path=path, n_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _reason(path: Path, status: os.stat_result, options: ReadOptions) -> str:
+    """Why the file cannot be read, or ''."""
+    file_format = format_of(path)
+    if not stat.S_ISREG(status.st_mode):
+        return "not a plain file"
+    if file_format is Format.UNKNOWN:
+        return f"not one of {EXPECTED}"
+    if status.st_size == 0:
+        return "empty"
+    if is_one_document(file_format) and status.st_size > options.max_bytes:
+        return f"{status.st_size >> 20} MB, more than the limit of {options.max_mb} MB"
+    if not os.access(path, os.R_OK):
+        return "no permission to read it"
+    package = missing_package(file_format)
+    if package:
+        return f'needs the package {package}: pip install "selfrag[documents]"'
+    return ""
+
+
+def _system_says(error: OSError) -> str:
+    return f"cannot be read: {error.strerror}"
