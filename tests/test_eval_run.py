@@ -92,6 +92,14 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_bytes(whole, tmp_path, share):
     assert summarise(load_run(tmp_path)) == summarise(load_run(whole))
 
 
+def test_a_batch_that_was_cut_is_answered_again_as_a_whole(tmp_path):
+    # Results may depend on the batch in the last bits, so batches stay what they were.
+    (tmp_path / RECORDS).write_bytes(b"{}\n" * 5 + b"{")
+    with RecordFile(tmp_path, n_questions=7, batch_size=3) as file:
+        assert file.n_done == 3
+    assert (tmp_path / RECORDS).read_bytes() == b"{}\n" * 3
+
+
 def test_a_finished_run_opens_no_model(whole):
     def no_model():
         raise AssertionError("a model was opened")
