@@ -11,6 +11,7 @@ from selfrag.cli.annotate import annotate_app
 from selfrag.cli.ask import ask, batch, chat, replay
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.embed import embed
+from selfrag.cli.eval_tasks import add_to, report
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.export import export
 from selfrag.cli.index import index_app
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(index_app, name="index")
 app.add_typer(train_app, name="train")
+add_to(eval_app)
 app.add_typer(eval_app, name="eval")
 app.add_typer(annotate_app, name="annotate")
 
@@ -72,6 +74,7 @@ app.command()(chat)
 app.command()(batch)
 app.command()(rescore)
 app.command()(replay)
+app.command()(report)
 app.command()(retrieve)
 app.command()(export)
 app.command()(embed)

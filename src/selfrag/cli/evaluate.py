@@ -18,11 +18,6 @@ N_NAMED = 5  # queries named in the terminal; --json has all
 eval_app = typer.Typer(help="Measure on questions with known answers.", no_args_is_help=True)
 
 
-@eval_app.callback()
-def _group() -> None:
-    """Keeps `retrieval` a word of its own while it is the only command."""
-
-
 @eval_app.command("retrieval")
 def eval_retrieval(
     run: Annotated[

@@ -1,7 +1,8 @@
 """The events of a search as JSON lines, and back: a search can be looked at again without a model.
 
 Knows nothing of engines; what a row holds is in `trace_rows` and docs/formats.md. A file grows by
-whole lines and may hold many runs, one after the other.
+whole lines and may hold many runs, one after the other; a line may also be the record of an
+evaluation, which holds the rows of its question.
 """
 
 import io
@@ -65,16 +66,15 @@ class Trace:
         return [question.text for question in self.questions]
 
 
-class TraceWriter:
-    """Adds one run to a trace file, event by event; a crash costs one line at most.
+class TraceEncoder:
+    """The rows of one run, in order: those of its questions, then those of each event.
 
-    The rows of all questions are written at once. `write` fits `on_event` of a search. Used as a
-    context manager, it closes the file. Raises `StorageError` when the file cannot be written.
+    `question_rows` come first. `rows_of` gives a node only once, before the first event that tells
+    of it.
     """
 
     def __init__(
         self,
-        path: Path,
         questions: Sequence[str],
         *,
         answers: Sequence[Sequence[str]] | None = None,
@@ -83,7 +83,7 @@ class TraceWriter:
     ) -> None:
         golds = [()] * len(questions) if answers is None else answers
         names = [None] * len(questions) if ids is None else ids
-        rows = [
+        self.question_rows: list[dict[str, Any]] = [
             {
                 "type": "question",
                 "question": number,
@@ -94,37 +94,15 @@ class TraceWriter:
             }
             for number, (text, gold, name) in enumerate(zip(questions, golds, names, strict=True))
         ]
-        self._path = path
         self._nodes: list[Node] = []  # keeps them alive: a serial number belongs to an identity
         self._serials: dict[int, int] = {}
-        try:
-            self._file = path.open("a+b")
-            start = _missing_line_end(self._file)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        self._append(rows, start=start)
 
-    def write(self, event: Event) -> None:
-        """Adds one event, and before it the nodes that the trace does not hold yet."""
+    def rows_of(self, event: Event) -> list[dict[str, Any]]:
+        """The rows of the nodes that no row told of yet, and that of `event`."""
         rows: list[dict[str, Any]] = []
         for node in _nodes_of(event):
             rows += self._new_nodes(node, event.question)
-        self._append([*rows, event_to_row(event, self._serial_of)])
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def __enter__(self) -> "TraceWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        return [*rows, event_to_row(event, self._serial_of)]
 
     def _serial_of(self, node: Node) -> int:
         return self._serials[id(node)]
@@ -143,6 +121,51 @@ class TraceWriter:
             row = node_to_row(each, self._serial_of)
             rows.append({"type": "node", "question": question, **row})
         return rows
+
+
+class TraceWriter:
+    """Adds one run to a trace file, event by event; a crash costs one line at most.
+
+    The rows of all questions are written at once. `write` fits `on_event` of a search. Used as a
+    context manager, it closes the file. Raises `StorageError` when the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        questions: Sequence[str],
+        *,
+        answers: Sequence[Sequence[str]] | None = None,
+        ids: Sequence[str] | None = None,
+        config: SearchConfig | None = None,
+    ) -> None:
+        self._encoder = TraceEncoder(questions, answers=answers, ids=ids, config=config)
+        self._path = path
+        try:
+            self._file = path.open("a+b")
+            start = _missing_line_end(self._file)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._append(self._encoder.question_rows, start=start)
+
+    def write(self, event: Event) -> None:
+        """Adds one event, and before it the nodes that the trace does not hold yet."""
+        self._append(self._encoder.rows_of(event))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> "TraceWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def _append(self, rows: Iterable[dict[str, Any]], *, start: bytes = b"") -> None:
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
@@ -190,7 +213,9 @@ def load_trace(*paths: Path) -> Trace:
     for path in paths:
         for number, row in _rows(path):
             try:
-                reader.take(row)
+                # A record of an evaluation holds the rows of one question.
+                for each in row["trace"] if row.get("type") == "record" else [row]:
+                    reader.take(each)
             except KeyError as error:
                 raise _not_a_trace(path, number, f"lacks the field {error.args[0]!r}") from error
             except (TypeError, ValueError, AttributeError, ConfigError) as error:

@@ -1,1 +1,1 @@
-"""How good the parts are: measures over questions with gold answers or judged passages."""
+"""How good it is: the parts by judged passages, whole systems by the questions of a task."""

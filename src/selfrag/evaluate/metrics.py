@@ -1,0 +1,211 @@
+"""How right one answer is, by every measure that the question allows.
+
+Numbers of one question; means and intervals are `statistics`. `None`: the measure does not apply.
+Text measures: SQuAD (arXiv 1606.05250) for normalisation, exact match and F1; the released
+`metrics.py` (AkariAsai/self-rag 1fcdc42) for `match_released`; ALCE (arXiv 2305.14627) for `str_em`
+and `rouge_lsum`.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from selfrag.decode.vote import choice_of
+from selfrag.errors import BadInput, SelfRAGError
+from selfrag.evaluate.question import Question
+from selfrag.evaluate.record import Output
+from selfrag.gold import holds_gold
+from selfrag.ingest.sentences import split_sentences
+
+Metric = Callable[[Question, Output], float | None]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CITATION = re.compile(r" ?\[\d+\]")
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces (SQuAD)."""
+    bare = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def without_citations(text: str) -> str:
+    """The text without marks such as `[1]`."""
+    return _CITATION.sub("", text)
+
+
+def match_released(question: Question, output: Output) -> float | None:
+    """1 where a gold string is in the answer, letter for letter: `A` is in `Apple`."""
+    if not question.answers:
+        return None
+    return float(any(gold in output.text for gold in question.answers))
+
+
+def match_words(question: Question, output: Output) -> float | None:
+    """1 where a gold string stands in the answer as whole words, letter case aside."""
+    return float(holds_gold(output.text, question.answers)) if question.answers else None
+
+
+def match_normalised(question: Question, output: Output) -> float | None:
+    """1 where a gold string stands in the answer as whole words, both normalised."""
+    if not question.answers:
+        return None
+    text = f" {normalise(output.text)} "
+    golds = [normalise(gold) for gold in question.answers]
+    return float(any(gold and f" {gold} " in text for gold in golds))
+
+
+def exact_match(question: Question, output: Output) -> float | None:
+    """1 where the answer is a gold string, both normalised."""
+    if not question.answers:
+        return None
+    return float(normalise(output.text) in {normalise(gold) for gold in question.answers})
+
+
+def token_f1(question: Question, output: Output) -> float | None:
+    """The best F1 of words against a gold string, both normalised."""
+    if not question.answers:
+        return None
+    return max(_f1(normalise(output.text).split(), normalise(g).split()) for g in question.answers)
+
+
+def _f1(said: Sequence[str], gold: Sequence[str]) -> float:
+    if not said or not gold:  # SQuAD 2: no words agree with no words only
+        return float(said == gold)
+    n_common = sum((Counter(said) & Counter(gold)).values())
+    if not n_common:
+        return 0.0
+    precision, recall = n_common / len(said), n_common / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+def label_of(question: Question, output: Output) -> str | None:
+    """The label of a closed set that an answer gives, or None.
+
+    The one voted for, else the one that the text gives, else the only option whose text stands in
+    it.
+    """
+    if output.choice is not None:
+        return output.choice
+    said = choice_of(output.text, question.labels)
+    if said is not None or not question.options:
+        return said
+    named = [
+        label
+        for label, option in zip(question.labels, question.options, strict=True)
+        if holds_gold(output.text, [option])
+    ]
+    return named[0] if len(named) == 1 else None
+
+
+def label_accuracy(question: Question, output: Output) -> float | None:
+    """1 where the answer gives the right label of a closed set; no label is wrong."""
+    if not question.labels:
+        return None
+    return float(label_of(question, output) == question.answers[0])
+
+
+def label_given(question: Question, output: Output) -> float | None:
+    """1 where the answer gives any label of a closed set."""
+    return float(label_of(question, output) is not None) if question.labels else None
+
+
+def str_em(question: Question, output: Output) -> float | None:
+    """The share of the readings of an ambiguous question whose answer is in the text (ALCE)."""
+    if not question.facets:
+        return None
+    text = normalise(without_citations(output.text))
+    held = [any(normalise(gold) in text for gold in facet) for facet in question.facets]
+    return sum(held) / len(held)
+
+
+def rouge_lsum(question: Question, output: Output) -> float | None:
+    """ROUGE-Lsum F against the nearest long answer, in [0, 1], sentence by line (ALCE)."""
+    if not question.references:
+        return None
+    scorer = _rouge_scorer()
+    said = _lines(without_citations(output.text))
+    scores = [scorer.score(_lines(each), said)["rougeLsum"] for each in question.references]
+    return max(float(score.fmeasure) for score in scores)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(split_sentences(text))
+
+
+@cache
+def _rouge_scorer() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise SelfRAGError(
+            f'cannot compute ROUGE: {error}; run `pip install "selfrag[eval]"`'
+        ) from error
+    return RougeScorer(["rougeLsum"], use_stemmer=True)
+
+
+def retrieved(question: Question, output: Output) -> float | None:
+    """1 where a passage was read on the way to the answer."""
+    return float(output.retrieved)
+
+
+def answer_in_passages(question: Question, output: Output) -> float | None:
+    """1 where a passage that the answer rests on holds a gold string."""
+    if not question.answers or question.labels:
+        return None
+    return float(any(holds_gold(hit.passage.text, question.answers) for hit in output.passages))
+
+
+def abstained(question: Question, output: Output) -> float | None:
+    """1 where nothing was said because nothing was supported enough."""
+    return float(output.abstained)
+
+
+def tokens(question: Question, output: Output) -> float | None:
+    """Tokens written in all, rejected candidates included."""
+    return float(output.n_tokens)
+
+
+def passages_read(question: Question, output: Output) -> float | None:
+    """Passages read in all."""
+    return float(output.n_passages)
+
+
+def words(question: Question, output: Output) -> float | None:
+    """Words of the answer."""
+    return float(len(output.text.split()))
+
+
+METRICS: dict[str, Metric] = {
+    "match_released": match_released,
+    "match_words": match_words,
+    "match_normalised": match_normalised,
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "label_accuracy": label_accuracy,
+    "label_given": label_given,
+    "str_em": str_em,
+    "rouge_lsum": rouge_lsum,
+    "answer_in_passages": answer_in_passages,
+    "retrieved": retrieved,
+    "abstained": abstained,
+    "passages_read": passages_read,
+    "tokens": tokens,
+    "words": words,
+}
+COUNTS = ("passages_read", "tokens", "words", "seconds")  # all others are shares
+
+
+def metrics_named(names: Sequence[str]) -> dict[str, Metric]:
+    """The metrics of these names, all where none is named; raises `BadInput` listing them."""
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise BadInput(
+            f"cannot evaluate: there is no metric {unknown[0]!r}; expected some of "
+            f"{', '.join(METRICS)}, so name those"
+        )
+    return {name: METRICS[name] for name in names or METRICS}

@@ -1,0 +1,242 @@
+"""Runs side by side: tables, paired tests, curves and single questions, as data for a page.
+
+All of it comes from records; no model is opened. Knows nothing of HTML.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfrag.decode.grid import Grid
+from selfrag.decode.rescore import RescoreTable, load_traces, rescore
+from selfrag.errors import BadInput
+from selfrag.evaluate.calibration import (
+    Reliability,
+    RiskCoverage,
+    judged_candidates,
+    reliability,
+    risk_coverage,
+)
+from selfrag.evaluate.metrics import COUNTS, METRICS
+from selfrag.evaluate.record import RECORDS, Record
+from selfrag.evaluate.statistics import Difference, Estimate, compare, estimate
+from selfrag.evaluate.summary import Run
+
+MAX_SHOWN = 200  # questions a task in the browser
+MAX_TEXT = 700  # characters of a passage there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two systems on one task and metric, and whether their difference is noise."""
+
+    task: str
+    metric: str
+    first: str
+    second: str
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Controls:
+    """What other settings would have given, from the traces of one system's runs."""
+
+    title: str
+    threshold: RescoreTable
+    support: RescoreTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TaskReport:
+    """One task: its runs by name, and what their records tell.
+
+    `estimates` by metric, then run. `differing` holds the questions on which two systems differ,
+    as JSON for a browser.
+    """
+
+    task: str
+    headline: str
+    runs: Mapping[str, Run]
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    comparisons: tuple[Comparison, ...]
+    relevance: Mapping[str, Reliability]
+    support: Mapping[str, Reliability]
+    abstention: Mapping[str, RiskCoverage]
+    controls: tuple[Controls, ...]
+    differing: tuple[dict[str, Any], ...]
+    n_differing: int
+
+
+def build_report(runs: Sequence[Run]) -> list[TaskReport]:
+    """One part a task, in the order in which tasks first come; raises `BadInput` without runs."""
+    if not runs:
+        raise BadInput("cannot report: no run is named; expected folders of `selfrag eval`")
+    tasks = dict.fromkeys(run.task for run in runs)
+    return [_task_report(task, [run for run in runs if run.task == task]) for task in tasks]
+
+
+def _task_report(task: str, runs: Sequence[Run]) -> TaskReport:
+    named = named_runs(runs)
+    headline = runs[0].headline
+    names = [name for name in _metric_order(runs) if any(run.values.get(name) for run in runs)]
+    differing = _differing(named, headline)
+    return TaskReport(
+        task=task,
+        headline=headline,
+        runs=named,
+        estimates={
+            name: {
+                label: estimate(
+                    list(run.values.get(name, {}).values()), is_share=name not in COUNTS
+                )
+                for label, run in named.items()
+            }
+            for name in names
+        },
+        comparisons=tuple(_comparisons(task, headline, named)),
+        relevance=_reliabilities(named, "relevance"),
+        support=_reliabilities(named, "support"),
+        abstention=_abstentions(named, headline),
+        controls=tuple(_controls(named)),
+        differing=tuple(differing[:MAX_SHOWN]),
+        n_differing=len(differing),
+    )
+
+
+def named_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by their system's name; runs that share one are told apart by their folders."""
+    labels = [run.system for run in runs]
+    return {
+        label if labels.count(label) == 1 else f"{label} ({run.folder})": run
+        for label, run in zip(labels, runs, strict=True)
+    }
+
+
+def _metric_order(runs: Sequence[Run]) -> list[str]:
+    found = dict.fromkeys(name for run in runs for name in run.values)
+    known = [name for name in METRICS if name in found]
+    return known + [name for name in found if name not in METRICS]
+
+
+def _comparisons(task: str, metric: str, named: Mapping[str, Run]) -> list[Comparison]:
+    return [
+        Comparison(
+            task=task,
+            metric=metric,
+            first=first,
+            second=second,
+            difference=compare(
+                named[first].values.get(metric, {}), named[second].values.get(metric, {})
+            ),
+        )
+        for first, second in itertools.combinations(named, 2)
+    ]
+
+
+def _reliabilities(named: Mapping[str, Run], group: str) -> dict[str, Reliability]:
+    found = {name: judged_candidates(run.records, group) for name, run in named.items()}
+    return {name: reliability(*judged) for name, judged in found.items() if judged[0]}
+
+
+def _abstentions(named: Mapping[str, Run], metric: str) -> dict[str, RiskCoverage]:
+    """Systems that judged at least one answer; an answer that was not judged comes last."""
+    curves = {}
+    for name, run in named.items():
+        correct = run.values.get(metric, {})
+        answered = [
+            record
+            for record in run.records
+            if record.output is not None and record.question.id in correct
+        ]
+        support = [
+            -1.0 if record.output is None or record.output.support is None
+            else record.output.support
+            for record in answered
+        ]  # fmt: skip
+        is_share = all(0.0 <= value <= 1.0 for value in correct.values())
+        if is_share and any(value >= 0 for value in support):
+            values = [correct[record.question.id] for record in answered]
+            curves[name] = risk_coverage(support, values)
+    return curves
+
+
+def _controls(named: Mapping[str, Run]) -> list[Controls]:
+    """Curves for every model that searched; its runs with and without passages become one."""
+    by_model: dict[str, dict[str, Run]] = {}
+    for name, run in named.items():
+        system = run.config["system"]
+        if "search" in system and any(r.output and r.output.trace for r in run.records):
+            by_model.setdefault(str(system["model"]), {})[name] = run
+    found = []
+    for group in by_model.values():
+        for names in _branches(group):
+            traces = load_traces(*(group[name].folder / RECORDS for name in names))
+            if not traces.has_gold.any():
+                continue
+            thresholds = tuple(round(0.05 * step, 2) for step in range(21))
+            weights = tuple(round(0.25 * step, 2) for step in range(9))
+            found.append(
+                Controls(
+                    title=" and ".join(names),
+                    threshold=rescore(traces, Grid(threshold=thresholds)),
+                    support=rescore(traces, Grid(w_sup=weights)),
+                )
+            )
+    return found
+
+
+def _branches(group: Mapping[str, Run]) -> list[list[str]]:
+    """One run that always retrieves and one that never does belong together; others stand alone."""
+    by_mode: dict[str, list[str]] = {}
+    for name, run in group.items():
+        by_mode.setdefault(str(run.config["system"]["search"]["mode"]), []).append(name)
+    pairs = [
+        [always, never]
+        for always, never in zip(by_mode.get("always", []), by_mode.get("never", []), strict=False)
+    ]
+    paired = {name for pair in pairs for name in pair}
+    return pairs + [[name] for name in group if name not in paired]
+
+
+def _differing(named: Mapping[str, Run], metric: str) -> list[dict[str, Any]]:
+    """The questions to which not all systems have the same value, in the order of the first run."""
+    by_id: dict[str, dict[str, Record]] = {}
+    for name, run in named.items():
+        for record in run.records:
+            by_id.setdefault(record.question.id, {})[name] = record
+    rows = []
+    for question_id, records in by_id.items():
+        values = {name: named[name].values.get(metric, {}).get(question_id) for name in records}
+        if len(set(values.values())) > 1:
+            rows.append(_question_row(records, values))
+    return rows
+
+
+def _question_row(
+    records: Mapping[str, Record], values: Mapping[str, float | None]
+) -> dict[str, Any]:
+    question = next(iter(records.values())).question
+    return {
+        "id": question.id,
+        "question": question.text,
+        "golds": list(question.answers),
+        "systems": {
+            name: {"value": values[name], "error": record.error, **_said(record)}
+            for name, record in records.items()
+        },
+    }
+
+
+def _said(record: Record) -> dict[str, Any]:
+    output = record.output
+    if output is None:
+        return {"text": "", "support": None, "passages": []}
+    return {
+        "text": output.text,
+        "support": output.support,
+        "passages": [
+            {"title": hit.passage.title, "text": hit.passage.text[:MAX_TEXT]}
+            for hit in output.passages
+        ],
+    }

