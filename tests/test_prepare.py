@@ -183,7 +183,7 @@ def test_a_faster_process_wins_the_folder(tmp_path):
         (tmp_path / "out" / "theirs").touch()
         (folder / "ours").touch()
 
-    prepare._save_whole(tmp_path / "out", save)
+    prepare.save_whole(tmp_path / "out", save)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
 
@@ -191,7 +191,7 @@ def test_a_faster_process_wins_the_folder(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write the model folder"):
-        prepare._save_whole(tmp_path / "file" / "out", lambda folder: None)
+        prepare.save_whole(tmp_path / "file" / "out", lambda folder: None)
 
 
 def test_the_prepared_name_changes_with_base_and_adapter(made, tmp_path):

@@ -41,7 +41,7 @@ def built(tmp_path_factory):
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """The command line in `tmp_path`, with the code, standard output and standard error."""
-    monkeypatch.setattr(build, "load_query_encoder", lambda report: WordEncoder())
+    monkeypatch.setattr(build, "encoder_of", lambda *_: WordEncoder())
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

@@ -60,6 +60,7 @@ def launch_sharded(arguments):
     recipe = yaml.safe_load((RECIPES / "fsdp2.yaml").read_text())
     shards = {key.upper(): str(value) for key, value in recipe["fsdp_config"].items()}
     environment = {**os.environ, **shards, "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
+    environment["GLOO_SOCKET_IFNAME"] = "lo"  # the host name may lead to an address without a way
     worker = Path(__file__).parent / "sharded_worker.py"
     # Three: on a busy machine processes may not find each other in time, and start again.
     agent = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
