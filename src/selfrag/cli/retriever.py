@@ -83,9 +83,9 @@ class Planned:
                 "neither, as it fuses by ranks; leave them out, or search a folder or s3://…"
             )
         self._store, self._plan = store, plan
-        if isinstance(store, PassageStore):
+        if plan.where.strip() and isinstance(store, PassageStore):
             # A condition that is no SQL is refused before anything is written.
-            store.search([], 0, mode=SearchMode.WORDS, where=plan.where.strip() or None)
+            store.search([], 0, mode=SearchMode.WORDS, where=plan.where)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """As the store."""
