@@ -242,7 +242,8 @@ def nodes() -> Iterator[Nodes]:
 def drive(nodes: Nodes, folder: Path, make_encoder: str, workers: str = "Workers()") -> Driver:
     """A process that embeds `PASSAGES` into `folder`, as a user's script does."""
     code = (
-        "import sys\nfrom test_cluster import *\nfolder = Path(sys.argv[1])\n"
+        "import sys\nfrom functools import partial\nfrom test_cluster import *\n"
+        "folder = Path(sys.argv[1])\n"
         f"embed_on_cluster(PASSAGES, {make_encoder}, folder, PLAN, "
         f"address={nodes.address!r}, workers={workers})"
     )
