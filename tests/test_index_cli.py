@@ -104,6 +104,19 @@ def test_a_folder_is_deleted_with_all_its_files_and_does_not_come_back(run, inde
     assert "it was not built of files" in err
 
 
+def test_an_index_that_was_emptied_says_so_and_can_be_filled_again(run, index, docs, tmp_path):
+    for path in [*docs.glob("*.*"), *docs.glob("sub/*")]:
+        path.unlink()
+    out, _ = run("index", "update", index, "--json")
+    assert outcomes(out) == {"deleted": 4}
+    assert held(run, index) == (0, [])
+    _, err = run("search", "herons", "--index", index, code=2)
+    assert "0 passages" in err
+    (docs / "new.txt").write_text("Quartz is a mineral.")
+    assert outcomes(run("index", "update", index, "--json")[0]) == {"added": 1}
+    assert texts(run, "quartz", index) == ["Quartz is a mineral."]
+
+
 def test_a_file_that_is_not_held_is_named(run, index):
     _, err = run("index", "delete", index, "--file", "nope.txt", code=2)
     assert "holds no file" in err

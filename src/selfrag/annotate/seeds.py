@@ -61,6 +61,16 @@ class RowError(Exception):
         super().__init__(detail)
         self.reason = reason
 
+    def reject(self, number: int, row: Any) -> Reject:
+        """Row `number` as a reject; without the row where that is no JSON."""
+        return Reject(
+            id=f"row {number}",
+            stage=Stage.READ,
+            reason=self.reason,
+            detail=str(self),
+            row=None if isinstance(row, ValueError) else row,
+        )
+
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Number and value of every JSON line, or of every item of one JSON list, from 1.
@@ -127,14 +137,7 @@ def check_seeds(
                     "duplicate", f"row {number} has the id {seed.id!r} of an earlier one"
                 )
         except RowError as error:
-            known = row if not isinstance(row, ValueError) else None
-            yield Reject(
-                id=f"row {number}",
-                stage=Stage.READ,
-                reason=error.reason,
-                detail=str(error),
-                row=known,
-            )
+            yield error.reject(number, row)
             continue
         seen.add(seed.id)
         yield seed

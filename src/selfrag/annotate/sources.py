@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from selfrag.annotate.rejects import Reject, Stage
+from selfrag.annotate.rejects import Reject
 from selfrag.annotate.seeds import MAX_CHARACTERS, RowError, read_rows, row_object, text_field
 from selfrag.errors import BadInput
 
@@ -119,14 +119,7 @@ def check_source(
                 detail = f"a text has {longest} characters, expected at most {MAX_CHARACTERS}"
                 raise RowError("too_long", detail)
         except RowError as error:
-            known = None if isinstance(row, ValueError) else row
-            yield Reject(
-                id=f"row {number}",
-                stage=Stage.READ,
-                reason=error.reason,
-                detail=str(error),
-                row=known,
-            )
+            yield error.reject(number, row)
             continue
         seen.add(found.id)
         yield found

@@ -298,7 +298,7 @@ def index_facts(path: Location) -> dict[str, Any]:
     from selfrag.retrieval.table import connect, open_tables
 
     manifest = Manifest.load(path)
-    passages, files = open_tables(path, connect(path))
+    passages, files = open_tables(path, connect(path), to_search=False)
     names = files.to_arrow().column("file").to_pylist()
     return {
         **asdict(manifest),

@@ -121,7 +121,7 @@ def open_writer(
     path = Path(location).resolve()
     with locked(path, path):
         database = connect(path)
-        open_tables(path, database)
+        open_tables(path, database, to_search=False)
         writer = IndexWriter(path, database, manifest, encoder, on_progress=on_progress)
         yield writer
         writer.index()

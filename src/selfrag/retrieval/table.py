@@ -70,17 +70,20 @@ def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
         )
 
 
-def open_tables(location: Location, database: Any) -> tuple[Any, Any]:
-    """The passages and the files of an index that can be searched; `IndexNotUsable` otherwise."""
+def open_tables(location: Location, database: Any, *, to_search: bool = True) -> tuple[Any, Any]:
+    """The passages and the files of a sound index; `IndexNotUsable` otherwise.
+
+    One that is not `to_search` may be empty: what was taken out of it leaves room for more.
+    """
     with reading(location):
         passages, files = database.open_table(PASSAGES), database.open_table(FILES)
         n_rows = passages.count_rows()
         # Counting reads no data file; taking a row finds one that is missing or cut short.
         passages.search().select(list(READ_COLUMNS)).limit(1).to_list()
         has_words = any("search_text" in index.columns for index in passages.list_indices())
-    if not n_rows:
+    if to_search and not n_rows:
         raise not_usable(location, "0 passages")
-    if not has_words:
+    if to_search and not has_words:
         raise not_usable(location, "no full-text index")
     return passages, files
 
