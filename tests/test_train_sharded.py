@@ -62,8 +62,7 @@ def launch_sharded(arguments):
     environment = {**os.environ, **shards, "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
     environment["GLOO_SOCKET_IFNAME"] = "lo"  # the host name may lead to an address without a way
     worker = Path(__file__).parent / "sharded_worker.py"
-    # Three: on a busy machine processes may not find each other in time, and start again.
-    agent = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=3"]
+    agent = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
     meeting = [f"--rdzv-backend={recipe['rdzv_backend']}", "--rdzv-endpoint=127.0.0.1:0"]
     command = [sys.executable, "-m", *agent, *meeting, str(worker), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -167,6 +167,7 @@ def train_trees(
 ) -> tuple[Path, Any]:
     """Trains the base on `data`, its vocabulary grown by `new`; final weights and model."""
     _require_launcher()
+    _meet_after_restart()
     model = load_model(config)
     grow_model(model, tokenizer, new, multiple_of=config.pad_vocabulary_to)
     token_ids = reflection_ids(tokenizer)
@@ -321,6 +322,26 @@ def _require_launcher() -> None:
             f"cannot train in one process: {torch.cuda.device_count()} GPUs are visible; start it "
             "with torchrun, as in recipes/, or show one with CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def _meet_after_restart() -> None:
+    """Joins the processes that torchrun started again, before the Trainer would.
+
+    torchrun keeps its store for every life of the workers, with the addresses that dead ones left
+    (torch 2.13): a worker that reads those connects to nobody, or waits for half an hour. So each
+    life but the first meets under names of its own.
+    """
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if life == "0" or torch.distributed.is_initialized():
+        return
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
+    torch.distributed.init_process_group(
+        store=torch.distributed.PrefixStore(f"life/{life}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
 
 
 def sha256(path: Path) -> str:
