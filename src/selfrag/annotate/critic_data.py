@@ -85,7 +85,7 @@ def write_critic_data(
                 for item in once.items(seed, groups, only_gold=judge is None)
             ]
             for item, judgement in zip(items, _judgements(items, judge), strict=True):
-                report.add(judgement, item.gold if judge else None)
+                report.add(judgement, item.gold if judge else None, item.seed.dataset)
                 _write(item, judgement, data, rejects)
             on_progress(n_done)
         data.is_wanted = data.n_rows > 0

@@ -79,19 +79,28 @@ def critic(
     answers: Answers = None,
     limit: Limit = None,
     per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
+    sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
     from selfrag.annotate.critic_data import groups_from, write_critic_data
+    from selfrag.annotate.labelled_sets import read_labelled_sets
     from selfrag.annotate.report import Prices
+    from selfrag.annotate.seeds import only_gold, read_seeds
 
-    asked = groups_from(name.strip() for name in groups.split(",") if name.strip())
+    asked = groups_from(_names(groups))
     prices = Prices(prompt=price_in, completion=price_out)
 
     def rows() -> "Iterator[Seed | Reject]":
-        return islice(_seeds(seeds, asked, per_label, seed, gold=teacher == "gold"), limit)
+        if seeds.is_dir():
+            drawn = read_labelled_sets(
+                seeds, per_label=per_label, groups=asked, sets=_names(sets), seed=seed
+            )
+            return islice(drawn, limit)
+        read = read_seeds(seeds)
+        return islice(only_gold(read) if teacher == "gold" else read, limit)
 
     if teacher == "gold":
         _finish(write_critic_data(rows(), None, out, groups=asked), out, as_json=as_json)
@@ -257,7 +266,7 @@ def _annotate(
 
 def bugs_from(names: str) -> frozenset[Bug]:
     """Bugs by name, `all` for all of them; raises `BadInput` for a name that is none."""
-    given = [name.strip() for name in names.split(",") if name.strip()]
+    given = _names(names)
     unknown = sorted(set(given) - {*Bug, "all"})
     if unknown:
         raise BadInput(
@@ -300,15 +309,9 @@ def inspect(
         stdout.print(f"{name}: {told}", markup=False)
 
 
-def _seeds(
-    path: Path, groups: "tuple[Group, ...]", per_label: int, seed: int, *, gold: bool
-) -> "Iterator[Seed | Reject]":
-    from selfrag.annotate.labelled_sets import read_labelled_sets
-    from selfrag.annotate.seeds import only_gold, read_seeds
-
-    if path.is_dir():
-        return read_labelled_sets(path, per_label=per_label, groups=groups, seed=seed)
-    return only_gold(read_seeds(path)) if gold else read_seeds(path)
+def _names(text: str) -> list[str]:
+    """What stands between the commas of `text`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _store(out: Path, answers: Path | None, *, dry_run: bool) -> "AnswerStore":
