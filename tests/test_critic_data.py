@@ -37,7 +37,7 @@ def seeds():
 
 def speak(case):
     words = {
-        Group.RETRIEVE: "yes",
+        Group.RETRIEVE: "fact",
         Group.RETRIEVE_SENTENCE: "covered",
         Group.RELEVANCE: "relevant\nExplanation: it helps",
         Group.SUPPORT: "full",

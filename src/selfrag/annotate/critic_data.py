@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from selfrag.annotate.balance import LabelShares, label_shares, rebalance
 from selfrag.annotate.critic_prompt import CRITIC_INSTRUCTIONS, TASKS, critic_input
 from selfrag.annotate.judge import Judge
 from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
@@ -65,16 +66,18 @@ def write_critic_data(
     *,
     groups: Sequence[Group] = (),
     prices: Prices | None = None,
+    shares: LabelShares | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Writes `out` with rejects and report beside it; the report.
 
-    `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. The bytes
+    `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. `shares`, of
+    `judged_shares`, are divided out of the teacher's probabilities. The bytes
     depend on the seeds and the answers alone. Raises `BadInput` or `EngineError` when not one
     label could be had; rejects and report are there then too, and an old `out` stays.
     """
     teacher = judge.teacher.name if judge else "gold"
-    report = LabelReport(teacher, prices or Prices())
+    report = LabelReport(teacher, prices or Prices(), shares=shares)
     once = _Once()
     report_path = beside(out, ".report.json")
     with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
@@ -84,7 +87,10 @@ def write_critic_data(
                 for seed in window
                 for item in once.items(seed, groups, only_gold=judge is None)
             ]
-            for item, judgement in zip(items, _judgements(items, judge), strict=True):
+            judgements = _judgements(items, judge)
+            if shares is not None:
+                judgements = [rebalance(judgement, shares) for judgement in judgements]
+            for item, judgement in zip(items, judgements, strict=True):
                 report.add(judgement, item.gold if judge else None, item.seed.dataset)
                 _write(item, judgement, data, rejects)
             on_progress(n_done)
@@ -95,6 +101,17 @@ def write_critic_data(
     if not data.n_rows:
         raise nothing_usable(out, rejects)
     return summary
+
+
+def judged_shares(
+    seeds: Iterable[Seed | Reject], judge: Judge, *, groups: Sequence[Group] = ()
+) -> LabelShares:
+    """The mean probability that the teacher gives every label; its answers are stored on the way.
+
+    With them `write_critic_data` labels the same seeds as if each label were equally frequent.
+    """
+    windows = planned_cases(seeds, groups=groups)
+    return label_shares(judged for cases in windows for judged in judge.judge(cases))
 
 
 def planned_cases(

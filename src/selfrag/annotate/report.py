@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfrag.annotate.balance import LabelShares
 from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
 from selfrag.reflection import Support
 
@@ -41,6 +42,7 @@ class LabelReport:
 
     teacher: str
     prices: Prices = Prices()
+    shares: LabelShares | None = None
     counts: dict[Group, Counter[str]] = field(default_factory=dict)
     # group, set -> gold label -> label given -> how often
     confusion: dict[tuple[Group, str], Confusion] = field(default_factory=dict)
@@ -83,6 +85,11 @@ class LabelReport:
                 group: {name: _agreement(group, table) for name, table in by_set.items()}
                 for group in Group
                 if (by_set := self._by_set(group))
+            },
+            "shares": self.shares
+            and {
+                group: {label: round(share, 6) for label, share in by_label.items()}
+                for group, by_label in self.shares.items()
             },
             "repeated": repeated,
             "rejects": dict(sorted(rejects.items())),

@@ -81,6 +81,9 @@ def critic(
     per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
     sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -115,41 +118,53 @@ def critic(
         max_retries=max_retries,
         threads=threads,
     )
-    _label(rows, chosen, out, answers, asked, prices, dry_run=dry_run, as_json=as_json)
+    run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
+    _label(rows, chosen, asked, run, balance=balance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a run writes, and how it tells of itself."""
+
+    out: Path
+    answers: Path | None
+    prices: "Prices"
+    dry_run: bool
+    as_json: bool
 
 
 def _label(
     rows: "Callable[[], Iterator[Seed | Reject]]",
     chosen: TeacherOptions,
-    out: Path,
-    answers: Path | None,
     groups: "tuple[Group, ...]",
-    prices: "Prices",
+    run: _Run,
     *,
-    dry_run: bool,
-    as_json: bool,
+    balance: bool,
 ) -> None:
-    from selfrag.annotate.critic_data import planned_cases, write_critic_data
+    from selfrag.annotate.critic_data import judged_shares, planned_cases, write_critic_data
     from selfrag.annotate.estimate import estimate
     from selfrag.annotate.judge import Judge
 
     report = Reporter()
     next(rows(), None)  # what cannot be read at all fails before a model is fetched or started
     with (
-        _store(out, answers, dry_run=dry_run) as store,
-        open_teacher(chosen, report, dry_run=dry_run) as teacher,
+        _store(run.out, run.answers, dry_run=run.dry_run) as store,
+        open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
     ):
         planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
-        report.say(f"{teacher.name}: {planned.sentence(prices)}")
-        if dry_run:
+        report.say(f"{teacher.name}: {planned.sentence(run.prices)}")
+        if run.dry_run:
             return
         judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
         try:
-            summary = write_critic_data(rows(), judge, out, groups=groups, prices=prices)
+            shares = judged_shares(rows(), judge, groups=groups) if balance else None
+            summary = write_critic_data(
+                rows(), judge, run.out, groups=groups, prices=run.prices, shares=shares
+            )
         finally:
             report.close()
-            report.say(spent(judge, prices))
-    _finish(summary, out, as_json=as_json)
+            report.say(spent(judge, run.prices))
+    _finish(summary, run.out, as_json=run.as_json)
 
 
 @annotate_app.command("generator")
@@ -211,17 +226,6 @@ def generator(
     prices = Prices(prompt=price_in, completion=price_out)
     run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
     _annotate(lambda: islice(read_sources(files), limit), chosen, index, config, run)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Where a run writes, and how it tells of itself."""
-
-    out: Path
-    answers: Path | None
-    prices: "Prices"
-    dry_run: bool
-    as_json: bool
 
 
 def _annotate(
