@@ -9,7 +9,6 @@ documents, and distractors drawn from the collection.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
