@@ -9,6 +9,7 @@
 # QUESTIONS          raw questions to annotate; INSTRUCTIONS, that need no passage; PASSAGES, to search
 # CRITIC_STEPS, GENERATOR_STEPS   optimizer steps of 1,024 tokens
 # EVALUATE           questions of SQuAD's development set
+# CRITIC_BASE        what the critic starts from; a model that knows the tokens learns sooner
 # THREADS            of the teacher (set OMP_NUM_THREADS for the rest)
 set -euo pipefail
 
@@ -17,7 +18,7 @@ PER_LABEL=${PER_LABEL:-100} QUESTIONS=${QUESTIONS:-2000} INSTRUCTIONS=${INSTRUCT
 PASSAGES=${PASSAGES:-10000} CRITIC_STEPS=${CRITIC_STEPS:-300} GENERATOR_STEPS=${GENERATOR_STEPS:-300}
 EVALUATE=${EVALUATE:-500} THREADS=${THREADS:-2}
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
-START=${START:-weights/smollm2-135m}
+START=${START:-weights/smollm2-135m} CRITIC_BASE=${CRITIC_BASE:-$OUT/base}
 recipes=$(dirname "$0")
 train=(--set train.max_tokens=512 --set train.tokens_per_batch=1024 --set train.save_steps=20
   --set train.learning_rate=4e-4 --set train.eval_batches=4)
@@ -39,7 +40,7 @@ step index $SELFRAG index build "$OUT/passages.jsonl" --out "$OUT/index"
 step base $SELFRAG train base --out "$OUT/base"
 step labels $SELFRAG annotate critic "$DATA" --teacher local --balance --per-label "$PER_LABEL" \
   --threads "$THREADS" --out "$OUT/critic.jsonl" --answers "${ANSWERS:-$OUT/answers.sqlite}"
-step critic $SELFRAG train critic --model "$OUT/base" --data "$OUT/critic.jsonl" \
+step critic $SELFRAG train critic --model "$CRITIC_BASE" --data "$OUT/critic.jsonl" \
   --out "$OUT/critic" --labels token "${train[@]}" --set train.max_steps="$CRITIC_STEPS"
 step critic-model $SELFRAG export "$OUT/critic" --out "$OUT/critic-model"
 step data $SELFRAG annotate generator "$OUT/answers.jsonl" --critic "$OUT/critic-model" \
