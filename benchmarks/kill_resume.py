@@ -1,4 +1,4 @@
-"""kill -9 at random moments of the long commands; the same command again must end as if nothing was.
+"""kill -9 at random moments of the long commands: run again, they end as if nothing had happened.
 
 `python benchmarks/kill_resume.py --kills 20 --out FOLDER --json`. Each of `annotate critic`, `train
 critic`, `annotate generator`, `train generator` and `eval` runs once to its end, then again and
@@ -209,14 +209,15 @@ class Bench:
         self._facts_path = folder / "whole.json"
         self._kills_path = folder / "kills.jsonl"
 
-    def measure(self, n_kills: int, rng_of: Callable[[int], np.random.Generator]) -> dict[str, Any]:
-        """Kills until there are `n_kills`, each drawn by its own generator; the counts."""
+    def measure(self, n_kills: int, seed: Sequence[int]) -> dict[str, Any]:
+        """Kills until there are `n_kills`, each with a generator of its own; the counts."""
         self._folder.mkdir(parents=True, exist_ok=True)
         facts = self._undisturbed()
         n_done = len(self._kills())
         n_early = round(EARLY_SHARE * n_kills)
         for number in range(n_done, n_kills):
-            kill = self._kill(number, facts, rng_of(number), early=number < n_early)
+            rng = np.random.default_rng([*seed, number])
+            kill = self._kill(number, facts, rng, early=number < n_early)
             with self._kills_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(kill)) + "\n")
             tell(f"{self._folder.name}: kill {number + 1} of {n_kills}: {kill}")
@@ -288,7 +289,7 @@ class Bench:
         )
 
     def _start(self, folder: Path, *, anew: bool = True) -> "subprocess.Popen[bytes]":
-        """The command as a group of its own; `anew` in an empty folder, its requests counted anew."""
+        """The command as a group of its own; `anew` in an empty folder, with no request so far."""
         if anew:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -333,7 +334,7 @@ class Bench:
 
 
 def environment() -> dict[str, str]:
-    """This source tree, and one thread."""
+    """Variables for the source tree beside this file, and for one thread."""
     paths = [str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
@@ -362,9 +363,7 @@ def measure(root: Path, commands: Sequence[str], n_kills: int, seed: int) -> dic
             if commands and name not in commands:
                 continue
             bench = Bench(job, root / name.replace(" ", "-"), teacher)
-            counts[name] = bench.measure(
-                n_kills, lambda number, place=place: np.random.default_rng([seed, place, number])
-            )
+            counts[name] = bench.measure(n_kills, (seed, place))
         return counts
 
 
