@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfrag.annotate.critic_prompt import CRITIC_INSTRUCTIONS, TASKS, critic_input
 from selfrag.annotate.judge import Judge
@@ -20,6 +20,8 @@ from selfrag.errors import BadInput, EngineError, SelfRAGError
 
 # Seeds whose cases go to the teacher together.
 WINDOW = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,29 +67,39 @@ def write_critic_data(
     *,
     groups: Sequence[Group] = (),
     prices: Prices | None = None,
+    window: int = WINDOW,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Writes `out` with rejects and report beside it; the report.
 
     `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. The bytes
-    depend on the seeds and the answers alone. Raises `BadInput` or `EngineError` when not one
-    label could be had; rejects and report are there then too, and an old `out` stays.
+    depend on the seeds and the answers, not on how many seeds, a `window`, are asked together.
+    Raises `BadInput` or `EngineError` when not one label could be had; rejects and report are there
+    then too, and an old `out` stays.
     """
     teacher = judge.teacher.name if judge else "gold"
     report = LabelReport(teacher, prices or Prices())
     once = _Once()
+    n_read = 0
     report_path = beside(out, ".report.json")
     with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
-        for n_done, window in _windows(seeds, rejects):
-            items = [
-                item
-                for seed in window
-                for item in once.items(seed, groups, only_gold=judge is None)
+        for rows in windows(seeds, window):
+            own = [
+                list(once.items(row, groups, only_gold=judge is None))
+                if isinstance(row, Seed)
+                else []
+                for row in rows
             ]
-            for item, judgement in zip(items, _judgements(items, judge), strict=True):
-                report.add(judgement, item.gold if judge else None)
-                _write(item, judgement, data, rejects)
-            on_progress(n_done)
+            judged = iter(_judgements([item for items in own for item in items], judge))
+            for row, items in zip(rows, own, strict=True):
+                if isinstance(row, Reject):
+                    rejects.reject(row)
+                for item in items:
+                    judgement = next(judged)
+                    report.add(judgement, item.gold if judge else None)
+                    _write(item, judgement, data, rejects)
+            n_read += len(rows)
+            on_progress(n_read)
         data.is_wanted = data.n_rows > 0
     summary = report.to_json(rejects=rejects.reasons, repeated=once.repeated)
     with writing(report_path) as lines:
@@ -119,21 +131,11 @@ def nothing_usable(out: Path, rejects: Lines) -> SelfRAGError:
     return kind(message)
 
 
-def _windows(seeds: Iterable[Seed | Reject], rejects: Lines) -> Iterator[tuple[int, list[Seed]]]:
-    """Seeds in windows, each with how many rows were read by its end; rejects are written."""
-    window: list[Seed] = []
-    n_read = 0
-    for seed in seeds:
-        n_read += 1
-        if isinstance(seed, Reject):
-            rejects.reject(seed)
-            continue
-        window.append(seed)
-        if len(window) == WINDOW:
-            yield n_read, window
-            window = []
-    if window:
-        yield n_read, window
+def windows(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`rows` in order, `size` at a time; the last may be fewer."""
+    rest = iter(rows)
+    while window := list(islice(rest, size)):
+        yield window
 
 
 def _judgements(items: Sequence[_Item], judge: Judge | None) -> list[Judgement]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from selfrag.annotate.sources import SourceRow
     from selfrag.annotate.store import AnswerStore
 
+# A cluster has enough to do only when this many windows of rows go out together.
+_CLUSTER_WINDOWS = 16
+
 annotate_app = typer.Typer(help="Make training data with a teacher.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", help="JSON lines file to write.")]
@@ -80,6 +83,9 @@ def critic(
     limit: Limit = None,
     per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
+    ray: options.Ray = "",
+    workers: options.Workers = 0,
+    worker_cpus: options.WorkerCpus = 1.0,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -105,6 +111,9 @@ def critic(
         concurrency=concurrency,
         max_retries=max_retries,
         threads=threads,
+        ray=ray,
+        n_workers=workers,
+        worker_cpus=worker_cpus,
     )
     _label(rows, chosen, out, answers, asked, prices, dry_run=dry_run, as_json=as_json)
 
@@ -120,7 +129,7 @@ def _label(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from selfrag.annotate.critic_data import planned_cases, write_critic_data
+    from selfrag.annotate.critic_data import WINDOW, planned_cases, write_critic_data
     from selfrag.annotate.estimate import estimate
     from selfrag.annotate.judge import Judge
 
@@ -136,7 +145,14 @@ def _label(
             return
         judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
         try:
-            summary = write_critic_data(rows(), judge, out, groups=groups, prices=prices)
+            summary = write_critic_data(
+                rows(),
+                judge,
+                out,
+                groups=groups,
+                prices=prices,
+                window=WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1),
+            )
         finally:
             report.close()
             report.say(spent(judge, prices))
@@ -168,6 +184,9 @@ def generator(
     price_out: PriceOut = None,
     answers: Answers = None,
     limit: Limit = None,
+    ray: options.Ray = "",
+    workers: options.Workers = 0,
+    worker_cpus: options.WorkerCpus = 1.0,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -182,11 +201,7 @@ def generator(
         )
     files = [Source.parse(source) for source in sources]
     config = AssemblyConfig(
-        rules=rules,
-        top_k=top_k,
-        seed=seed,
-        bugs=bugs_from(bugs),
-        negative_samples=negative_samples,
+        rules=rules, top_k=top_k, seed=seed, bugs=bugs_from(bugs), negative_samples=negative_samples
     )
     chosen = TeacherOptions(
         teacher=teacher,
@@ -198,6 +213,9 @@ def generator(
         max_retries=max_retries,
         threads=threads,
         engine=engine,
+        ray=ray,
+        n_workers=workers,
+        worker_cpus=worker_cpus,
     )
     prices = Prices(prompt=price_in, completion=price_out)
     run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
@@ -223,7 +241,7 @@ def _annotate(
     run: _Run,
 ) -> None:
     from selfrag.annotate.estimate import estimate
-    from selfrag.annotate.generator_data import planned_at_most, write_generator_data
+    from selfrag.annotate.generator_data import WINDOW, planned_at_most, write_generator_data
     from selfrag.annotate.judge import Judge
 
     report = Reporter()
@@ -247,6 +265,7 @@ def _annotate(
                 run.out,
                 config,
                 prices=run.prices,
+                window=WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1),
                 on_progress=lambda done: report.progress("annotating", done, n_rows),
             )
         finally:
