@@ -59,7 +59,7 @@ def test_a_server_labels_and_the_estimate_comes_before_the_first_call(run, tmp_p
     out = tmp_path / "c.jsonl"
     options = ("--model", "m", "--groups", "retrieve", "--price-in", 1, "--price-out", 1, "--json")
     options += ("--api-key-env", "OPENAI_API_KEY")
-    with chat_server(lambda body: chat_reply("yes")) as server:
+    with chat_server(lambda body: chat_reply("fact")) as server:
         asked = ("critic", seeds, "--teacher", server.url, "--out", out, *options)
         code, _, told = run(*asked, "--dry-run")
         assert code == 0 and "2 calls to make, 0 answers already there" in told
@@ -78,7 +78,7 @@ def test_a_server_labels_and_the_estimate_comes_before_the_first_call(run, tmp_p
 
 def test_some_failures_are_no_failure_of_the_run_but_all_are(run, tmp_path, seeds):
     out = tmp_path / "c.jsonl"
-    replies = [chat_reply("yes"), *[error_reply(500, "oops")] * 9]
+    replies = [chat_reply("fact"), *[error_reply(500, "oops")] * 9]
     options = ("--model", "m", "--groups", "retrieve", "--max-retries", 0, "--concurrency", 1)
     with chat_server(lambda body: replies.pop(0)) as server:
         asked = ("critic", seeds, "--teacher", server.url, *options)
@@ -135,7 +135,7 @@ def test_generator_data_are_made_and_looked_at(run, tmp_path, monkeypatch):
     rows = write(
         tmp_path / "rows.jsonl", [{"instruction": "What is Titan?", "output": "Titan is a moon."}]
     )
-    words = {"someone who": "yes", "useful": "5", "helps": "relevant", "supports": "full"}
+    words = {"You sort": "fact", "useful": "5", "helps": "relevant", "supports": "full"}
 
     def answer(body):
         system = body["messages"][0]["content"]

@@ -46,9 +46,9 @@ class WordRetriever:
 
 
 def say(case):
-    """Yes; the second sentence goes on, the third needs nothing; Rhea is beside the point."""
+    """Facts; the second sentence goes on, the third needs nothing; Rhea is beside the point."""
     if case.group is Group.RETRIEVE:
-        return "no" if case.instruction.startswith("Write") else "yes"
+        return "work" if case.instruction.startswith("Write") else "fact"
     if case.group is Group.RETRIEVE_SENTENCE:
         return {SECOND: "covered", THIRD: "none"}.get(case.output, "search")
     if case.group is Group.RELEVANCE:

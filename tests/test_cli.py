@@ -1,7 +1,9 @@
 """The command line in this process: what it refuses, how it ends, what it prints. No model."""
 
+import ast
 import io
 import json
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfrag.cli import build, main
+from selfrag.cli.lazy import COMMANDS
 from selfrag.cli.report import Reporter
 from selfrag.cli.train import load_recipe, settings
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
@@ -83,6 +86,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(run, cache)
         (["ask", "Who?", "--nonsense"], "No such option: --nonsense"),
         (["ask", "Who?", "--top-k", "much"], "Invalid value for '--top-k'"),
         (["answer"], "No such command 'answer'"),
+        (["serch"], "No such command 'serch'. Did you mean 'search'?"),
         (["search"], "Missing argument 'query'"),
     ],
 )
@@ -90,6 +94,24 @@ def test_a_command_that_cannot_be_read_is_refused_in_one_line(run, arguments, fo
     ended = run(*arguments)
     assert is_refusal(ended)
     assert f"cannot run `selfrag {' '.join(arguments)}`: {found}" in ended.err
+
+
+def test_the_help_lists_every_command_in_order_with_what_it_does(run):
+    lines = [line.strip("│ ").split(maxsplit=1) for line in run("--help").out.splitlines()]
+    described = [line[0] for line in lines if len(line) == 2 and line[0] in COMMANDS]
+    assert described == list(COMMANDS)
+
+
+def test_a_command_imports_the_packages_of_no_other():
+    named = "{'.'.join(name.split('.')[:2]) for name in sys.modules if name[:8] == 'selfrag.'}"
+    asked = "app(['ask', '--help'], standalone_mode=False)"
+    code = f"import sys; from selfrag.cli.app import app; {asked}; print({named})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    imported = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert "selfrag.decode" in imported
+    assert not {"selfrag.annotate", "selfrag.evaluate", "selfrag.train"} & imported
 
 
 @pytest.mark.parametrize(

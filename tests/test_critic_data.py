@@ -37,7 +37,7 @@ def seeds():
 
 def speak(case):
     words = {
-        Group.RETRIEVE: "yes",
+        Group.RETRIEVE: "fact",
         Group.RETRIEVE_SENTENCE: "covered",
         Group.RELEVANCE: "relevant\nExplanation: it helps",
         Group.SUPPORT: "full",
@@ -121,7 +121,13 @@ def test_kappa_leaves_out_what_chance_agrees_on(tmp_path, store):
     gold = [Support.FULL, Support.FULL, Support.NONE, Support.NONE]
     words = ["full", "full", "full", "none"]
     rows = [
-        {"instruction": str(n), "output": "A", "evidence": "p", "labels": {"support": label}}
+        {
+            "instruction": str(n),
+            "output": "A",
+            "evidence": "p",
+            "labels": {"support": label},
+            "dataset_name": "last" if n == 3 else "others",
+        }
         for n, label in enumerate(gold)
     ]
     teacher = SpokenTeacher(lambda case: words[int(case.instruction)])
@@ -134,6 +140,26 @@ def test_kappa_leaves_out_what_chance_agrees_on(tmp_path, store):
     agreement = report["agreement"]["support"]
     assert (agreement["n"], agreement["share"], agreement["kappa"]) == (4, 0.75, 0.5)
     assert agreement["gold_to_label"][Support.NONE][Support.FULL] == 1
+    # Wilson's interval of 3 in 4.
+    assert agreement["interval"] == [0.3006, 0.9544]
+    by_set = report["agreement_by_set"]["support"]
+    assert {name: (each["same"], each["n"]) for name, each in by_set.items()} == {
+        "others": (2, 3),
+        "last": (1, 1),
+    }
+
+
+def test_support_is_also_compared_by_whether_it_is_full(tmp_path, store):
+    # Partial for none is no agreement, but both are not full.
+    row = {"instruction": "Q", "output": "A", "evidence": "p", "labels": {"support": Support.NONE}}
+    report = write_critic_data(
+        check_seeds([(1, row)]),
+        Judge(SpokenTeacher(lambda case: "partial"), store),
+        tmp_path / "c",
+        groups=(Group.SUPPORT,),
+    )
+    agreement = report["agreement"]["support"]
+    assert (agreement["share"], agreement["share_full_or_not"]) == (0.0, 1.0)
 
 
 def test_gold_takes_the_labels_that_the_rows_bring(tmp_path):

@@ -233,7 +233,7 @@ class Api(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Api.asked.append(body)
         text = body["messages"][0]["content"]
-        shown = [("Yes", -0.5), (" no", -1.5), ("perhaps", -0.1)] if body["logprobs"] else None
+        shown = [("Yes", -0.5), (" no", -1.5), ("perhaps", -0.1)] if body.get("logprobs") else None
         logprobs = shown and {
             "content": [
                 {"token": "Yes", "logprob": -0.5, "bytes": None,
@@ -246,7 +246,8 @@ class Api(BaseHTTPRequestHandler):
                          "message": {"role": "assistant", "content": f"echo {text} "}}],
             "usage": {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7},
         }  # fmt: skip
-        content = json.dumps(reply).encode() if text != "break" else b'{"error": "no such model"}'
+        broken = {"break": b'{"error": "no such model"}', "proxy": b'{"status": "maintenance"}'}
+        content = broken.get(text) or json.dumps(reply).encode()
         self.send_response(400 if text == "break" else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -258,8 +259,9 @@ class Api(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def api():
+def api(monkeypatch):
     pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -273,11 +275,11 @@ def api():
 def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
     from selfrag.evaluate.openai_model import ApiModel, Sampling
 
-    model = ApiModel(base_url=api, model="m", api_key="k")
+    model = ApiModel(base_url=api, model="m")
     replies = model.complete([Prompt(text=t, chat=True) for t in ("a", "b")], 7)
     assert replies == [Reply(text="echo a", n_tokens=5), Reply(text="echo b", n_tokens=5)]
     assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in Api.asked} == {(0.0, 1.0, 7)}
-    ApiModel(base_url=api, model="m", api_key="k", sampling=Sampling.RELEASED).complete(
+    ApiModel(base_url=api, model="m", sampling=Sampling.RELEASED).complete(
         [Prompt(text="a", chat=True)], 7
     )
     assert (Api.asked[-1]["temperature"], Api.asked[-1]["top_p"]) == (0.8, 0.95)
@@ -287,20 +289,23 @@ def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
 def test_an_apis_distribution_is_read_by_label(api):
     from selfrag.evaluate.openai_model import ApiModel
 
-    ((yes, no),) = ApiModel(base_url=api, model="m", api_key="k").rate(
+    ((yes, no),) = ApiModel(base_url=api, model="m").rate(
         [Prompt(text="a", chat=True)], ("Yes", "No")
     )
     # e^-.5 against e^-1.5, whatever else is shown: 1 / (1 + e^-1).
     assert yes == pytest.approx(0.7311, abs=1e-4) and yes + no == pytest.approx(1)
 
 
-def test_an_api_that_fails_is_an_engine_that_fails(api):
+@pytest.mark.parametrize(
+    ("text", "told"), [("break", "Error code: 400"), ("proxy", "expected a completion")]
+)
+def test_an_api_that_fails_is_an_engine_that_fails(api, text, told):
     from selfrag.evaluate.openai_model import ApiModel
 
-    with pytest.raises(EngineError, match="cannot ask m at http://127"):
-        ApiModel(base_url=api, model="m", api_key="k").complete(
-            [Prompt(text="break", chat=True)], 7
-        )
+    model = ApiModel(base_url=api, model="m")
+    with pytest.raises(EngineError, match=f"cannot ask m at http://127.*{told}"):
+        model.complete([Prompt(text=said, chat=True) for said in ("a", text)], 7)
+    assert model.complete([Prompt(text="a", chat=True)], 7)  # goes on where one call failed
 
 
 def test_a_key_is_needed_and_said_so(monkeypatch, api):

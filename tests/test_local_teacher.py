@@ -94,12 +94,18 @@ ROWS = {
     "fool_me_twice/dev": [{**CLAIM, "label": "SUPPORTS", "text": "C", "wikipedia_page": "P"}],
     "fever/symmetric_dev": [{**CLAIM, "label": "REFUTES"}],
     "asqa/alce_human_utility": [{"question": "Q", "output": "A", "utility_score": 4}],
+    "squad/dev_v2.0": [{"question": "Q", "pid": "p1", "no_answer": True}],
+    "begin/wow_test_part": [
+        {"message": "M", "knowledge": "K", "response": "R", "begin_label": label}
+        for label in ("Not fully attributable", "Generic")
+    ],
 }
+PASSAGES = {"squad/passages": [{"pid": "p1", "title": "T", "text": "It rains."}]}
 
 
 @pytest.fixture
 def data(tmp_path):
-    for name, rows in ROWS.items():
+    for name, rows in {**ROWS, **PASSAGES}.items():
         path = tmp_path / f"{name}.jsonl.zst"
         path.parent.mkdir(exist_ok=True)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -118,7 +124,16 @@ def test_labelled_sets_become_seeds_that_ask_the_one_group_they_label(data):
     assert ("selqa", "T\nb", "[Relevant]") in told and ("selqa", "T\na", "[Irrelevant]") in told
     assert ("wice", "a b", "[Partially supported]") in told
     assert ("fool_me_twice", "P\nIt rains.", "[Fully supported]") in told
-    assert len([s for s in seeds if s.dataset.startswith("factcheck")]) == 1
+    assert ("squad", "T\nIt rains.", "[Irrelevant]") in told
+    assert ("begin", "K", "[Partially supported]") in told
+    assert len([s for s in seeds if s.dataset.startswith(("factcheck", "begin"))]) == 2
+
+
+def test_sets_are_chosen_by_the_beginnings_of_their_names(data):
+    seeds = list(read_labelled_sets(data, per_label=1, sets=("wice", "fever/")))
+    assert {seed.dataset.split("/")[0] for seed in seeds} == {"wice", "fever"}
+    with pytest.raises(BadInput, match="cannot read the labelled set 'mice'"):
+        list(read_labelled_sets(data, per_label=1, sets=("mice",)))
 
 
 def test_the_draw_is_fixed_by_its_seed_and_no_set_changes_that_of_another(data):
@@ -134,6 +149,9 @@ def test_a_set_that_is_not_there_or_lacks_a_field_is_named(data):
     (data / "selqa/dev.jsonl.zst").write_bytes(zstandard.compress(b'{"question": "Q"}\n'))
     with pytest.raises(BadInput, match="selqa/dev: line 1 lacks a field"):
         list(read_labelled_sets(data, per_label=1))
+    (data / "squad/passages.jsonl.zst").write_bytes(zstandard.compress(b'{"pid": "p2"}\n'))
+    with pytest.raises(BadInput, match=r"squad/dev_v2\.0: line 1 lacks a field"):
+        list(read_labelled_sets(data, per_label=1, sets=("squad",)))
     (data / "selqa/dev.jsonl.zst").unlink()
     with pytest.raises(BadInput, match="name the folder that holds the sets"):
         list(read_labelled_sets(data, per_label=1, groups=(Group.RELEVANCE,)))

@@ -13,8 +13,8 @@ from selfrag.reflection import Relevance, Retrieve, Support, Utility
 @pytest.mark.parametrize(
     ("group", "text", "label", "explanation"),
     [
-        (Group.RETRIEVE, "yes", Retrieve.YES, ""),
-        (Group.RETRIEVE, "No.\nExplanation: It is a poem.", Retrieve.NO, "It is a poem."),
+        (Group.RETRIEVE, "fact", Retrieve.YES, ""),
+        (Group.RETRIEVE, "Work.\nExplanation: It is a poem.", Retrieve.NO, "It is a poem."),
         (Group.RETRIEVE, "[No Retrieval]", Retrieve.NO, ""),
         (Group.RETRIEVE, "[Retrieval]\nbecause facts", Retrieve.YES, "facts"),
         (Group.RETRIEVE_SENTENCE, "**covered**", Retrieve.CONTINUE, ""),

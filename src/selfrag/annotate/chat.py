@@ -110,7 +110,7 @@ class ChatTeacher:
         return client.chat.completions.create(model=self.name, messages=chat, **options)
 
     def _answer(self, case: Case, reply: object) -> Answer:
-        choice = _first_choice(reply)
+        choice = first_choice(reply)
         message = getattr(choice, "message", None)
         text = getattr(message, "refusal", None) or getattr(message, "content", None)
         if not isinstance(text, str):
@@ -160,7 +160,7 @@ class ServedCritic:
             # vLLM hides a label that is one special token otherwise; others pass this over.
             extra_body={"skip_special_tokens": False},
         )
-        choice = _first_choice(reply)
+        choice = first_choice(reply)
         text = getattr(choice, "text", None)
         if not isinstance(text, str):
             raise NonsenseReply(f"expected text from a critic, found {text!r}")
@@ -220,7 +220,8 @@ def _verdict_schema(case: Case) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": form}
 
 
-def _first_choice(reply: object) -> object:
+def first_choice(reply: object) -> Any:
+    """The first of the choices of a completion; raises `NonsenseReply` where there is none."""
     choices = getattr(reply, "choices", None)
     if not isinstance(choices, list) or not choices:
         raise NonsenseReply(f"expected a completion, found {str(reply)[:200]!r}")

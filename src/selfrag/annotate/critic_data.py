@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selfrag.annotate.balance import LabelShares, label_shares, rebalance
 from selfrag.annotate.critic_prompt import CRITIC_INSTRUCTIONS, TASKS, critic_input
 from selfrag.annotate.judge import Judge
 from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
@@ -67,18 +68,20 @@ def write_critic_data(
     *,
     groups: Sequence[Group] = (),
     prices: Prices | None = None,
+    shares: LabelShares | None = None,
     window: int = WINDOW,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Writes `out` with rejects and report beside it; the report.
 
-    `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. The bytes
-    depend on the seeds and the answers, not on how many seeds, a `window`, are asked together.
-    Raises `BadInput` or `EngineError` when not one label could be had; rejects and report are there
-    then too, and an old `out` stays.
+    `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. `shares`, of
+    `judged_shares`, are divided out of the teacher's probabilities. The bytes depend on the seeds
+    and the answers, not on how many seeds, a `window`, are asked together. Raises `BadInput` or
+    `EngineError` when not one label could be had; rejects and report are there then too, and an old
+    `out` stays.
     """
     teacher = judge.teacher.name if judge else "gold"
-    report = LabelReport(teacher, prices or Prices())
+    report = LabelReport(teacher, prices or Prices(), shares=shares)
     once = _Once()
     n_read = 0
     report_path = beside(out, ".report.json")
@@ -90,13 +93,14 @@ def write_critic_data(
                 else []
                 for row in rows
             ]
-            judged = iter(_judgements([item for items in own for item in items], judge))
+            judgements = _judgements([item for items in own for item in items], judge)
+            judged = iter(rebalance(each, shares or {}) for each in judgements)
             for row, items in zip(rows, own, strict=True):
                 if isinstance(row, Reject):
                     rejects.reject(row)
                 for item in items:
                     judgement = next(judged)
-                    report.add(judgement, item.gold if judge else None)
+                    report.add(judgement, item.gold if judge else None, item.seed.dataset)
                     _write(item, judgement, data, rejects)
             n_read += len(rows)
             on_progress(n_read)
@@ -109,14 +113,29 @@ def write_critic_data(
     return summary
 
 
+def judged_shares(
+    seeds: Iterable[Seed | Reject],
+    judge: Judge,
+    *,
+    groups: Sequence[Group] = (),
+    window: int = WINDOW,
+) -> LabelShares:
+    """The mean probability that the teacher gives every label; its answers are stored on the way.
+
+    With them `write_critic_data` labels the same seeds as if each label were equally frequent.
+    """
+    planned = planned_cases(seeds, groups=groups, window=window)
+    return label_shares(judged for cases in planned for judged in judge.judge(cases))
+
+
 def planned_cases(
-    seeds: Iterable[Seed | Reject], *, groups: Sequence[Group] = ()
+    seeds: Iterable[Seed | Reject], *, groups: Sequence[Group] = (), window: int = WINDOW
 ) -> Iterator[list[Case]]:
     """All that would be asked, a window of seeds at a time."""
     once = _Once()
     usable = (seed for seed in seeds if isinstance(seed, Seed))
-    while window := list(islice(usable, WINDOW)):
-        yield [item.case for seed in window for item in once.items(seed, groups)]
+    for some in windows(usable, window):
+        yield [item.case for seed in some for item in once.items(seed, groups)]
 
 
 def nothing_usable(out: Path, rejects: Lines) -> SelfRAGError:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TypeVar
 
-from selfrag.annotate.judgement import Answer, Failure, Reason
+from selfrag.annotate.judgement import Failure, Reason
 from selfrag.errors import EngineError
 
 try:
@@ -20,6 +21,8 @@ except ImportError as error:
         f"cannot ask a teacher over HTTP: {error}; it needs the openai client, "
         'so run `pip install "selfrag[api]"`'
     ) from error
+
+T = TypeVar("T")
 
 _STOPPING = (Reason.UNAUTHORISED,)  # it will not be otherwise for the next call
 _ROW_ONLY = (Reason.BAD_REQUEST, Reason.TOO_LONG)  # says nothing of the next call
@@ -67,13 +70,13 @@ class Endpoint:
         self._stopped = ""
 
     def run(
-        self, calls: Sequence[Callable[[openai.OpenAI], Answer]]
-    ) -> Iterator[tuple[int, Answer | Failure]]:
+        self, calls: Sequence[Callable[[openai.OpenAI], T]]
+    ) -> Iterator[tuple[int, T | Failure]]:
         """The answer of every call with its index, as they arrive, `concurrency` at a time.
 
         After a refused key, or `max_failures` failures in a row, the rest is not asked.
         """
-        waiting: dict[Future[Answer | Failure], int] = {}
+        waiting: dict[Future[T | Failure], int] = {}
         numbers = count()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             # Not all at once: whoever stops reading stops the calls that have not begun.
@@ -90,13 +93,13 @@ class Endpoint:
 
     @staticmethod
     def _arrived(
-        waiting: "dict[Future[Answer | Failure], int]",
-    ) -> Iterator[tuple[int, Answer | Failure]]:
+        waiting: "dict[Future[T | Failure], int]",
+    ) -> Iterator[tuple[int, T | Failure]]:
         done, _ = wait(waiting, return_when=FIRST_COMPLETED)
         for future in done:
             yield waiting.pop(future), future.result()
 
-    def _try(self, call: Callable[[openai.OpenAI], Answer]) -> Answer | Failure:
+    def _try(self, call: Callable[[openai.OpenAI], T]) -> T | Failure:
         if self._stopped:
             return Failure(reason=Reason.NOT_ASKED, detail=self._stopped)
         try:

@@ -26,22 +26,41 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledSet:
-    """One set: its file, the group it labels, and its rows as (label, texts of a seed)."""
+    """One set: its file, the group it labels, and its rows as (label, texts of a seed).
+
+    `passages` names a file whose rows are put into those of the set, as `passage`, by `pid`.
+    """
 
     name: str
     group: Group
     read: Callable[[Row], list[tuple[Label | None, dict[str, str]]]]
+    passages: str = ""
 
 
 def read_labelled_sets(
-    data: Path, *, per_label: int, groups: Sequence[Group] = (), seed: int = 0
+    data: Path,
+    *,
+    per_label: int,
+    groups: Sequence[Group] = (),
+    sets: Sequence[str] = (),
+    seed: int = 0,
 ) -> Iterator[Seed]:
     """Of every set at most `per_label` seeds a label, drawn by `seed`, in the order of the sets.
 
-    Every seed asks the one group it has a label for. Raises `BadInput` where a set is not there.
+    `groups` and `sets` (what names begin with) leave others out. Every seed asks the one group it
+    has a label for. Raises `BadInput` where a set is not there.
     """
+    names = [labelled_set.name for labelled_set in SETS]
+    for start in sets:
+        if not any(name.startswith(start) for name in names):
+            raise BadInput(
+                f"cannot read the labelled set {start!r}: there is none of that name; expected the "
+                f"beginning of one of {', '.join(names)}, so name one of them"
+            )
     for labelled_set in SETS:
         if groups and labelled_set.group not in groups:
+            continue
+        if sets and not labelled_set.name.startswith(tuple(sets)):
             continue
         # Its own generator: leaving a set out changes no draw of another.
         rng = np.random.default_rng([seed, SETS.index(labelled_set)])
@@ -52,8 +71,12 @@ def _draw(
     data: Path, labelled_set: LabelledSet, per_label: int, rng: np.random.Generator
 ) -> Iterator[Seed]:
     by_label: dict[Label, list[dict[str, str]]] = {}
+    joined = labelled_set.passages
+    passages = {row["pid"]: row for row in _rows(data, joined)} if joined else {}
     for number, row in enumerate(_rows(data, labelled_set.name), start=1):
         try:
+            if joined:
+                row["passage"] = passages[row["pid"]]
             read = labelled_set.read(row)
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(
@@ -127,6 +150,13 @@ def _selqa(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
     ]
 
 
+def _squad(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
+    """Which passages answer a question that was written for them, or only seems to be."""
+    label = Relevance.IRRELEVANT if row["no_answer"] else Relevance.RELEVANT
+    evidence = f"{row['passage']['title']}\n{row['passage']['text']}"
+    return [(label, {"instruction": row["question"].strip(), "evidence": evidence})]
+
+
 _WICE = {
     "supported": Support.FULL,
     "partially_supported": Support.PARTIAL,
@@ -136,6 +166,11 @@ _STANCES = {
     "completely-support": Support.FULL,
     "partially-support": Support.PARTIAL,
     "refute": Support.NONE,
+}
+# What is not fully attributable may have nothing in the evidence: two labels of ours in one.
+_ATTRIBUTIONS = {
+    "Fully attributable": Support.FULL,
+    "Not fully attributable": Support.PARTIAL,
 }
 _VERDICTS = {"SUPPORTS": Support.FULL, "REFUTES": Support.NONE}
 
@@ -166,6 +201,14 @@ def _symmetric(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
     return _claim(_VERDICTS.get(row["label"]), "the world", row["claim"], row["evidence"])
 
 
+def _begin(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
+    label = _ATTRIBUTIONS.get(row["begin_label"])
+    texts = {"output": row["response"].strip(), "evidence": row["knowledge"].strip()}
+    return (
+        [(label, {"instruction": row["message"].strip(), **texts})] if all(texts.values()) else []
+    )
+
+
 def _alce(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
     score = row["utility_score"]
     label = list(Utility)[score - 1] if score in range(1, 6) and row["output"].strip() else None
@@ -182,4 +225,8 @@ SETS: tuple[LabelledSet, ...] = (
     LabelledSet(name="fool_me_twice/dev", group=Group.SUPPORT, read=_fool_me_twice),
     LabelledSet(name="fever/symmetric_dev", group=Group.SUPPORT, read=_symmetric),
     LabelledSet(name="asqa/alce_human_utility", group=Group.UTILITY, read=_alce),
+    LabelledSet(
+        name="squad/dev_v2.0", group=Group.RELEVANCE, read=_squad, passages="squad/passages"
+    ),
+    LabelledSet(name="begin/wow_test_part", group=Group.SUPPORT, read=_begin),
 )

@@ -5,14 +5,20 @@ and resumed reports the same. Knows nothing of how it is shown.
 """
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfrag.annotate.balance import LabelShares
 from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
+from selfrag.reflection import Support
 
 _EXAMPLE_CHARACTERS = 300
+
+# gold label -> label given -> how often
+Confusion = dict[str, Counter[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +42,16 @@ class LabelReport:
 
     teacher: str
     prices: Prices = Prices()
+    shares: LabelShares | None = None
     counts: dict[Group, Counter[str]] = field(default_factory=dict)
-    # group -> gold label -> label given -> how often
-    confusion: dict[Group, dict[str, Counter[str]]] = field(default_factory=dict)
+    # group, set -> gold label -> label given -> how often
+    confusion: dict[tuple[Group, str], Confusion] = field(default_factory=dict)
     examples: dict[Group, dict[str, dict[str, Any]]] = field(default_factory=dict)
     answers: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
-    def add(self, judgement: Judgement, gold: Label | None = None) -> None:
+    def add(self, judgement: Judgement, gold: Label | None = None, dataset: str = "") -> None:
         """Counts one judgement, labelled or not, and what its answer cost."""
         if judgement.answer is not None:
             self.answers += 1
@@ -55,7 +62,7 @@ class LabelReport:
         group, label = judgement.case.group, str(judgement.label)
         self.counts.setdefault(group, Counter())[label] += 1
         if gold is not None:
-            by_gold = self.confusion.setdefault(group, {})
+            by_gold = self.confusion.setdefault((group, dataset), {})
             by_gold.setdefault(str(gold), Counter())[label] += 1
         self.examples.setdefault(group, {}).setdefault(label, _example(judgement))
 
@@ -70,9 +77,19 @@ class LabelReport:
                 if group in self.counts
             },
             "agreement": {
-                group: _agreement(group, self.confusion[group])
+                group: _agreement(group, _sum(by_set.values()))
                 for group in Group
-                if group in self.confusion
+                if (by_set := self._by_set(group))
+            },
+            "agreement_by_set": {
+                group: {name: _agreement(group, table) for name, table in by_set.items()}
+                for group in Group
+                if (by_set := self._by_set(group))
+            },
+            "shares": self.shares
+            and {
+                group: {label: round(share, 6) for label, share in by_label.items()}
+                for group, by_label in self.shares.items()
             },
             "repeated": repeated,
             "rejects": dict(sorted(rejects.items())),
@@ -93,9 +110,24 @@ class LabelReport:
             },
         }
 
+    def _by_set(self, group: Group) -> dict[str, Confusion]:
+        return {name: table for (of, name), table in self.confusion.items() if of is group}
 
-def _agreement(group: Group, confusion: Mapping[str, Counter[str]]) -> dict[str, Any]:
-    """Share of equal labels, Cohen's kappa (null where chance alone agrees), and the table."""
+
+def _sum(tables: Iterable[Confusion]) -> Confusion:
+    total: Confusion = {}
+    for table in tables:
+        for gold, row in table.items():
+            total.setdefault(gold, Counter()).update(row)
+    return total
+
+
+def _agreement(group: Group, confusion: Confusion) -> dict[str, Any]:
+    """Share of equal labels with its interval, Cohen's kappa, and the table.
+
+    Kappa is null where chance alone agrees. Of support also the share that agrees on whether it is
+    full: some sets know no more.
+    """
     total = sum(sum(row.values()) for row in confusion.values())
     same = sum(row[gold] for gold, row in confusion.items())
     given: Counter[str] = Counter()
@@ -103,10 +135,21 @@ def _agreement(group: Group, confusion: Mapping[str, Counter[str]]) -> dict[str,
         given.update(row)
     chance = sum(sum(row.values()) * given[gold] for gold, row in confusion.items()) / total**2
     kappa = (same / total - chance) / (1 - chance) if chance < 1 else None
+    full = {}
+    if group is Group.SUPPORT:
+        same_full = sum(
+            count
+            for gold, row in confusion.items()
+            for label, count in row.items()
+            if (gold == Support.FULL) == (label == Support.FULL)
+        )
+        full = {"share_full_or_not": round(same_full / total, 4)}
     return {
         "n": total,
         "same": same,
         "share": round(same / total, 4),
+        "interval": wilson(same, total),
+        **full,
         "kappa": None if kappa is None else round(kappa, 4),
         "gold_to_label": {
             gold: {label: confusion[gold][label] for label in LABELS[group]}
@@ -114,6 +157,15 @@ def _agreement(group: Group, confusion: Mapping[str, Counter[str]]) -> dict[str,
             if gold in confusion
         },
     }
+
+
+def wilson(same: int, total: int) -> list[float]:
+    """Wilson's 95% interval of a share, its ends rounded to four places; `total` above 0."""
+    z = 1.959964
+    share, scale = same / total, 1 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / scale
+    reach = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / scale
+    return [round(max(0.0, middle - reach), 4), round(min(1.0, middle + reach), 4)]
 
 
 def _example(judgement: Judgement) -> dict[str, Any]:

@@ -97,35 +97,55 @@ def show(case: Case) -> str:
 
 _RETRIEVE = Rubric(
     task=(
-        "You decide whether someone who carries out an instruction should first look up "
-        "documents, such as encyclopedia pages. Facts about the world call for it; creative "
-        "writing, opinions, arithmetic, and work on a text that the instruction already contains "
-        "do not."
+        "You sort instructions. Some ask for a fact about the world, which an encyclopedia page "
+        "would state. Others ask for work that needs no such page: writing something new, or "
+        "working on a text that the instruction already contains."
     ),
     options=(
-        Option(word="no", label=Retrieve.NO, meaning="documents would not help"),
-        Option(word="yes", label=Retrieve.YES, meaning="documents would help to be correct"),
+        Option(
+            word="work",
+            label=Retrieve.NO,
+            meaning="write, rewrite, sort or continue something; all that is needed is there",
+        ),
+        Option(
+            word="fact",
+            label=Retrieve.YES,
+            meaning="say something about the world that a page could confirm",
+        ),
     ),
     examples=(
         Example(
-            case=retrieve_case("In which year was the Suez Canal opened?"),
-            word="yes",
-            why="The answer is a date that a document states.",
-        ),
-        Example(
             case=retrieve_case("Write a haiku about rain on a tin roof."),
-            word="no",
+            word="work",
             why="It asks for invention, not for facts.",
         ),
         Example(
+            case=retrieve_case("In which year was the Suez Canal opened?"),
+            word="fact",
+            why="The answer is a date that a page states.",
+        ),
+        Example(
             case=retrieve_case("Make this sentence polite: Give me the salt."),
-            word="no",
+            word="work",
             why="All that is needed stands in the instruction.",
         ),
         Example(
+            case=retrieve_case("who sang the title song of the film goldfinger"),
+            word="fact",
+            why="It asks for a name that a page states.",
+        ),
+        Example(
             case=retrieve_case("Describe how penguins keep their eggs warm."),
-            word="yes",
-            why="It asks for facts of biology, which documents describe.",
+            word="fact",
+            why="It asks for facts of biology, which pages describe.",
+        ),
+        Example(
+            case=retrieve_case(
+                "Which title fits this text best?\n\nThe bus was late again, so Mira walked to "
+                "school in the rain."
+            ),
+            word="work",
+            why="The text to work on is given.",
         ),
     ),
 )

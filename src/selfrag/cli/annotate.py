@@ -82,7 +82,11 @@ def critic(
     answers: Answers = None,
     limit: Limit = None,
     per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
+    sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
+    ] = False,
     ray: options.Ray = "",
     workers: options.Workers = 0,
     worker_cpus: options.WorkerCpus = 1.0,
@@ -91,13 +95,21 @@ def critic(
 ) -> None:
     """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
     from selfrag.annotate.critic_data import groups_from, write_critic_data
+    from selfrag.annotate.labelled_sets import read_labelled_sets
     from selfrag.annotate.report import Prices
+    from selfrag.annotate.seeds import only_gold, read_seeds
 
-    asked = groups_from(name.strip() for name in groups.split(",") if name.strip())
+    asked = groups_from(_names(groups))
     prices = Prices(prompt=price_in, completion=price_out)
 
     def rows() -> "Iterator[Seed | Reject]":
-        return islice(_seeds(seeds, asked, per_label, seed, gold=teacher == "gold"), limit)
+        if seeds.is_dir():
+            drawn = read_labelled_sets(
+                seeds, per_label=per_label, groups=asked, sets=_names(sets), seed=seed
+            )
+            return islice(drawn, limit)
+        read = read_seeds(seeds)
+        return islice(only_gold(read) if teacher == "gold" else read, limit)
 
     if teacher == "gold":
         _finish(write_critic_data(rows(), None, out, groups=asked), out, as_json=as_json)
@@ -115,48 +127,65 @@ def critic(
         n_workers=workers,
         worker_cpus=worker_cpus,
     )
-    _label(rows, chosen, out, answers, asked, prices, dry_run=dry_run, as_json=as_json)
+    run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
+    _label(rows, chosen, asked, run, balance=balance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a run writes, and how it tells of itself."""
+
+    out: Path
+    answers: Path | None
+    prices: "Prices"
+    dry_run: bool
+    as_json: bool
 
 
 def _label(
     rows: "Callable[[], Iterator[Seed | Reject]]",
     chosen: TeacherOptions,
-    out: Path,
-    answers: Path | None,
     groups: "tuple[Group, ...]",
-    prices: "Prices",
+    run: _Run,
     *,
-    dry_run: bool,
-    as_json: bool,
+    balance: bool,
 ) -> None:
-    from selfrag.annotate.critic_data import WINDOW, planned_cases, write_critic_data
+    from selfrag.annotate.critic_data import (
+        WINDOW,
+        judged_shares,
+        planned_cases,
+        write_critic_data,
+    )
     from selfrag.annotate.estimate import estimate
     from selfrag.annotate.judge import Judge
 
     report = Reporter()
     next(rows(), None)  # what cannot be read at all fails before a model is fetched or started
     with (
-        _store(out, answers, dry_run=dry_run) as store,
-        open_teacher(chosen, report, dry_run=dry_run) as teacher,
+        _store(run.out, run.answers, dry_run=run.dry_run) as store,
+        open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
     ):
         planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
-        report.say(f"{teacher.name}: {planned.sentence(prices)}")
-        if dry_run:
+        report.say(f"{teacher.name}: {planned.sentence(run.prices)}")
+        if run.dry_run:
             return
         judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
         try:
+            window = WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1)
+            shares = judged_shares(rows(), judge, groups=groups, window=window) if balance else None
             summary = write_critic_data(
                 rows(),
                 judge,
-                out,
+                run.out,
                 groups=groups,
-                prices=prices,
-                window=WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1),
+                prices=run.prices,
+                shares=shares,
+                window=window,
             )
         finally:
             report.close()
-            report.say(spent(judge, prices))
-    _finish(summary, out, as_json=as_json)
+            report.say(spent(judge, run.prices))
+    _finish(summary, run.out, as_json=run.as_json)
 
 
 @annotate_app.command("generator")
@@ -222,17 +251,6 @@ def generator(
     _annotate(lambda: islice(read_sources(files), limit), chosen, index, config, run)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Where a run writes, and how it tells of itself."""
-
-    out: Path
-    answers: Path | None
-    prices: "Prices"
-    dry_run: bool
-    as_json: bool
-
-
 def _annotate(
     rows: "Callable[[], Iterator[SourceRow | Reject]]",
     chosen: TeacherOptions,
@@ -276,7 +294,7 @@ def _annotate(
 
 def bugs_from(names: str) -> frozenset[Bug]:
     """Bugs by name, `all` for all of them; raises `BadInput` for a name that is none."""
-    given = [name.strip() for name in names.split(",") if name.strip()]
+    given = _names(names)
     unknown = sorted(set(given) - {*Bug, "all"})
     if unknown:
         raise BadInput(
@@ -319,15 +337,9 @@ def inspect(
         stdout.print(f"{name}: {told}", markup=False)
 
 
-def _seeds(
-    path: Path, groups: "tuple[Group, ...]", per_label: int, seed: int, *, gold: bool
-) -> "Iterator[Seed | Reject]":
-    from selfrag.annotate.labelled_sets import read_labelled_sets
-    from selfrag.annotate.seeds import only_gold, read_seeds
-
-    if path.is_dir():
-        return read_labelled_sets(path, per_label=per_label, groups=groups, seed=seed)
-    return only_gold(read_seeds(path)) if gold else read_seeds(path)
+def _names(text: str) -> list[str]:
+    """What stands between the commas of `text`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _store(out: Path, answers: Path | None, *, dry_run: bool) -> "AnswerStore":

@@ -41,15 +41,25 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
+def _agreement(agreed: Mapping[str, Any]) -> str:
+    low, high = agreed["interval"]
+    return (
+        f"{agreed['share']:.0%} of {agreed['n']} ({low:.0%} to {high:.0%}), kappa {agreed['kappa']}"
+    )
+
+
 def show_labels(summary: Mapping[str, Any]) -> None:
     """The counts, the agreement and the rejects of a report as tables."""
     table = Table("group", "label", "count", "agreement with gold", title=summary["teacher"])
     for group, counts in summary["counts"].items():
         agreed = summary["agreement"].get(group)
-        told = f"{agreed['share']:.0%} of {agreed['n']}, kappa {agreed['kappa']}" if agreed else ""
+        told = _agreement(agreed) if agreed else ""
         for n, (label, count) in enumerate(counts.items()):
             first = n == 0
             table.add_row(group if first else "", escape(label), str(count), told if first else "")
     stdout.print(table)
+    for group, by_set in summary["agreement_by_set"].items():
+        for name, agreed in by_set.items() if len(by_set) > 1 else ():
+            stdout.print(f"{group}, {name}: {_agreement(agreed)}", markup=False)
     for reason, count in summary["rejects"].items():
         stdout.print(f"rejected, {reason}: {count}", markup=False)

@@ -3,7 +3,6 @@
 Nothing outside the command line chooses back ends.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -322,8 +321,3 @@ def question_from(argument: str | None) -> str:
             'so write one, as in selfrag ask "Which planet has the moon Titan?"'
         )
     return question.strip()
-
-
-def keep_tokenizers_single() -> None:
-    """Tokenizers start no threads of their own: torch has them all."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -5,8 +5,11 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import typer
+
 from selfrag import assets
 from selfrag.cli import build
+from selfrag.cli.console import stdout
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
@@ -29,6 +32,18 @@ class Finding:
     ok: bool
     found: str
     remedy: str = ""
+
+
+def doctor() -> None:
+    """Show what is installed and cached, what is wrong, and how to mend it."""
+    wrong = 0
+    for finding in examine():
+        mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
+        stdout.print(mark, end=" ")
+        remedy = f"  -> {finding.remedy}" if finding.remedy else ""
+        stdout.print(f"{finding.name}: {finding.found}{remedy}", markup=False)
+        wrong += not finding.ok
+    raise typer.Exit(1 if wrong else 0)
 
 
 def examine() -> Iterator[Finding]:

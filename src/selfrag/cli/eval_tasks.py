@@ -20,6 +20,7 @@ from selfrag.cli.eval_files import check, export_runs, mauve
 from selfrag.cli.eval_judge import judge
 from selfrag.cli.eval_open import Setup, SystemKind, open_system
 from selfrag.cli.eval_progress import RunningBar
+from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.settings import apply_settings, threshold_from
 from selfrag.decode.config import QueryPolicy, SearchConfig
@@ -339,13 +340,11 @@ def report(
     stdout.print(f"{out} and {out.with_suffix('.md').name}", markup=False)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Makes `app` the command `selfrag eval` with its own commands below it."""
-    app.callback(invoke_without_command=True)(evaluate)
-    app.command("fetch")(fetch)
-    app.command("tasks")(list_tasks)
-    app.command("measure")(measure)
-    app.command("judge")(judge)
-    app.command("export")(export_runs)
-    app.command("check")(check)
-    app.command("mauve")(mauve)
+eval_app.callback(invoke_without_command=True)(evaluate)
+eval_app.command("fetch")(fetch)
+eval_app.command("tasks")(list_tasks)
+eval_app.command("measure")(measure)
+eval_app.command("judge")(judge)
+eval_app.command("export")(export_runs)
+eval_app.command("check")(check)
+eval_app.command("mauve")(mauve)

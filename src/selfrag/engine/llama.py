@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 
+_MANY_ROWS = 256  # measured with 576 to 3,072 columns: even at 128, up to a sixth faster at 750
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaShape:
@@ -254,7 +256,13 @@ def _logits(
 
 
 def _linear(rows: Array, weight: Array) -> Array:
-    """Shape (n, n_out). Weights first: for a few rows OpenBLAS is up to a third faster that way."""
+    """Shape (n, n_out). Weights first: for a few rows OpenBLAS is up to twice as fast that way.
+
+    For many, turning the product round costs more than that.
+    """
+    if len(rows) >= _MANY_ROWS:
+        many: Array = rows @ weight.T
+        return many
     product: Array = (weight @ rows.T).T
     return np.ascontiguousarray(product)
 

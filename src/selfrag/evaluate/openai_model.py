@@ -1,21 +1,26 @@
-"""Any OpenAI-compatible chat API as a model that is asked in words; owns the `openai` package.
+"""Any OpenAI-compatible chat API as a model that is asked in words.
 
 The key comes from OPENAI_API_KEY; local servers take any. Requests of a batch run side by side.
 """
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+import sys
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from selfrag.annotate.chat import first_choice
+from selfrag.annotate.endpoint import Endpoint, EndpointConfig
+from selfrag.annotate.judgement import Failure
 from selfrag.errors import BadInput, EngineError
 from selfrag.evaluate.model import Prompt, Reply
 
-try:
+if TYPE_CHECKING:
     import openai
-except ImportError as error:
-    raise EngineError(f'cannot ask an API: {error}; run `pip install "selfrag[api]"`') from error
+
+T = TypeVar("T")
 
 N_ALTERNATIVES = 20  # what the API shows of a distribution at most
 
@@ -44,34 +49,35 @@ class ApiModel:
         sampling: Sampling = Sampling.GREEDY,
         seed: int = 0,
         n_parallel: int = 8,
-        timeout_s: float = 120.0,
-        api_key: str | None = None,
     ) -> None:
-        try:
-            self._client = openai.OpenAI(
-                base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=3
-            )
-        except openai.OpenAIError as error:
+        key = os.environ.get("OPENAI_API_KEY", "")
+        if not key:
             raise BadInput(
-                f"cannot ask {base_url}: {error}; expected a key, so set OPENAI_API_KEY (any word "
-                "for a local server)"
-            ) from error
-        self._base_url = base_url
-        self._model = model
+                f"cannot ask {base_url}: there is no key; expected one, so set OPENAI_API_KEY (any "
+                "word for a local server)"
+            )
+        config = EndpointConfig(
+            base_url=base_url,
+            model=model,
+            api_key=key,
+            concurrency=n_parallel,
+            max_failures=sys.maxsize,  # whoever asks counts failed questions, not calls
+            timeout_s=120.0,
+        )
+        self._endpoint = Endpoint(config)
         self._sampling = sampling
         self._seed = seed
-        self._n_parallel = n_parallel
 
     @property
     def name(self) -> str:
         """The model's name there."""
-        return self._model
+        return self._endpoint.config.model
 
     def describe(self) -> dict[str, Any]:
         """Where, which and how; never the key."""
         return {
-            "model": self._model,
-            "base_url": self._base_url,
+            "model": self.name,
+            "base_url": self._endpoint.config.base_url,
             "decoding": str(self._sampling),
             "seed": self._seed,
         }
@@ -82,28 +88,39 @@ class ApiModel:
 
     def complete(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """A reply a prompt, each as a user's message. Raises `EngineError`."""
-        with ThreadPoolExecutor(self._n_parallel) as pool:
-            return list(pool.map(lambda prompt: self._reply(prompt, max_new_tokens), prompts))
+        return self._all([partial(self._reply, prompt, max_new_tokens) for prompt in prompts])
 
     def rate(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float]]:
         """The share of each label among the first tokens that the API shows."""
-        with ThreadPoolExecutor(self._n_parallel) as pool:
-            return list(pool.map(lambda prompt: self._rating(prompt, labels), prompts))
+        return self._all([partial(self._rating, prompt, labels) for prompt in prompts])
 
-    def _reply(self, prompt: Prompt, max_new_tokens: int) -> Reply:
+    def _all(self, calls: "Sequence[Callable[[openai.OpenAI], T]]") -> list[T]:
+        answers: dict[int, T] = {}
+        for place, found in self._endpoint.run(calls):
+            if isinstance(found, Failure):
+                raise EngineError(
+                    f"cannot ask {self.name} at {self._endpoint.config.base_url}: {found.detail}; "
+                    "expected an answer, so look whether the server runs and knows the model"
+                )
+            answers[place] = found
+        return [answers[place] for place in range(len(calls))]
+
+    def _reply(self, prompt: Prompt, max_new_tokens: int, client: "openai.OpenAI") -> Reply:
         temperature, top_p = _SETTINGS[self._sampling]
-        done = self._ask(prompt, max_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+        options = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        done = self._ask(client, prompt, options)
         usage = done.usage
         return Reply(
-            text=(done.choices[0].message.content or "").strip(),
+            text=(first_choice(done).message.content or "").strip(),
             n_tokens=usage.completion_tokens if usage else 0,
         )
 
-    def _rating(self, prompt: Prompt, labels: Sequence[str]) -> list[float]:
-        done = self._ask(
-            prompt, max_tokens=8, temperature=0.0, top_p=1.0, n_alternatives=N_ALTERNATIVES
-        )
-        choice = done.choices[0]
+    def _rating(
+        self, prompt: Prompt, labels: Sequence[str], client: "openai.OpenAI"
+    ) -> list[float]:
+        options = {"max_tokens": 8, "temperature": 0.0, "top_p": 1.0}
+        shown_too = {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
+        choice = first_choice(self._ask(client, prompt, options | shown_too))
         shown = choice.logprobs.content if choice.logprobs else None
         weights = [0.0] * len(labels)
         for each in shown[0].top_logprobs if shown else []:
@@ -117,28 +134,8 @@ class ApiModel:
         total = sum(weights)
         return [w / total for w in weights] if total else [1 / len(labels)] * len(labels)
 
-    def _ask(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        n_alternatives: int | None = None,
-    ) -> Any:
-        try:
-            return self._client.chat.completions.create(
-                model=self._model,
-                messages=[{"role": "user", "content": prompt.text}],
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=self._seed,
-                logprobs=n_alternatives is not None,
-                top_logprobs=n_alternatives or openai.omit,
-            )
-        except openai.OpenAIError as error:
-            raise EngineError(
-                f"cannot ask {self._model} at {self._base_url}: {error}; expected an answer, so "
-                "look whether the server runs and knows the model"
-            ) from error
+    def _ask(self, client: "openai.OpenAI", prompt: Prompt, options: dict[str, Any]) -> Any:
+        said: Any = [{"role": "user", "content": prompt.text}]
+        return client.chat.completions.create(
+            model=self.name, messages=said, seed=self._seed, **options
+        )

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -210,7 +211,10 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> t
     trainer.remove_callback(PrinterCallback)  # prints; the log has it all
     trainer.model_accepts_loss_kwargs = True  # our loss is a mean over the step: no second division
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with warnings.catch_warnings():
+        # The Trainer of transformers asks its own model for a name that it calls old.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     logger.info("trained in %.1f s", time.perf_counter() - started)
     return _save_final(trainer, config), trainer.model
 

@@ -1,0 +1,89 @@
+"""Raw text for `smollm2-end-to-end.sh`: passages, questions with an answer sentence, instructions.
+
+    python recipes/raw_text.py DATA OUT --passages 3000 --questions 60 --instructions 15
+
+DATA is a folder of labelled sets. Writes `passages.jsonl` (the first training passages of SQuAD and
+all of its development set) and `answers.jsonl` (questions on the former, answered by the one
+sentence that holds the answer; and instructions that need no passage, with short responses).
+"""
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from selfrag.ingest.sentences import split_sentences
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Writes both files."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--passages", type=int, default=3000)
+    parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--instructions", type=int, default=15)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    passages = list(rows(options.data / "squad/passages.jsonl.zst"))
+    kept = [row for row in passages if row["split"] == "train"][: options.passages]
+    held_out = [row for row in passages if row["split"] != "train"]
+    options.out.mkdir(parents=True, exist_ok=True)
+    write(
+        options.out / "passages.jsonl",
+        [{"id": row["pid"], "title": row["title"], "text": row["text"]} for row in kept + held_out],
+    )
+    texts = {row["pid"]: row["text"] for row in kept}
+    questions = list(answered(options.data, texts))
+    instructions = list(short_responses(options.data))
+    write(
+        options.out / "answers.jsonl",
+        draw(questions, options.questions, rng) + draw(instructions, options.instructions, rng),
+    )
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of a packed file."""
+    with path.open("rb") as packed:
+        stream = zstandard.ZstdDecompressor().stream_reader(packed)
+        for line in io.TextIOWrapper(stream, encoding="utf-8"):
+            yield json.loads(line)
+
+
+def answered(data: Path, texts: dict[str, str]) -> Iterator[Row]:
+    """Questions of `texts` with the sentence that holds the answer, where just one does."""
+    for row in rows(data / "squad/train_v1.1.jsonl.zst"):
+        sentences = split_sentences(texts.get(row["pid"], ""))
+        holding = [sentence for sentence in sentences if row["answers"][0] in sentence]
+        if len(holding) == 1:
+            yield {"id": row["id"], "instruction": row["question"], "output": holding[0].strip()}
+
+
+def short_responses(data: Path) -> Iterator[Row]:
+    """Instructions with a response of at most 25 words that rewrite or invent."""
+    for n, row in enumerate(rows(data / "instructions/t0_mix_permissive.jsonl.zst")):
+        if "Rewrite" in row["template"] or "common_gen" in row["template"]:
+            output = str(row["completion"]).strip()
+            if output and len(output.split()) <= 25:
+                yield {"id": f"t0-{n}", "instruction": row["prompt"].strip(), "output": output}
+
+
+def draw(pool: list[Row], n_rows: int, rng: np.random.Generator) -> list[Row]:
+    """So many of `pool`, drawn without repetition."""
+    return [pool[int(index)] for index in rng.permutation(len(pool))[:n_rows]]
+
+
+def write(path: Path, lines: list[Row]) -> None:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# docs/results: the default weights and every baseline with the same base model, on eight tasks.
+# Every step can be stopped and run again.
+#
+#   DATA=folder-of-labelled-sets OUT=runs/results QUESTIONS=20 recipes/results.sh
+set -euo pipefail
+
+: "${DATA:?folder with the labelled sets}" "${OUT:?folder for the results}"
+SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
+QUESTIONS=${QUESTIONS:-20} DISTRACTORS=${DISTRACTORS:-4000}
+read -r -a tasks <<< "${TASKS:-squad_open nq_open popqa triviaqa arc_challenge openbookqa boolq asqa}"
+recipes=$(dirname "$0")
+
+[[ -f $OUT/data/passages.jsonl ]] || "$PYTHON" "$recipes/results_data.py" "$DATA" "$OUT/data" \
+  --questions "$QUESTIONS" --distractors "$DISTRACTORS"
+[[ -d $OUT/index ]] || $SELFRAG index build "$OUT/data/passages.jsonl" --out "$OUT/index"
+
+folders=()
+answer() { # task label option...
+  local task=$1 label=$2 out=$OUT/$2-$1
+  shift 2
+  $SELFRAG eval --task "$task" --data "$OUT/data/$task.jsonl" --label "$label" --out "$out" "$@"
+  folders+=("$out")
+}
+for task in "${tasks[@]}"; do
+  passages=(--index "$OUT/index")
+  answer "$task" selfrag --system selfrag --top-k 5 "${passages[@]}"
+  answer "$task" rag-top1 --system rag --top-k 1 "${passages[@]}"
+  answer "$task" rag-top5 --system rag --top-k 5 "${passages[@]}"
+  answer "$task" vanilla --system vanilla
+  answer "$task" prompted --system prompted --top-k 3 "${passages[@]}"
+done
+for folder in "${folders[@]}"; do
+  [[ $folder == *-asqa ]] && $SELFRAG eval judge "$folder"
+done
+$SELFRAG report "${folders[@]}" --out "$OUT/report.html"

@@ -1,0 +1,25 @@
+"""`selfrag demo`: what a new user sees first."""
+
+from selfrag import assets
+from selfrag.cli import build, render
+from selfrag.cli.console import stdout
+from selfrag.cli.report import Reporter
+from selfrag.decode.answer import answer_questions
+from selfrag.decode.config import SearchConfig
+
+
+def demo() -> None:
+    """Fetch the assets, build the demo index and answer three questions."""
+    store, engine = build.load(None, Reporter())
+    for question in build.DEMO_QUESTIONS:
+        stdout.rule(f"[bold]{question}[/bold]", align="left")
+        answer = answer_questions(
+            [question], engine=engine, retriever=store, config=SearchConfig()
+        )[0]
+        render.show_answer(stdout, answer)
+        stdout.print()
+    stdout.print(
+        f'Passages: {assets.CORPUS.attribution}\nAsk your own: selfrag ask "…" [--explain]',
+        style="dim",
+        markup=False,
+    )
