@@ -1,4 +1,4 @@
-"""Settings for all tests, and the server that two of them share."""
+"""Settings for all tests, and the servers that some of them share."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,3 +15,12 @@ def pg_server():
 
     with PgServer() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A Ray cluster on this machine, without a node that works."""
+    from ray_nodes import ray_nodes
+
+    with ray_nodes() as started:
+        yield started

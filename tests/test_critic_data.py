@@ -273,3 +273,19 @@ def test_labels_part_at_every_place_where_their_spellings_differ():
     ]
     with pytest.raises(ValueError, match="beginning of another"):
         forks({"a": [1], "b": [1, 2]})
+
+
+def test_how_many_seeds_are_asked_together_changes_no_byte(tmp_path):
+    # Seeds that cannot be read, and answers without a label, become rejects in the order of rows.
+    unlabelled = SpokenTeacher(lambda case: "?" if case.group is Group.SUPPORT else speak(case))
+    rows = [ROWS[0], {"instruction": ""}, ROWS[3], {"instruction": ""}]
+    found = []
+    for window in (1, 64):
+        out = tmp_path / f"{window}.jsonl"
+        with AnswerStore(tmp_path / f"{window}.sqlite") as own:
+            seeds = check_seeds(enumerate(rows, start=1))
+            write_critic_data(seeds, Judge(unlabelled, own), out, window=window)
+        rejects = out.with_name(out.name + ".rejects.jsonl")
+        found.append((out.read_bytes(), rejects.read_bytes()))
+        assert [row["stage"] for row in lines(rejects)] == ["parse", "read", "parse", "read"]
+    assert found[0] == found[1]

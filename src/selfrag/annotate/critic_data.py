@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfrag.annotate.balance import LabelShares, label_shares, rebalance
 from selfrag.annotate.critic_prompt import CRITIC_INSTRUCTIONS, TASKS, critic_input
@@ -21,6 +21,8 @@ from selfrag.errors import BadInput, EngineError, SelfRAGError
 
 # Seeds whose cases go to the teacher together.
 WINDOW = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,33 +69,41 @@ def write_critic_data(
     groups: Sequence[Group] = (),
     prices: Prices | None = None,
     shares: LabelShares | None = None,
+    window: int = WINDOW,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Writes `out` with rejects and report beside it; the report.
 
     `judge` None takes the seeds' own labels. Only `groups` are asked, all when empty. `shares`, of
-    `judged_shares`, are divided out of the teacher's probabilities. The bytes
-    depend on the seeds and the answers alone. Raises `BadInput` or `EngineError` when not one
-    label could be had; rejects and report are there then too, and an old `out` stays.
+    `judged_shares`, are divided out of the teacher's probabilities. The bytes depend on the seeds
+    and the answers, not on how many seeds, a `window`, are asked together. Raises `BadInput` or
+    `EngineError` when not one label could be had; rejects and report are there then too, and an old
+    `out` stays.
     """
     teacher = judge.teacher.name if judge else "gold"
     report = LabelReport(teacher, prices or Prices(), shares=shares)
     once = _Once()
+    n_read = 0
     report_path = beside(out, ".report.json")
     with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
-        for n_done, window in _windows(seeds, rejects):
-            items = [
-                item
-                for seed in window
-                for item in once.items(seed, groups, only_gold=judge is None)
+        for rows in windows(seeds, window):
+            own = [
+                list(once.items(row, groups, only_gold=judge is None))
+                if isinstance(row, Seed)
+                else []
+                for row in rows
             ]
-            judgements = _judgements(items, judge)
-            if shares is not None:
-                judgements = [rebalance(judgement, shares) for judgement in judgements]
-            for item, judgement in zip(items, judgements, strict=True):
-                report.add(judgement, item.gold if judge else None, item.seed.dataset)
-                _write(item, judgement, data, rejects)
-            on_progress(n_done)
+            judgements = _judgements([item for items in own for item in items], judge)
+            judged = iter(rebalance(each, shares or {}) for each in judgements)
+            for row, items in zip(rows, own, strict=True):
+                if isinstance(row, Reject):
+                    rejects.reject(row)
+                for item in items:
+                    judgement = next(judged)
+                    report.add(judgement, item.gold if judge else None, item.seed.dataset)
+                    _write(item, judgement, data, rejects)
+            n_read += len(rows)
+            on_progress(n_read)
         data.is_wanted = data.n_rows > 0
     summary = report.to_json(rejects=rejects.reasons, repeated=once.repeated)
     with writing(report_path) as lines:
@@ -104,24 +114,28 @@ def write_critic_data(
 
 
 def judged_shares(
-    seeds: Iterable[Seed | Reject], judge: Judge, *, groups: Sequence[Group] = ()
+    seeds: Iterable[Seed | Reject],
+    judge: Judge,
+    *,
+    groups: Sequence[Group] = (),
+    window: int = WINDOW,
 ) -> LabelShares:
     """The mean probability that the teacher gives every label; its answers are stored on the way.
 
     With them `write_critic_data` labels the same seeds as if each label were equally frequent.
     """
-    windows = planned_cases(seeds, groups=groups)
-    return label_shares(judged for cases in windows for judged in judge.judge(cases))
+    planned = planned_cases(seeds, groups=groups, window=window)
+    return label_shares(judged for cases in planned for judged in judge.judge(cases))
 
 
 def planned_cases(
-    seeds: Iterable[Seed | Reject], *, groups: Sequence[Group] = ()
+    seeds: Iterable[Seed | Reject], *, groups: Sequence[Group] = (), window: int = WINDOW
 ) -> Iterator[list[Case]]:
     """All that would be asked, a window of seeds at a time."""
     once = _Once()
     usable = (seed for seed in seeds if isinstance(seed, Seed))
-    while window := list(islice(usable, WINDOW)):
-        yield [item.case for seed in window for item in once.items(seed, groups)]
+    for some in windows(usable, window):
+        yield [item.case for seed in some for item in once.items(seed, groups)]
 
 
 def nothing_usable(out: Path, rejects: Lines) -> SelfRAGError:
@@ -136,21 +150,11 @@ def nothing_usable(out: Path, rejects: Lines) -> SelfRAGError:
     return kind(message)
 
 
-def _windows(seeds: Iterable[Seed | Reject], rejects: Lines) -> Iterator[tuple[int, list[Seed]]]:
-    """Seeds in windows, each with how many rows were read by its end; rejects are written."""
-    window: list[Seed] = []
-    n_read = 0
-    for seed in seeds:
-        n_read += 1
-        if isinstance(seed, Reject):
-            rejects.reject(seed)
-            continue
-        window.append(seed)
-        if len(window) == WINDOW:
-            yield n_read, window
-            window = []
-    if window:
-        yield n_read, window
+def windows(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`rows` in order, `size` at a time; the last may be fewer."""
+    rest = iter(rows)
+    while window := list(islice(rest, size)):
+        yield window
 
 
 def _judgements(items: Sequence[_Item], judge: Judge | None) -> list[Judgement]:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from selfrag.annotate.annotate_row import Annotated, Need, Search, Steps, annotate_row
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
-from selfrag.annotate.critic_data import nothing_usable, reject_from
+from selfrag.annotate.critic_data import nothing_usable, reject_from, windows
 from selfrag.annotate.judge import Judge
 from selfrag.annotate.judgement import Case, relevance_case, retrieve_case, utility_case
 from selfrag.annotate.rejects import Lines, Reject, Stage, beside, writing
@@ -24,8 +24,6 @@ from selfrag.retrieval.base import Retriever
 
 # Rows whose questions go to teacher and retriever together.
 WINDOW = 32
-
-T = TypeVar("T")
 
 
 def annotate_rows(
@@ -73,27 +71,29 @@ def write_generator_data(
     config: AssemblyConfig,
     *,
     prices: Prices | None = None,
+    window: int = WINDOW,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Writes `out` with rejects and report beside it; the report.
 
-    The bytes depend on the rows, the answers and what the retriever finds. A row that lacks an
-    answer is a reject, which a rerun completes. Raises `BadInput` or `EngineError` when no row
-    could be used; rejects and report are there then too, and an old `out` stays.
+    The bytes depend on the rows, the answers and what the retriever finds, not on how many rows, a
+    `window`, go on together. A row that lacks an answer is a reject, which a rerun completes.
+    Raises `BadInput` or `EngineError` when no row could be used; rejects and report are there then
+    too, and an old `out` stays.
     """
     report = LabelReport(judge.teacher.name, prices or Prices())
     tokens: Counter[str] = Counter()
     n_read = 0
     with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
-        for window in _windows(rows, WINDOW):
-            usable = [row for row in window if isinstance(row, SourceRow)]
+        for some in windows(rows, window):
+            usable = [row for row in some if isinstance(row, SourceRow)]
             annotated = iter(annotate_rows(usable, judge, retriever, config))
-            for row in window:
+            for row in some:
                 if isinstance(row, Reject):
                     rejects.reject(row)
                 else:
                     _write(next(annotated), report, tokens, data, rejects)
-            n_read += len(window)
+            n_read += len(some)
             on_progress(n_read)
         data.is_wanted = data.n_rows > 0
     summary = {
@@ -107,12 +107,6 @@ def write_generator_data(
     if not data.n_rows:
         raise nothing_usable(out, rejects)
     return summary
-
-
-def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while window := list(islice(rest, size)):
-        yield window
 
 
 def _write(

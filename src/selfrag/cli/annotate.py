@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from selfrag.annotate.sources import SourceRow
     from selfrag.annotate.store import AnswerStore
 
+# A cluster has enough to do only when this many windows of rows go out together.
+_CLUSTER_WINDOWS = 16
+
 annotate_app = typer.Typer(help="Make training data with a teacher.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", help="JSON lines file to write.")]
@@ -84,6 +87,9 @@ def critic(
     balance: Annotated[
         bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
     ] = False,
+    ray: options.Ray = "",
+    workers: options.Workers = 0,
+    worker_cpus: options.WorkerCpus = 1.0,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -117,6 +123,9 @@ def critic(
         concurrency=concurrency,
         max_retries=max_retries,
         threads=threads,
+        ray=ray,
+        n_workers=workers,
+        worker_cpus=worker_cpus,
     )
     run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
     _label(rows, chosen, asked, run, balance=balance)
@@ -141,7 +150,12 @@ def _label(
     *,
     balance: bool,
 ) -> None:
-    from selfrag.annotate.critic_data import judged_shares, planned_cases, write_critic_data
+    from selfrag.annotate.critic_data import (
+        WINDOW,
+        judged_shares,
+        planned_cases,
+        write_critic_data,
+    )
     from selfrag.annotate.estimate import estimate
     from selfrag.annotate.judge import Judge
 
@@ -157,9 +171,16 @@ def _label(
             return
         judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
         try:
-            shares = judged_shares(rows(), judge, groups=groups) if balance else None
+            window = WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1)
+            shares = judged_shares(rows(), judge, groups=groups, window=window) if balance else None
             summary = write_critic_data(
-                rows(), judge, run.out, groups=groups, prices=run.prices, shares=shares
+                rows(),
+                judge,
+                run.out,
+                groups=groups,
+                prices=run.prices,
+                shares=shares,
+                window=window,
             )
         finally:
             report.close()
@@ -192,6 +213,9 @@ def generator(
     price_out: PriceOut = None,
     answers: Answers = None,
     limit: Limit = None,
+    ray: options.Ray = "",
+    workers: options.Workers = 0,
+    worker_cpus: options.WorkerCpus = 1.0,
     dry_run: DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -206,11 +230,7 @@ def generator(
         )
     files = [Source.parse(source) for source in sources]
     config = AssemblyConfig(
-        rules=rules,
-        top_k=top_k,
-        seed=seed,
-        bugs=bugs_from(bugs),
-        negative_samples=negative_samples,
+        rules=rules, top_k=top_k, seed=seed, bugs=bugs_from(bugs), negative_samples=negative_samples
     )
     chosen = TeacherOptions(
         teacher=teacher,
@@ -222,6 +242,9 @@ def generator(
         max_retries=max_retries,
         threads=threads,
         engine=engine,
+        ray=ray,
+        n_workers=workers,
+        worker_cpus=worker_cpus,
     )
     prices = Prices(prompt=price_in, completion=price_out)
     run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
@@ -236,7 +259,7 @@ def _annotate(
     run: _Run,
 ) -> None:
     from selfrag.annotate.estimate import estimate
-    from selfrag.annotate.generator_data import planned_at_most, write_generator_data
+    from selfrag.annotate.generator_data import WINDOW, planned_at_most, write_generator_data
     from selfrag.annotate.judge import Judge
 
     report = Reporter()
@@ -260,6 +283,7 @@ def _annotate(
                 run.out,
                 config,
                 prices=run.prices,
+                window=WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1),
                 on_progress=lambda done: report.progress("annotating", done, n_rows),
             )
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfrag.cli import options
 from selfrag.cli.console import stdout
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
@@ -40,9 +41,6 @@ PrecisionOption = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(help="Passages encoded together.")]
 Devices = Annotated[str, typer.Option(help="One process each, as cuda:0,cuda:1.")]
-Ray = Annotated[str, typer.Option("--ray", help="Cluster: host:port, auto, or local to start one.")]
-WorkersOption = Annotated[int, typer.Option("--workers", help="On Ray; 0: as many as it holds.")]
-WorkerCpus = Annotated[float, typer.Option(help="CPUs of a worker on Ray.")]
 WorkerGpus = Annotated[float, typer.Option(help="GPUs of a worker on Ray, 0.5 for two on one.")]
 StallMinutes = Annotated[float, typer.Option(help="Ray is given up after so long without commit.")]
 FromPickles = Annotated[
@@ -74,9 +72,9 @@ def embed(
     precision: PrecisionOption = None,
     batch_size: BatchSize = 64,
     devices: Devices = "",
-    ray: Ray = "",
-    workers: WorkersOption = 0,
-    worker_cpus: WorkerCpus = 1.0,
+    ray: options.Ray = "",
+    workers: options.Workers = 0,
+    worker_cpus: options.WorkerCpus = 1.0,
     worker_gpus: WorkerGpus = 0.0,
     stall_minutes: StallMinutes = 30.0,
     from_pickles: FromPickles = None,
@@ -86,7 +84,8 @@ def embed(
 
     Rows with an id are passages as they are, others are cut into blocks of 100 words.
     """
-    from selfrag.retrieval.cluster import Workers, embed_on_cluster, embed_on_devices
+    from selfrag.cluster import Workers
+    from selfrag.retrieval.cluster import embed_on_cluster, embed_on_devices
     from selfrag.retrieval.embed import embed_corpus, survey
     from selfrag.retrieval.encoders import usual_precision
 

@@ -68,4 +68,7 @@ Following = Annotated[
 Explain = Annotated[bool, typer.Option("--explain", help="Show the whole tree.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Tell every step as it comes.")]
 Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add the trace to.")]
+Ray = Annotated[str, typer.Option("--ray", help="Cluster: host:port, auto, or local to start one.")]
+Workers = Annotated[int, typer.Option("--workers", help="On Ray; 0: as many as it holds.")]
+WorkerCpus = Annotated[float, typer.Option(help="CPUs of a worker on Ray.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]

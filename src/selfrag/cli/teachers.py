@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ class TeacherOptions:
     """Who is asked and how, as given on the command line.
 
     `teacher`: `local`, `openai`, the address of a server, or a GGUF file. `critic`: a model folder
-    or the address of a server that runs one; it goes before `teacher`.
+    or the address of a server that runs one; it goes before `teacher`. `ray`: the address of a
+    cluster whose workers ask, each with `worker_cpus`; `n_workers` 0 for as many as it holds.
     """
 
     teacher: str = "local"
@@ -36,6 +38,9 @@ class TeacherOptions:
     max_retries: int = 6
     threads: int = 0
     engine: build.EngineKind = build.EngineKind.LLAMA
+    ray: str = ""
+    n_workers: int = 0
+    worker_cpus: float = 1.0
 
 
 @contextmanager
@@ -46,7 +51,10 @@ def open_teacher(
 
     With `dry_run` it can only be sized: nothing is fetched or started.
     """
-    if is_url(options.critic):
+    if options.ray and not dry_run:
+        with _on_cluster(options, report) as teacher:
+            yield teacher
+    elif is_url(options.critic):
         from selfrag.annotate.chat import ServedCritic
 
         with _endpoint(options, options.critic, _model_of(options)) as endpoint:
@@ -60,6 +68,25 @@ def open_teacher(
     else:
         with _local(options, report, dry_run=dry_run) as teacher:
             yield teacher
+
+
+@contextmanager
+def _on_cluster(options: TeacherOptions, report: Reporter) -> "Iterator[Teacher]":
+    from selfrag.annotate.cluster import ClusterTeacher
+    from selfrag.cluster import Workers, connected
+
+    workers = Workers(n_workers=options.n_workers, n_cpus=options.worker_cpus)
+    n_threads = options.threads or max(1, int(options.worker_cpus))
+    on_worker = replace(options, ray="", threads=n_threads)
+    with (
+        open_teacher(on_worker, report, dry_run=True) as here,
+        connected(options.ray, "annotate", workers) as cluster,
+    ):
+        yield ClusterTeacher(here, partial(_open_on_worker, on_worker), cluster)
+
+
+def _open_on_worker(options: TeacherOptions) -> "AbstractContextManager[Teacher]":
+    return open_teacher(options, Reporter())
 
 
 def is_url(text: str) -> bool:

@@ -1,27 +1,22 @@
 """Shards embedded by many workers: the devices of one machine, or the nodes of a Ray cluster.
 
-The only module that imports Ray, and late. Shards on disk are the checkpoint, so a worker is asked
-for a shard and for nothing else: plain Ray tasks do, which Ray repeats elsewhere when a node is
-lost. Ray Data would add read tasks, which wait for ever for a CPU that the workers hold once a node
-is gone (2.60). Knows nothing of files or models.
+Shards on disk are the checkpoint, so a worker is asked for a shard and for nothing else: plain Ray
+tasks do. Ray Data would add read tasks, which wait for ever for a CPU that the workers hold once a
+node is gone (2.60). Knows nothing of files or models.
 """
 
-import logging
 import multiprocessing
 import os
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from selfrag.errors import BadInput, ConfigError, SelfRAGError
+from selfrag.cluster import Workers, connected, once_a_process
+from selfrag.errors import BadInput, SelfRAGError
 from selfrag.passage import Passage
 from selfrag.retrieval.embed import (
     PLAN_NAME,
@@ -34,15 +29,11 @@ from selfrag.retrieval.embed import (
 )
 from selfrag.retrieval.encoder import Encoder
 
-logger = logging.getLogger(__name__)
-
 # A shard travels to its worker in one piece: at 700 bytes a passage 180 MB.
 MAX_SHARD_ROWS = 262_144
 _POLL_S = 2.0
 # A node that dies takes its workers along only seconds later; until then they hold their shards.
 _LOCK_WAIT_S = 60.0
-# Nodes that a shard may lose before the run is given up; what it has committed stays.
-_MAX_RETRIES = 5
 
 MakeEncoder = Callable[[], Encoder]
 MakeEncoderOn = Callable[[str], Encoder]
@@ -132,38 +123,6 @@ class _Watch:
         return n_done
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """What each worker takes of a Ray cluster, and how many there may be at once.
-
-    `n_workers` 0: as many as the cluster holds, now and when nodes come. `n_gpus` may be a fraction
-    of one. After `stall_s` seconds without a commit anywhere the run is given up.
-    """
-
-    n_workers: int = 0
-    n_cpus: float = 1.0
-    n_gpus: float = 0.0
-    stall_s: float = 1800.0
-
-    def __post_init__(self) -> None:
-        is_sound = min(self.n_workers, self.n_cpus, self.n_gpus) >= 0 and self.stall_s > 0
-        if not is_sound or not self.n_cpus + self.n_gpus:
-            raise ConfigError(
-                f"cannot embed on a cluster with {self}: expected no number below 0, CPUs or GPUs "
-                "for a worker, and some seconds before a stand-still is given up; set them so"
-            )
-
-    def n_at_once(self, resources: dict[str, float]) -> int:
-        """How many shards to hand out to a cluster that holds `resources`.
-
-        Two for each place, so that no worker waits for its next; one at least, which an autoscaler
-        sees.
-        """
-        wanted = {"CPU": self.n_cpus, "GPU": self.n_gpus}
-        places = min(int(resources.get(name, 0) / n) for name, n in wanted.items() if n)
-        return self.n_workers or max(1, 2 * places)
-
-
 def embed_on_cluster(
     passages: Iterable[Passage],
     make_encoder: MakeEncoder,
@@ -193,41 +152,13 @@ def embed_on_cluster(
     left = unfinished_shards(folder, plan)
     if not left:
         return
-    workers = workers or Workers()
-    with _connected(address) as ray:
-        # max_calls 0: a process keeps its encoder, on a GPU too.
-        task = ray.remote(
-            num_cpus=workers.n_cpus,
-            num_gpus=workers.n_gpus,
-            max_retries=_MAX_RETRIES,
-            max_calls=0,
-        )(_embed_one)
-        pieces = (
-            task.remote(make_encoder, folder, plan, shard, ray.put(own))
-            for shard, own in _pieces(passages, plan, left)
-        )
-        _run(ray, pieces, workers, _Watch(folder, plan, on_progress))
-
-
-def _run(ray: Any, tasks: Iterator[Any], workers: Workers, watch: _Watch) -> None:
-    """Keeps as many `tasks` under way as the cluster has room for, until all have ended."""
-    running = list(islice(tasks, workers.n_at_once(ray.cluster_resources())))
-    n_done, moved_at = -1, time.monotonic()
-    while running:
-        ended, running = ray.wait(running, timeout=_POLL_S)
-        for each in ended:
-            _raise_cause(ray, each)
-        room = max(0, workers.n_at_once(ray.cluster_resources()) - len(running))
-        running += islice(tasks, room)
-        n_before, n_done = n_done, watch.tell()
-        if n_done > n_before:
-            moved_at = time.monotonic()
-        if time.monotonic() - moved_at > workers.stall_s:
-            raise SelfRAGError(
-                f"cannot embed on the cluster: no commit for {workers.stall_s:.0f} s, with "
-                f"{len(running)} shards under way and {ray.cluster_resources()} in the cluster, "
-                "expected some to get on; see `ray status`, add nodes, and run again to go on"
-            )
+    watch = _Watch(folder, plan, on_progress)
+    pieces = (
+        (make_encoder, folder, plan, shard, own) for shard, own in _pieces(passages, plan, left)
+    )
+    with connected(address, "embed", workers) as cluster:
+        for _ in cluster.run(_embed_one, pieces, n_done=watch.tell):
+            pass  # a shard on the disk is all that comes of it
 
 
 def _pieces(
@@ -249,64 +180,4 @@ def _embed_one(
             f"cannot embed on node {platform.node()}: found no {folder} there, expected a folder "
             "that all nodes share under one path; name such a folder"
         )
-    embed_shard(passages, _encoder(make_encoder), folder, plan, shard, wait_s=_LOCK_WAIT_S)
-
-
-@lru_cache(maxsize=1)
-def _loaded(pickled: bytes) -> Encoder:
-    from ray import cloudpickle
-
-    make_encoder: MakeEncoder = cloudpickle.loads(pickled)
-    return make_encoder()
-
-
-def _encoder(make_encoder: MakeEncoder) -> Encoder:
-    """Loaded once a process: Ray gives a process shard after shard."""
-    from ray import cloudpickle
-
-    return _loaded(cloudpickle.dumps(make_encoder))
-
-
-def _raise_cause(ray: Any, task: Any) -> None:
-    try:
-        ray.get(task)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, SelfRAGError) else error from None
-    except ray.exceptions.RayError as error:
-        raise SelfRAGError(
-            f"cannot embed on the cluster: a shard lost {_MAX_RETRIES + 1} workers, the last to "
-            f"{_first_line(error)!r}, expected one to get on; give workers more memory or a "
-            "smaller --batch-size, and run again to go on"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray itself; a connection that is there already is used and kept."""
-    try:
-        import ray
-    except ImportError as error:
-        raise SelfRAGError(
-            f"cannot embed on the Ray cluster {address}: found no usable package ray ({error}), "
-            'expected it installed; run pip install "selfrag[ray]"'
-        ) from error
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        dashboard = False if address == "local" else None  # it has no authentication
-        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SelfRAGError(
-            f"cannot reach the Ray cluster {address}: found {_first_line(error)!r}, expected a "
-            "running cluster of which this machine is a node; start one with `ray start`"
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    embed_shard(passages, once_a_process(make_encoder), folder, plan, shard, wait_s=_LOCK_WAIT_S)
