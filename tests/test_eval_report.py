@@ -9,7 +9,7 @@ import pytest
 from eval_parts import ROWS, cited, hit, output, question, questions_with_passages, random_system
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
-from selfrag.evaluate import page
+from selfrag.evaluate import page, plots
 from selfrag.evaluate.calibration import judged_candidates, reliability, risk_coverage
 from selfrag.evaluate.export import ExportFormat, cited_text, export
 from selfrag.evaluate.metrics import METRICS
@@ -56,6 +56,21 @@ def runs(tmp_path):
         saved(tmp_path / "one", "ours", ["Ann", "Ann <x>", None]),
         saved(tmp_path / "two", "theirs", ["Ann", "Bob", "Bob"]),
     ]
+
+
+def test_words_of_a_figure_are_text_that_cannot_end_it():
+    figure = plots.bars_figure([("ours </svg>", 0.5, 0.4, 0.6)], "match_words")
+    assert re.search(r"<text[^>]*>match_words</text>", figure)
+    assert "ours &lt;/svg&gt;" in figure
+    assert figure.count("</svg>") == 1
+
+
+def test_a_task_whose_headline_has_no_value_is_reported_by_the_first_measure_that_has_one(tmp_path):
+    # ASQA rows without readings have no str_em; the records have gold strings, so match_released.
+    run = saved(tmp_path / "one", "ours", ["Ann", "Bob"], task="asqa", headline="str_em")
+    (part,) = build_report([run])
+    assert part.headline == "match_released"
+    assert "0.500" in page.markdown([part])
 
 
 def test_scores_are_binned_with_their_gap():

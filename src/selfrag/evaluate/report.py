@@ -78,7 +78,7 @@ def build_report(runs: Sequence[Run]) -> list[TaskReport]:
 
 def _task_report(task: str, runs: Sequence[Run]) -> TaskReport:
     named = named_runs(runs)
-    headline = runs[0].headline
+    headline = _headline(runs)
     names = [name for name in _metric_order(runs) if any(run.values.get(name) for run in runs)]
     differing = _differing(named, headline)
     return TaskReport(
@@ -102,6 +102,13 @@ def _task_report(task: str, runs: Sequence[Run]) -> TaskReport:
         differing=tuple(differing[:MAX_SHOWN]),
         n_differing=len(differing),
     )
+
+
+def _headline(runs: Sequence[Run]) -> str:
+    """The task's measure, or the first that its records do have: str_em needs ASQA's readings."""
+    wanted = runs[0].headline
+    found = (name for name in (wanted, *METRICS) if any(run.values.get(name) for run in runs))
+    return next(found, wanted)
 
 
 def named_runs(runs: Sequence[Run]) -> dict[str, Run]:
