@@ -3,12 +3,16 @@
 # Every step can be stopped and run again.
 #
 #   DATA=folder-of-labelled-sets OUT=runs/results QUESTIONS=20 recipes/results.sh
+#
+# QUESTIONS, DISTRACTORS   drawn for each task; passages beside those that are asked about
+# TASKS, SYSTEMS, LIMIT    fewer tasks, systems or questions
 set -euo pipefail
 
 : "${DATA:?folder with the labelled sets}" "${OUT:?folder for the results}"
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
 QUESTIONS=${QUESTIONS:-20} DISTRACTORS=${DISTRACTORS:-4000}
 read -r -a tasks <<< "${TASKS:-squad_open nq_open popqa triviaqa arc_challenge openbookqa boolq asqa}"
+systems=" ${SYSTEMS:-selfrag rag-top1 rag-top5 vanilla prompted} "
 recipes=$(dirname "$0")
 
 [[ -f $OUT/data/passages.jsonl ]] || "$PYTHON" "$recipes/results_data.py" "$DATA" "$OUT/data" \
@@ -19,6 +23,8 @@ folders=()
 answer() { # task label option...
   local task=$1 label=$2 out=$OUT/$2-$1
   shift 2
+  [[ $systems == *" $label "* ]] || return 0
+  [[ -n ${LIMIT:-} ]] && set -- "$@" --limit "$LIMIT"
   $SELFRAG eval --task "$task" --data "$OUT/data/$task.jsonl" --label "$label" --out "$out" "$@"
   folders+=("$out")
 }
@@ -31,6 +37,6 @@ for task in "${tasks[@]}"; do
   answer "$task" prompted --system prompted --top-k 3 "${passages[@]}"
 done
 for folder in "${folders[@]}"; do
-  [[ $folder == *-asqa ]] && $SELFRAG eval judge "$folder"
+  if [[ $folder == *-asqa ]]; then $SELFRAG eval judge "$folder"; fi
 done
 $SELFRAG report "${folders[@]}" --out "$OUT/report.html"
