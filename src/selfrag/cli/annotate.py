@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,9 @@ Answers = Annotated[
     Path | None, typer.Option(help="File of stored answers; <out>.answers.sqlite when not given.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask and cost.")]
+Balance = Annotated[
+    bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
+]
 TrainedCritic = Annotated[
     str, typer.Option("--critic", help="Trained critic: its folder, or its server's address.")
 ]
@@ -84,9 +88,7 @@ def critic(
     per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
     sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
-    ] = False,
+    balance: Balance = False,
     ray: options.Ray = "",
     workers: options.Workers = 0,
     worker_cpus: options.WorkerCpus = 1.0,
@@ -102,13 +104,10 @@ def critic(
     asked = groups_from(_names(groups))
     prices = Prices(prompt=price_in, completion=price_out)
 
+    draw = partial(read_labelled_sets, per_label=per_label, sets=_names(sets), seed=seed)
+
     def rows() -> "Iterator[Seed | Reject]":
-        if seeds.is_dir():
-            drawn = read_labelled_sets(
-                seeds, per_label=per_label, groups=asked, sets=_names(sets), seed=seed
-            )
-            return islice(drawn, limit)
-        read = read_seeds(seeds)
+        read = draw(seeds, groups=asked) if seeds.is_dir() else read_seeds(seeds)
         return islice(only_gold(read) if teacher == "gold" else read, limit)
 
     if teacher == "gold":
