@@ -43,9 +43,9 @@ def judge_with(server, store, *, explain=False, structured=False, **config):
 
 
 def test_a_label_comes_with_the_probability_of_its_first_token(store):
-    # yes .6 and Yes .2 against no .2: .8 of all that are labels.
-    logprobs = {"yes": math.log(0.6), "Yes": math.log(0.2), "no": math.log(0.2)}
-    with chat_server(lambda body: chat_reply("yes", logprobs)) as server:
+    # fact .6 and Fact .2 against work .2: .8 of all that are labels.
+    logprobs = {"fact": math.log(0.6), "Fact": math.log(0.2), "work": math.log(0.2)}
+    with chat_server(lambda body: chat_reply("fact", logprobs)) as server:
         endpoint, judge = judge_with(server, store)
         (judgement,) = judge.judge(CASES[:1])
         endpoint.close()
@@ -59,7 +59,7 @@ def test_a_server_without_probabilities_is_asked_without_them(store):
     def answer(body):
         if "logprobs" in body:
             return error_reply(400, "logprobs are not supported")
-        return chat_reply("no\nExplanation: a poem")
+        return chat_reply("work\nExplanation: a poem")
 
     with chat_server(answer) as server:
         endpoint, judge = judge_with(server, store, explain=True)
@@ -76,7 +76,7 @@ def test_what_a_server_refuses_by_name_is_left_out_from_then_on(store):
             if name in body:
                 return error_reply(400, f"Unsupported parameter: '{name}'")
         assert body["max_completion_tokens"] == 12
-        return chat_reply("yes")
+        return chat_reply("fact")
 
     with chat_server(answer) as server:
         endpoint, judge = judge_with(server, store)
@@ -105,7 +105,7 @@ def test_a_structured_answer_can_only_be_one_of_the_labels(store):
 
 
 def test_equal_cases_are_asked_once_and_never_again(store):
-    with chat_server(lambda body: chat_reply("yes")) as server:
+    with chat_server(lambda body: chat_reply("fact")) as server:
         endpoint, judge = judge_with(server, store)
         first = judge.judge([CASES[0], CASES[1], CASES[0]])
         again = judge.judge([CASES[1], CASES[0]])
@@ -118,7 +118,7 @@ def test_equal_cases_are_asked_once_and_never_again(store):
 
 @pytest.mark.parametrize("status", [429, 500])
 def test_a_busy_server_is_asked_again(store, status):
-    replies = [error_reply(status, "busy"), chat_reply("yes")]
+    replies = [error_reply(status, "busy"), chat_reply("fact")]
     with chat_server(lambda body: replies.pop(0)) as server:
         endpoint, judge = judge_with(server, store)
         (judgement,) = judge.judge(CASES[:1])
@@ -139,8 +139,8 @@ def test_a_busy_server_is_asked_again(store, status):
         ((200, {}, b"[]"), Reason.NONSENSE),
         ((200, {}, b'{"choices": []}'), Reason.NONSENSE),
         ((200, {}, b'{"choices": [{"message": {"content": 7}}]}'), Reason.NONSENSE),
-        (chat_reply("yes", {"yes": 0.7}), Reason.NONSENSE),  # a probability, not its logarithm
-        (chat_reply("yes", {"yes": "high"}), Reason.NONSENSE),
+        (chat_reply("fact", {"fact": 0.7}), Reason.NONSENSE),  # a probability, not its logarithm
+        (chat_reply("fact", {"fact": "high"}), Reason.NONSENSE),
         ((200, {"Content-Type": "text/html"}, b"<html>"), Reason.NONSENSE),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_refused_key_is_not_tried_again(store):
 
 
 def test_a_server_that_is_down_is_given_up_after_some_failures(store):
-    with chat_server(lambda body: chat_reply("yes")) as server:
+    with chat_server(lambda body: chat_reply("fact")) as server:
         pass  # now its port is closed
     endpoint, judge = judge_with(server, store, max_retries=0, max_failures=3)
     judgements = judge.judge(CASES)
@@ -192,7 +192,7 @@ def test_an_answer_without_a_label_is_kept_and_not_paid_twice(store):
 def test_answers_come_in_the_order_of_the_cases_whatever_order_they_arrive_in(store):
     def answer(body):
         number = int(body["messages"][-1]["content"].split()[-1].strip("?"))
-        return chat_reply("yes" if number % 2 else "no")
+        return chat_reply("fact" if number % 2 else "work")
 
     with chat_server(answer) as server:
         endpoint, judge = judge_with(server, store, concurrency=4)
@@ -225,7 +225,7 @@ def test_a_served_critic_reads_its_own_prompt_and_its_labels_as_text(store):
 
 
 def test_the_key_of_an_answer_depends_on_all_that_the_answer_depends_on(store):
-    with chat_server(lambda body: chat_reply("yes")) as server:
+    with chat_server(lambda body: chat_reply("fact")) as server:
         endpoint = open_endpoint(server)
         keys = {
             request_key(ChatTeacher(endpoint, config).request(case))
