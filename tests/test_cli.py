@@ -208,7 +208,10 @@ def scripted(monkeypatch):
     ask = "### Instruction:\nWho?\n\n### Response:\n"
     reads = [f"{ask}[Retrieval]<paragraph>{p.title}\n{p.text}</paragraph>" for p in passages]
     full = {"[Fully supported]": 0.9, "[No support / Contradictory]": 0.1}
+    rated = {f"{reads[0]}[Relevant]": say({"yes": 0.2, "no": 0.6})}
+    rated[f"{reads[1]}[Relevant]"] = say({"no": 0.5, "yes": 0.5})
     table = {
+        **rated,
         ask: say({"[Retrieval]": 0.75, "[No Retrieval]": 0.25}),
         reads[0]: say("[Relevant]", "Ann did it.", full, "[Utility:5]", "</s>"),
         reads[1]: say("[Irrelevant]", "Not here.", "[Utility:1]", "</s>"),
@@ -233,6 +236,7 @@ def test_an_answer_as_json_holds_what_is_documented(run, scripted):
         "abstained",
         "stopped_by",
         "choices",
+        "choices_rated",
         "usage",
         "timing_s",
         "model",
@@ -279,6 +283,15 @@ def test_a_closed_set_is_answered_with_one_of_its_members(run, scripted):
     ended = run("ask", "Who?", "--choices", "Ann,Bob", "--max-segments", "1")
     # Only the first candidate names one of the two.
     assert ended.out.startswith("Ann  (scores: Ann ")
+
+
+def test_a_closed_set_that_nobody_names_is_answered_by_likelihood(run, scripted):
+    ended = run("ask", "Who?", "--choices", "yes,no", "--max-segments", "1")
+    # The relevance of the second passage is about 0, so the first decides: .6 / (.2 + .6).
+    assert ended.out.startswith("no  (no candidate named one; likelihood: no 0.75, yes 0.25)\n")
+    assert ended.out.endswith(
+        "chosen by likelihood: nothing that was written names one of the choices\n"
+    )
 
 
 def test_the_flags_of_the_released_scripts_are_understood(run, scripted):

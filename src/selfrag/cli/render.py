@@ -38,7 +38,8 @@ def show_answer(console: Console, answer: Answer) -> None:
 def _headline(answer: Answer) -> str:
     if answer.choices:
         sums = ", ".join(f"{choice} {score:.2f}" for choice, score in answer.choices.items())
-        return escape(f"{answer.text}  (scores: {sums})")
+        what = "no candidate named one; likelihood" if answer.choices_rated else "scores"
+        return escape(f"{answer.text}  ({what}: {sums})")
     if answer.abstained:
         return "No passage supports an answer."
     return escape(answer.cited_text) or "(the model wrote nothing)"

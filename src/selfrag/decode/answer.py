@@ -34,7 +34,8 @@ class Answer:
 
     `abstained`: nothing was supported enough; there are no segments then, and `passages` holds the
     best evidence. `stopped_by` names the budget that ended the search early. `choices`: the sum of
-    scores for each answer of a closed set, best first.
+    scores for each answer of a closed set that a candidate gave, best first; where none gave one,
+    `choices_rated`, the share of each by its likelihood.
     """
 
     question: str
@@ -46,6 +47,7 @@ class Answer:
     abstained: bool = False
     stopped_by: str | None = None
     choices: dict[str, float]
+    choices_rated: bool = False
 
     @property
     def retrieved(self) -> bool:
@@ -97,6 +99,8 @@ class Answer:
         """
         if self.abstained:
             return "no answer: nothing was supported enough; the best evidence is shown"
+        if self.choices_rated:
+            return "chosen by likelihood: nothing that was written names one of the choices"
         if not self.retrieved:
             return "answered without retrieval: nothing is cited"
         if self.support is None:
@@ -173,6 +177,7 @@ def build_answer(
         passages = {hit.passage.id: hit for hit in finish.beam[0].hits}
     texts = [node.text for node in candidates]
     scores = [node.path_score for node in candidates]
+    votes = {} if finish.abstained else vote(texts, scores, choices)
     return Answer(
         question=question,
         segments=tuple(segments),
@@ -182,7 +187,8 @@ def build_answer(
         usage=finish.usage,
         abstained=finish.abstained,
         stopped_by=finish.stopped_by,
-        choices={} if finish.abstained else vote(texts, scores, choices),
+        choices=votes or finish.likelihoods,
+        choices_rated=not votes and bool(finish.likelihoods),
     )
 
 
@@ -205,6 +211,7 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "abstained": answer.abstained,
         "stopped_by": answer.stopped_by,
         "choices": answer.choices,
+        "choices_rated": answer.choices_rated,
         "usage": {"tokens": answer.usage.n_tokens, "passages": answer.usage.n_passages},
     }
 

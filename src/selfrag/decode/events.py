@@ -1,6 +1,6 @@
 """What a search tells as it goes: one typed event for every decision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
@@ -78,7 +78,7 @@ class FinishEvent:
     `best` ends the winning path; it is the root where nothing was written or nothing may be said.
     `beam` holds the last hypotheses, best first. `stopped_by` names the budget that ended the
     search early, if one did. `abstained`: no hypothesis reached `min_support`, or all were
-    contradicted.
+    contradicted. `likelihoods`: the share of every choice of a closed set that no candidate named.
     """
 
     question: int
@@ -88,6 +88,7 @@ class FinishEvent:
     usage: Usage
     stopped_by: str | None = None
     abstained: bool = False
+    likelihoods: dict[str, float] = field(default_factory=dict)
 
 
 Event = (

@@ -8,7 +8,7 @@ Yields an event for every decision; the answer, the command line and the server 
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import (
@@ -21,6 +21,7 @@ from selfrag.decode.events import (
     Usage,
 )
 from selfrag.decode.gate import Gate, GateRule, RetrievalMode, decide
+from selfrag.decode.likelihood import names_none, rate_choices
 from selfrag.decode.node import Node
 from selfrag.decode.plan import Level, Step, plan_level, room, skip_irrelevant
 from selfrag.decode.segment import COLUMNS, cut_segment
@@ -41,6 +42,7 @@ class _Question:
     beam: list[Node]
     usage: Usage
     stopped_by: str | None = None
+    first_level: list[Node] = field(default_factory=list)
 
 
 def search(
@@ -81,7 +83,7 @@ def search(
         if not grown:
             break
     for state in states:
-        yield _finish(state, config)
+        yield _rated(_finish(state, config), state.first_level, engine, fmt, config)
 
 
 def _root(
@@ -165,6 +167,7 @@ def _grow(
     for state in asking:
         mine = [c for s, c in zip(steps, children, strict=True) if s.question == state.number]
         if mine:
+            state.first_level = state.first_level or mine
             written = sum(c.segment.n_tokens for c in mine if c.segment is not None)
             n_read = plan.n_passages_read(state.number)
             _pay(state, n_tokens=written, n_passages=n_read)
@@ -285,6 +288,23 @@ def _finish(state: _Question, config: SearchConfig) -> FinishEvent:
         stopped_by=state.stopped_by,
         abstained=not sayable and (bool(beam) or state.stopped_by is None),
     )
+
+
+def _rated(
+    finish: FinishEvent,
+    candidates: Sequence[Node],
+    engine: Engine,
+    fmt: PromptFormat,
+    config: SearchConfig,
+) -> FinishEvent:
+    """With the likelihood of every choice where the search came to its end but named none."""
+    if finish.abstained or finish.stopped_by or not names_none(candidates, config.choices):
+        return finish
+    spent = finish.usage.n_tokens
+    left = None if config.max_tokens is None else config.max_tokens - spent
+    shares, n_tokens = rate_choices(candidates, engine, fmt, config, n_tokens_left=left)
+    usage = replace(finish.usage, n_tokens=spent + n_tokens)
+    return replace(finish, likelihoods=shares, usage=usage)
 
 
 def _may_be_said(node: Node, config: SearchConfig) -> bool:

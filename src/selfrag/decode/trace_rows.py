@@ -128,6 +128,7 @@ def event_to_row(event: Event, serial_of: SerialOf) -> dict[str, Any]:
                 "usage": {"tokens": event.usage.n_tokens, "passages": event.usage.n_passages},
                 "stopped_by": event.stopped_by,
                 "abstained": event.abstained,
+                "likelihoods": event.likelihoods,
             }
 
 
@@ -190,6 +191,9 @@ def _finish_from_row(row: Row, question: int, node_of: NodeOf) -> FinishEvent:
         usage=Usage(n_tokens=typed(usage, "tokens", int), n_passages=typed(usage, "passages", int)),
         stopped_by=None if stopped_by is None else typed(row, "stopped_by", str),
         abstained=typed(row, "abstained", bool),
+        likelihoods={
+            str(choice): float(share) for choice, share in row.get("likelihoods", {}).items()
+        },
     )
 
 
