@@ -5,23 +5,26 @@
 #
 #   DATA=folder-of-labelled-sets OUT=runs/chain recipes/smollm2-end-to-end.sh
 #
-# PER_LABEL          seeds of each label and labelled set that the teacher is asked about
+# LABELS             labelled sets whose seeds the teacher is asked about, and how many of each label;
+#                    not SQuAD 2.0, whose questions are those of the evaluation
 # QUESTIONS          raw questions to annotate; INSTRUCTIONS, that need no passage; PASSAGES, to search
 # CRITIC_STEPS, GENERATOR_STEPS   optimizer steps of 1,024 tokens
 # EVALUATE           questions of SQuAD's development set
 # CRITIC_BASE        what the critic starts from; a model that knows the tokens learns sooner
 # THREADS            of the teacher (set OMP_NUM_THREADS for the rest)
+# PRECISION          of training; bf16 is faster on a CPU that has it
 set -euo pipefail
 
 : "${DATA:?folder with the labelled sets}" "${OUT:?folder for the results}"
-PER_LABEL=${PER_LABEL:-100} QUESTIONS=${QUESTIONS:-2000} INSTRUCTIONS=${INSTRUCTIONS:-400}
+LABELS=${LABELS:-nq_open,entity,instructions,selqa,wice,factcheck,fool,fever,begin:100 asqa:30}
+QUESTIONS=${QUESTIONS:-2000} INSTRUCTIONS=${INSTRUCTIONS:-400}
 PASSAGES=${PASSAGES:-10000} CRITIC_STEPS=${CRITIC_STEPS:-300} GENERATOR_STEPS=${GENERATOR_STEPS:-300}
-EVALUATE=${EVALUATE:-500} THREADS=${THREADS:-2}
+EVALUATE=${EVALUATE:-500} THREADS=${THREADS:-2} PRECISION=${PRECISION:-auto}
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
 START=${START:-weights/smollm2-135m} CRITIC_BASE=${CRITIC_BASE:-$OUT/base}
 recipes=$(dirname "$0")
 train=(--set train.max_tokens=512 --set train.tokens_per_batch=1024 --set train.save_steps=20
-  --set train.learning_rate=4e-4 --set train.eval_batches=4)
+  --set train.learning_rate=4e-4 --set train.eval_batches=4 --set train.precision="$PRECISION")
 
 step() { # name command... : runs it once, and keeps how long it took
   local name=$1
@@ -38,8 +41,14 @@ step raw "$PYTHON" "$recipes/raw_text.py" "$DATA" "$OUT" --passages "$PASSAGES" 
   --questions "$QUESTIONS" --instructions "$INSTRUCTIONS"
 step index $SELFRAG index build "$OUT/passages.jsonl" --out "$OUT/index"
 step base $SELFRAG train base --out "$OUT/base"
-step labels $SELFRAG annotate critic "$DATA" --teacher local --balance --per-label "$PER_LABEL" \
-  --threads "$THREADS" --out "$OUT/critic.jsonl" --answers "${ANSWERS:-$OUT/answers.sqlite}"
+labels=()
+for part in $LABELS; do
+  labels+=("$OUT/labels-${part%:*}.jsonl")
+  step "labels-${part%:*}" $SELFRAG annotate critic "$DATA" --teacher local --balance \
+    --sets "${part%:*}" --per-label "${part#*:}" --threads "$THREADS" --out "${labels[-1]}" \
+    --answers "${ANSWERS:-$OUT/answers.sqlite}"
+done
+cat "${labels[@]}" > "$OUT/critic.jsonl"
 step critic $SELFRAG train critic --model "$CRITIC_BASE" --data "$OUT/critic.jsonl" \
   --out "$OUT/critic" --labels token "${train[@]}" --set train.max_steps="$CRITIC_STEPS"
 step critic-model $SELFRAG export "$OUT/critic" --out "$OUT/critic-model"

@@ -37,7 +37,7 @@ def label_of(group: Group, text: str) -> Label:
     for label in LABELS[group]:
         if label == text:
             return label
-    raise ValueError(f"{text!r} is no label of {group}; expected one of {list(LABELS[group])}")
+    raise ValueError(f"{text!r} is no label of {group}; expected one of {', '.join(LABELS[group])}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
