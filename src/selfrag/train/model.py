@@ -1,6 +1,8 @@
 """The model to be trained: any causal base with a grown vocabulary, whole or with LoRA."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,7 +130,17 @@ def attach_lora(model: Any, token_ids: Sequence[int], config: TrainConfig) -> An
         trainable_token_indices=rows or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, lora)
+    with quiet_peft():
+        return get_peft_model(model, lora)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """No warnings of what peft does as it should: an old name it asks for, and grown matrices."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers`", UserWarning)
+        yield
 
 
 def _matrices(model: Any) -> list[str]:

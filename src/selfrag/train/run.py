@@ -10,7 +10,6 @@ import logging
 import os
 import subprocess
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ from selfrag.train.model import (
     load_model,
     load_tokenizer,
     prompt_format,
+    quiet_peft,
 )
 from selfrag.train.vocab import grow_model, grow_tokenizer, reflection_ids
 
@@ -211,12 +211,10 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> t
     trainer.remove_callback(PrinterCallback)  # prints; the log has it all
     trainer.model_accepts_loss_kwargs = True  # our loss is a mean over the step: no second division
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        # The Trainer of transformers asks its own model for a name that it calls old.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet_peft():
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    logger.info("trained in %.1f s", time.perf_counter() - started)
-    return _save_final(trainer, config), trainer.model
+        logger.info("trained in %.1f s", time.perf_counter() - started)
+        return _save_final(trainer, config), trainer.model
 
 
 def _batch_size(trees: Sequence[Tree], config: TrainConfig, model: Any) -> int:
