@@ -1,8 +1,11 @@
 """From the options of `selfrag eval` to a system that answers; models are opened here, late."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -23,6 +26,7 @@ from selfrag.retrieval.base import Retriever
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
+    from selfrag.evaluate.run import Answerer, OpenSystem
 
 PLAIN_MODEL_NAME = "SmolLM2-135M-Instruct"
 
@@ -34,6 +38,15 @@ class SystemKind(StrEnum):
     RAG = "rag"
     VANILLA = "vanilla"
     PROMPTED = "prompted"  # an untuned chat model as its own critic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """The cluster whose workers answer, if `ray` names one; `n_workers` 0 for all it holds."""
+
+    ray: str = ""
+    n_workers: int = 0
+    worker_cpus: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +201,37 @@ def open_system(setup: Setup, report: Reporter) -> System:
     if setup.kind is SystemKind.VANILLA:
         return VanillaSystem(model, template, max_new_tokens=n_new)
     return RagSystem(model, template, retriever, top_n=setup.search.top_k, max_new_tokens=n_new)
+
+
+@contextmanager
+def opened_answerer(options: ClusterOptions) -> "Iterator[Answerer | None]":
+    """Who answers the batches of a run: a cluster where one is named, else None, this process."""
+    if not options.ray:
+        yield None
+        return
+    from selfrag.cluster import Workers, connected
+    from selfrag.evaluate.cluster import ClusterAnswerer
+
+    workers = Workers(n_workers=options.n_workers, n_cpus=options.worker_cpus)
+    with connected(options.ray, "evaluate", workers) as cluster:
+        yield ClusterAnswerer(cluster)
+
+
+def system_opener(setup: Setup, report: Reporter, options: ClusterOptions) -> "OpenSystem":
+    """Opens the system here, or on a worker, whose folder is another and which tells nobody."""
+    if not options.ray:
+        return partial(open_system, setup, report)
+    there = replace(setup, index=_whole(setup.index), model=_whole(setup.model))
+    return partial(_open_on_worker, there)
+
+
+def _whole(path: str | None) -> str | None:
+    """A path of this machine from its root on; any other name as it is."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
+
+
+def _open_on_worker(setup: Setup) -> System:
+    return open_system(setup, Reporter())
 
 
 def _reflecting_engine(setup: Setup, report: Reporter) -> "Engine":

@@ -18,7 +18,13 @@ from selfrag.cli.build import EngineKind
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.eval_files import check, export_runs, mauve
 from selfrag.cli.eval_judge import judge
-from selfrag.cli.eval_open import Setup, SystemKind, open_system
+from selfrag.cli.eval_open import (
+    ClusterOptions,
+    Setup,
+    SystemKind,
+    opened_answerer,
+    system_opener,
+)
 from selfrag.cli.eval_progress import RunningBar
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
@@ -68,6 +74,9 @@ def evaluate(
     retry_failed: eval_options.Retry = False,
     label: eval_options.Label = None,
     setting: options.Setting = None,
+    ray: options.Ray = "",
+    workers: options.Workers = 0,
+    worker_cpus: options.WorkerCpus = 1.0,
     as_json: options.Json = False,
 ) -> None:
     """Answer the questions of a task, keep every record, and measure; run again to go on."""
@@ -94,7 +103,10 @@ def evaluate(
     found = load_questions(data or fetched(chosen_task), chosen_task)
     questions = choose(found.questions, limit=limit, sample=sample, seed=seed)
     setup = replace(setup, has_passages=found.n_without_passages < len(found.questions))
-    _run(setup, found, questions, folder, limit=limit, sample=sample, retry_failed=retry_failed)
+    cluster = ClusterOptions(ray=ray, n_workers=workers, worker_cpus=worker_cpus)
+    config = run_config(setup, found, questions, limit=limit, sample=sample)
+    _tell_faults(found, questions, setup)
+    _run(setup, config, questions, folder, cluster, retry_failed=retry_failed)
     finish(folder, metric or [], as_json=as_json)
 
 
@@ -125,25 +137,27 @@ def _checked(
 
 def _run(
     setup: Setup,
-    found: QuestionSet,
+    config: Mapping[str, Any],
     questions: Sequence[Question],
     out: Path,
+    cluster: ClusterOptions,
     *,
-    limit: int | None,
-    sample: int | None,
     retry_failed: bool,
 ) -> None:
     report = Reporter()
-    _tell_faults(found, questions, setup, report)
-    open_run(out, run_config(setup, found, questions, limit=limit, sample=sample))
+    open_run(out, config)
     if retry_failed and (out / RECORDS).is_file():
         report.say(f"kept {without_failures(out)} records before the first failure")
-    with RunningBar(report.console, setup.task.headline) as bar:
+    with (
+        opened_answerer(cluster) as answerer,
+        RunningBar(report.console, setup.task.headline) as bar,
+    ):
         answer_all(
             questions,
-            lambda: open_system(setup, report),
+            system_opener(setup, report, cluster),
             out,
             batch_size=setup.batch_size,
+            answerer=answerer,
             on_progress=bar.update,
         )
 
@@ -273,9 +287,8 @@ def _digest(texts: Any) -> str:
     return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest()
 
 
-def _tell_faults(
-    found: QuestionSet, questions: Sequence[Question], setup: Setup, report: Reporter
-) -> None:
+def _tell_faults(found: QuestionSet, questions: Sequence[Question], setup: Setup) -> None:
+    report = Reporter()
     for reason, n_rows, first in reasons_counted(found.faults)[:5]:
         report.say(f"left out {n_rows} rows of {found.path.name}, first row {first}: {reason}")
     without = [question for question in questions if not question.passages]

@@ -6,8 +6,9 @@ answered costs itself alone; its record holds the error. Knows nothing of metric
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,27 @@ from selfrag.evaluate.summary import CONFIG
 from selfrag.evaluate.systems import System
 
 MAX_FAILURES = 10  # in a row: then the engine is broken, not the question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Questions that are answered together; the first of them is number `start` of the run."""
+
+    start: int
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """The records of a batch, and the seconds that it took."""
+
+    records: tuple[Record, ...]
+    seconds: float
+
+
+OpenSystem = Callable[[], System]
+# Whatever answers batches, in order, with systems that it opens itself.
+Answerer = Callable[[OpenSystem, Iterable[Batch]], Iterator[Answered]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,41 +98,61 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
 
 def answer_all(
     questions: Sequence[Question],
-    open_system: Callable[[], System],
+    open_system: OpenSystem,
     folder: Path,
     *,
     batch_size: int,
+    answerer: Answerer | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """Answers what has no record yet, and appends it batch by batch; how many that were.
 
-    The system is opened only where something is left to answer. Raises `EngineError` after
-    `MAX_FAILURES` failures in a row; what was answered before stays.
+    A system is opened only where something is left to answer, by `answerer` where one is given,
+    else here. Raises `EngineError` after `MAX_FAILURES` failures in a row; what was answered before
+    stays.
     """
+    answerer = answerer or partial(_answer_here, clock=clock)
     n_failures = n_answered = 0
     with RecordFile(folder, n_questions=len(questions), batch_size=batch_size) as file:
         if file.n_done >= len(questions):
             return 0
-        system = open_system()
-        while file.n_done < len(questions):
-            start = file.n_done
-            batch = questions[start : start + batch_size]
-            began = clock()
-            records = _answer(batch, system, start)
-            last = [record.error for record in records]
-            n_failures = n_failures + len(batch) if all(last) else _run_at_end(last)
+        batches = [
+            Batch(start=start, questions=tuple(questions[start : start + batch_size]))
+            for start in range(file.n_done, len(questions), batch_size)
+        ]
+        for batch, done in zip(batches, answerer(open_system, batches), strict=True):
+            last = [record.error for record in done.records]
+            n_failures = n_failures + len(last) if all(last) else _run_at_end(last)
             if n_failures >= MAX_FAILURES:
+                first = batch.questions[0]
                 raise EngineError(
-                    f"stopped at question {batch[0].id!r} (row {batch[0].row}): the last "
+                    f"stopped at question {first.id!r} (row {first.row}): the last "
                     f"{n_failures} questions failed, the last one with {last[-1]!r}; expected an "
-                    f"engine that answers, so mend it and run again: the {start} records before "
-                    "are kept"
+                    f"engine that answers, so mend it and run again: the {batch.start} records "
+                    "before are kept"
                 )
-            file.append(records, clock() - began)
-            n_answered += len(records)
-            on_progress(Progress(done=file.n_done, total=len(questions), records=tuple(records)))
+            file.append(done.records, done.seconds)
+            n_answered += len(done.records)
+            on_progress(Progress(done=file.n_done, total=len(questions), records=done.records))
     return n_answered
+
+
+def _answer_here(
+    open_system: OpenSystem, batches: Iterable[Batch], clock: Callable[[], float]
+) -> Iterator[Answered]:
+    system = open_system()
+    for batch in batches:
+        yield answer_batch(batch, system, clock)
+
+
+def answer_batch(
+    batch: Batch, system: System, clock: Callable[[], float] = time.perf_counter
+) -> Answered:
+    """The records of `batch`, those that failed with their error."""
+    began = clock()
+    records = _answer(batch.questions, system, batch.start)
+    return Answered(records=tuple(records), seconds=clock() - began)
 
 
 def _run_at_end(errors: Sequence[str | None]) -> int:
