@@ -1,5 +1,6 @@
 """`selfrag eval judge`: citation recall and precision of a run, by a judge of your choice."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,9 @@ from selfrag.cli.build import EngineKind
 from selfrag.cli.eval_open import text_model
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
+from selfrag.evaluate.factscore import Searched, judge_facts, passages_read
 from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge, judge_citations
+from selfrag.evaluate.record import Record
 from selfrag.evaluate.summary import load_run
 
 
@@ -29,8 +32,15 @@ def judge(
     model: eval_options.Model = None,
     base_url: eval_options.BaseUrl = None,
     engine: options.Engine = EngineKind.LLAMA,
+    knowledge: Annotated[
+        str | None,
+        typer.Option(help="Index that facts are checked by; else the passages that were read."),
+    ] = None,
 ) -> None:
-    """Judge the citations of a run, and measure it anew; verdicts are kept and not asked twice."""
+    """Judge the citations of a run, of biographies their facts too, and measure it anew.
+
+    Verdicts are kept and not asked twice.
+    """
     from selfrag.cli.eval_tasks import finish
 
     loaded = load_run(run)
@@ -43,9 +53,29 @@ def judge(
             opened,
             lambda done, total: report.progress("judging", done, total),
         )
+        if any(record.question.topic for record in loaded.records):
+            _judge_facts(run, loaded.records, opened, knowledge, report)
     finally:
         report.close()
     finish(run, [], as_json=False)
+
+
+def _judge_facts(
+    run: Path, records: Sequence[Record], judge: Judge, knowledge: str | None, report: Reporter
+) -> None:
+    found = judge_facts(
+        run,
+        records,
+        judge,
+        passages_read if knowledge is None else Searched(build.open_index(knowledge, report)),
+        known_from="read" if knowledge is None else Path(knowledge).name,
+        on_progress=lambda done, total: report.progress("judging facts", done, total),
+    )
+    if found.n_whole:
+        report.say(
+            f"{found.n_whole} of {found.n_sentences} sentences could not be cut into facts and "
+            "count as one each"
+        )
 
 
 def _open(

@@ -98,10 +98,11 @@ def _premises(output: Output, numbers: Sequence[int]) -> Iterator[str]:
 
 def join_passages(output: Output, numbers: Iterable[int]) -> str:
     """The cited passages as one premise, each with its title, as ALCE writes them."""
-    return "\n".join(_document(output.passages[number - 1].passage) for number in numbers)
+    return "\n".join(document(output.passages[number - 1].passage) for number in numbers)
 
 
-def _document(passage: Passage) -> str:
+def document(passage: Passage) -> str:
+    """A passage with its title, where it has one."""
     return f"Title: {passage.title}\n{passage.text}" if passage.title else passage.text
 
 

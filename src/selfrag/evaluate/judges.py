@@ -6,7 +6,6 @@ gives other numbers.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +13,8 @@ from typing import Protocol
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
-from selfrag.errors import StorageError
 from selfrag.evaluate.attribution import ENTAILED, Claim, claims_of, score_citations
+from selfrag.evaluate.files import append_rows, file_name, whole_lines
 from selfrag.evaluate.model import Prompt, TextModel
 from selfrag.evaluate.record import Record
 from selfrag.evaluate.summary import keep_judged
@@ -29,6 +28,20 @@ ENTAILMENT_PROMPT = (
     "Passage:\n{premise}\n\nStatement: {hypothesis}\n\nIs everything that the statement says also "
     "said in the passage? Use no other knowledge. Answer Yes or No."
 )
+
+FACTS_PROMPT = """Break the sentence into its facts. Write every fact as a short sentence of its own, on a line that begins with "- ". Name whom a pronoun stands for. Add nothing that the sentence does not say.
+
+Topic: Marie Curie
+Sentence: She was born in Warsaw in 1867 and won two Nobel Prizes, the first with her husband Pierre.
+Facts:
+- Marie Curie was born in Warsaw.
+- Marie Curie was born in 1867.
+- Marie Curie won two Nobel Prizes.
+- Marie Curie won her first Nobel Prize with Pierre Curie.
+- Pierre Curie was the husband of Marie Curie.
+
+"""  # noqa: E501
+FACT_TOKENS = 200  # that the facts of one sentence may take
 
 
 class Judge(Protocol):
@@ -97,17 +110,25 @@ class ModelJudge:
         ]
         return [yes for yes, _ in self._model.rate(prompts, ("Yes", "No"))]
 
+    def list_facts(self, topic: str, sentences: Sequence[str]) -> list[str]:
+        """The model's lists of facts, a reply a sentence."""
+        prompts = [
+            Prompt(
+                text=f"{FACTS_PROMPT}Topic: {topic}\nSentence: {sentence}\nFacts:\n",
+                chat=self._chat,
+            )
+            for sentence in sentences
+        ]
+        return [reply.text for reply in self._model.complete(prompts, FACT_TOKENS)]
+
 
 class Verdicts:
     """Probabilities that a judge gave, by claim, in a file that grows by whole lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, float] = {}
-        if path.is_file():
-            for line in _whole_lines(path):
-                row = json.loads(line)
-                self._known[row["claim"]] = float(row["probability"])
+        rows = map(json.loads, whole_lines(path))
+        self._known = {row["claim"]: float(row["probability"]) for row in rows}
 
     def entails(self, claim: Claim) -> bool:
         """Whether the judge said yes; raises `KeyError` for a claim it was not asked."""
@@ -125,24 +146,16 @@ class Verdicts:
         for start in range(0, len(names), BATCH):
             part = names[start : start + BATCH]
             found = judge.judge([new[name] for name in part])
-            self._keep(dict(zip(part, found, strict=True)))
+            kept = dict(zip(part, found, strict=True))
+            append_rows(self._path, [{"claim": k, "probability": p} for k, p in kept.items()])
+            self._known |= kept
             on_progress(min(start + BATCH, len(names)), len(names))
         return len(names)
 
-    def _keep(self, found: dict[str, float]) -> None:
-        rows = [json.dumps({"claim": name, "probability": p}) for name, p in found.items()]
-        try:
-            with self._path.open("a+b") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(end - 1, 0))
-                torn = b"" if file.read() in (b"", b"\n") else b"\n"
-                file.write(torn + "".join(row + "\n" for row in rows).encode())
-        except OSError as error:
-            raise StorageError(
-                f"cannot keep verdicts in {self._path}: {error.strerror}; expected a writable "
-                "folder with room, so make room"
-            ) from error
-        self._known |= found
+
+def judge_file(folder: Path, kind: str, judge: Judge) -> Path:
+    """Where what `judge` said of a run is kept."""
+    return folder / f"{kind}-{file_name(judge.name)}.jsonl"
 
 
 def judge_citations(
@@ -155,8 +168,7 @@ def judge_citations(
 
     Verdicts that are there already are not asked for again.
     """
-    name = "".join(sign if sign.isalnum() or sign in "-." else "-" for sign in judge.name)
-    verdicts = Verdicts(folder / f"verdicts-{name}.jsonl")
+    verdicts = Verdicts(judge_file(folder, "verdicts", judge))
     claims = [
         claim
         for record in records
@@ -166,15 +178,10 @@ def judge_citations(
     verdicts.ask(claims, judge, on_progress)
     found = score_citations(records, verdicts.entails)
     values = {f"{metric}@{judge.name}": scores for metric, scores in found.items()}
-    keep_judged(folder, name, values)
+    keep_judged(folder, file_name(judge.name), values)
     return values
 
 
 def _digest(claim: Claim) -> str:
     text = "\0".join((claim.question, claim.premise, claim.hypothesis))
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines that a crash did not cut short: each ends with a brace."""
-    return [line for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]

@@ -197,7 +197,12 @@ METRICS: dict[str, Metric] = {
     "tokens": tokens,
     "words": words,
 }
-COUNTS = ("passages_read", "tokens", "words", "seconds")  # all others are shares
+_COUNTS = ("passages_read", "tokens", "words", "seconds", "facts")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric, with or without its judge, lies in [0, 1]; others count something."""
+    return metric.partition("@")[0] not in _COUNTS
 
 
 def metrics_named(names: Sequence[str]) -> dict[str, Metric]:

@@ -18,7 +18,7 @@ from selfrag.evaluate.calibration import (
     reliability,
     risk_coverage,
 )
-from selfrag.evaluate.metrics import COUNTS, METRICS
+from selfrag.evaluate.metrics import METRICS, is_share
 from selfrag.evaluate.record import RECORDS, Record
 from selfrag.evaluate.statistics import Difference, Estimate, compare, estimate
 from selfrag.evaluate.summary import Run
@@ -87,9 +87,7 @@ def _task_report(task: str, runs: Sequence[Run]) -> TaskReport:
         runs=named,
         estimates={
             name: {
-                label: estimate(
-                    list(run.values.get(name, {}).values()), is_share=name not in COUNTS
-                )
+                label: estimate(list(run.values.get(name, {}).values()), is_share=is_share(name))
                 for label, run in named.items()
             }
             for name in names

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfrag.errors import BadInput
 from selfrag.evaluate.files import write_json
-from selfrag.evaluate.metrics import COUNTS, Metric, metrics_named
+from selfrag.evaluate.metrics import Metric, is_share, metrics_named
 from selfrag.evaluate.record import (
     RECORDS,
     Record,
@@ -160,7 +160,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "rows_left_out": config["data"]["faults"],
         "n_without_passages": config["data"]["n_without_passages"],
         "metrics": {
-            name: estimate_to_json(estimate(list(values.values()), is_share=name not in COUNTS))
+            name: estimate_to_json(estimate(list(values.values()), is_share=is_share(name)))
             for name, values in run.values.items()
         },
         "corpus": dict(run.corpus),
