@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from chat_server import chat_reply, chat_server
 from eval_parts import write_rows
 from random_model import RandomModel
 from selfrag import assets
+from selfrag.annotate import local
 from selfrag.cli import build, main
 from selfrag.cli.eval_open import without_password
 from selfrag.errors import BadInput
@@ -129,6 +132,51 @@ def test_citations_are_judged_and_kept(run, asked, tmp_path):
     assert ended.code == 0 and "citation_recall@issup-scripted" in ended.out
     summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert summary["metrics"]["citation_recall@issup-scripted"]["n"] == 3
+
+
+@pytest.fixture
+def lives(run, scripted, tmp_path):
+    """A run of biographies, and a chat server that lists facts and knows those of Ann."""
+    rows = [
+        {"id": name, "topic": name, "ctxs": [{"title": name, "text": "alpha"}]}
+        for name in ("Ann", "Bob")
+    ]
+    data = write_rows(tmp_path / "lives.jsonl", rows)
+    command = ["eval", "--task", "biographies", "--model", scripted, "--data", data, "--out"]
+    assert run(*command, tmp_path / "lives", "--mode", "always").code == 0
+
+    def answer(body):
+        asked = body["messages"][-1]["content"]
+        if "Facts:" in asked:
+            return chat_reply("- It is so.\n- It was so.")
+        return chat_reply("", {"Yes": -0.1, "No": -2.5} if "Title: Ann" in asked else {"No": -0.1})
+
+    with chat_server(answer) as server:
+        yield tmp_path / "lives", server
+
+
+def test_the_facts_of_biographies_are_judged_by_a_model_that_is_asked(run, lives, monkeypatch):
+    folder, server = lives
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    command = ["eval", "judge", folder, "--judge", "asked", "--base-url", server.url]
+    command += ["--model", "m"]
+    ended = run(*command)
+    assert ended.code == 0 and "factscore@asked-m:read" in ended.out
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics["factscore@asked-m:read"]["mean"] == 0.5  # all of Ann's, none of Bob's
+    assert metrics["facts@asked-m:read"]["mean"] >= 2
+    n_asked = len(server.bodies)
+    assert run(*command).code == 0 and len(server.bodies) == n_asked
+
+
+def test_the_local_teacher_judges_without_a_key(run, lives, monkeypatch, tmp_path):
+    folder, server = lives
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(local, "fetch_local_model", lambda fetch: tmp_path / "model.gguf")
+    monkeypatch.setattr(local, "serving", lambda model, n_threads: nullcontext(server.url))
+    ended = run("eval", "judge", folder, "--judge", "local")
+    assert ended.code == 0 and "citation_recall@asked-qwen" in ended.out
+    assert "factscore@asked-qwen" in ended.out
 
 
 def test_an_export_is_written(run, asked, tmp_path):

@@ -1,6 +1,8 @@
 """`selfrag eval judge`: citation recall and precision of a run, by a judge of your choice."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +25,7 @@ class JudgeKind(StrEnum):
 
     ISSUP = "issup"  # support tokens of a Self-RAG model, the default weights where none is named
     ASKED = "asked"  # a language model asked for yes or no
+    LOCAL = "local"  # the same of the local teacher of `selfrag annotate`
     NLI = "nli"  # a classifier, or a T5 such as TRUE, which ALCE uses
 
 
@@ -43,18 +46,18 @@ def judge(
     """
     from selfrag.cli.eval_tasks import finish
 
-    loaded = load_run(run)
+    records = load_run(run).records
     report = Reporter()
-    opened = _open(kind, model, base_url, engine, report)
     try:
-        judge_citations(
-            run,
-            loaded.records,
-            opened,
-            lambda done, total: report.progress("judging", done, total),
-        )
-        if any(record.question.topic for record in loaded.records):
-            _judge_facts(run, loaded.records, opened, knowledge, report)
+        with _opened(kind, model, base_url, engine, report) as opened:
+            judge_citations(
+                run,
+                records,
+                opened,
+                lambda done, total: report.progress("judging", done, total),
+            )
+            if any(record.question.topic for record in records):
+                _judge_facts(run, records, opened, knowledge, report)
     finally:
         report.close()
     finish(run, [], as_json=False)
@@ -78,14 +81,18 @@ def _judge_facts(
         )
 
 
-def _open(
+@contextmanager
+def _opened(
     kind: JudgeKind,
     model: str | None,
     base_url: str | None,
     engine: EngineKind,
     report: Reporter,
-) -> Judge:
-    if kind is JudgeKind.NLI:
+) -> Iterator[Judge]:
+    if kind is JudgeKind.LOCAL:
+        with _local_teacher(report) as judge:
+            yield judge
+    elif kind is JudgeKind.NLI:
         from selfrag.evaluate.nli import NliJudge
 
         if model is None:
@@ -93,10 +100,24 @@ def _open(
                 "cannot judge with an NLI model: none is named, and no registry package carries "
                 "one; expected a folder, such as that of t5_xxl_true_nli_mixture, so give --model"
             )
-        return NliJudge(model)
-    if kind is JudgeKind.ISSUP:
-        if model is None:
-            return SupportJudge(build.load_engine(report, kind=engine))
+        yield NliJudge(model)
+    elif kind is JudgeKind.ASKED:
+        yield ModelJudge(text_model(report, model=model, base_url=base_url, engine=engine))
+    elif model is None:
+        yield SupportJudge(build.load_engine(report, kind=engine))
+    else:
         path = Path(model)
-        return SupportJudge(build.open_engine(path, engine, name=path.name))
-    return ModelJudge(text_model(report, model=model, base_url=base_url, engine=engine))
+        yield SupportJudge(build.open_engine(path, engine, name=path.name))
+
+
+@contextmanager
+def _local_teacher(report: Reporter) -> Iterator[Judge]:
+    """A server of our own, which ends with the block and answers one call at a time."""
+    from selfrag.annotate.local import fetch_local_model, serving
+    from selfrag.annotate.local_model import MODEL_NAME
+    from selfrag.evaluate.openai_model import ApiModel
+
+    model = fetch_local_model(lambda part: build.fetch_asset(part, report))
+    report.say(f"starting {MODEL_NAME} on this machine")
+    with serving(model, n_threads=len(os.sched_getaffinity(0))) as url:
+        yield ModelJudge(ApiModel(base_url=url, model=MODEL_NAME, n_parallel=1, api_key="ours"))

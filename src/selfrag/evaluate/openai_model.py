@@ -1,6 +1,7 @@
 """Any OpenAI-compatible chat API as a model that is asked in words.
 
-The key comes from OPENAI_API_KEY; local servers take any. Requests of a batch run side by side.
+The key comes from OPENAI_API_KEY where none is given; local servers take any. Requests of a batch
+run side by side.
 """
 
 import math
@@ -49,8 +50,9 @@ class ApiModel:
         sampling: Sampling = Sampling.GREEDY,
         seed: int = 0,
         n_parallel: int = 8,
+        api_key: str = "",
     ) -> None:
-        key = os.environ.get("OPENAI_API_KEY", "")
+        key = api_key or os.environ.get("OPENAI_API_KEY", "")
         if not key:
             raise BadInput(
                 f"cannot ask {base_url}: there is no key; expected one, so set OPENAI_API_KEY (any "
