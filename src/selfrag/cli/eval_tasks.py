@@ -325,8 +325,9 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     counted = f"{summary['n_answered']} of {summary['n_questions']} questions answered"
     failed = f", {summary['n_failed']} failed" if summary["n_failed"] else ""
     table = Table(title=f"{summary['task']}, {summary['system']}: {counted}{failed}")
-    for heading in ("metric", "mean", "95% interval", "n"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    table.add_column("metric", overflow="fold")
+    for heading in ("mean", "95% interval", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, found in summary["metrics"].items():
         mark = " *" if name == summary["headline"] else ""
         interval = f"{found['low']:.3f} to {found['high']:.3f}"
