@@ -29,18 +29,20 @@ ENTAILMENT_PROMPT = (
     "said in the passage? Use no other knowledge. Answer Yes or No."
 )
 
-FACTS_PROMPT = """Break the sentence into its facts. Write every fact as a short sentence of its own, on a line that begins with "- ". Name whom a pronoun stands for. Add nothing that the sentence does not say.
-
-Topic: Marie Curie
-Sentence: She was born in Warsaw in 1867 and won two Nobel Prizes, the first with her husband Pierre.
-Facts:
-- Marie Curie was born in Warsaw.
-- Marie Curie was born in 1867.
-- Marie Curie won two Nobel Prizes.
-- Marie Curie won her first Nobel Prize with Pierre Curie.
-- Pierre Curie was the husband of Marie Curie.
-
-"""  # noqa: E501
+FACTS_PROMPT = (
+    "Break the sentence into its facts. Write every fact as a short sentence of its own, on a line "
+    'that begins with "- ". Name whom a pronoun stands for. Add nothing that the sentence does not '
+    "say.\n\n"
+    "Topic: Marie Curie\n"
+    "Sentence: She was born in Warsaw in 1867 and won two Nobel Prizes, the first with her husband "
+    "Pierre.\n"
+    "Facts:\n"
+    "- Marie Curie was born in Warsaw.\n"
+    "- Marie Curie was born in 1867.\n"
+    "- Marie Curie won two Nobel Prizes.\n"
+    "- Marie Curie won her first Nobel Prize with Pierre Curie.\n"
+    "- Pierre Curie was the husband of Marie Curie.\n\n"
+)
 FACT_TOKENS = 200  # that the facts of one sentence may take
 
 
