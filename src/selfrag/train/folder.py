@@ -17,7 +17,7 @@ from selfrag.engine.prepare import save_whole
 from selfrag.engine.transformers import quiet_transformers
 from selfrag.errors import BadInput
 from selfrag.train.checkpoints import HELD_OUT_FILE, read_held_out
-from selfrag.train.model import load_tokenizer
+from selfrag.train.model import load_tokenizer, quiet_peft
 from selfrag.train.vocab import grow_model, grow_tokenizer
 
 
@@ -106,7 +106,8 @@ def _load_final(run: Path, facts: RunFacts) -> Any:
     if "labels" not in facts.settings or facts.settings["labels"] == "token":
         multiple_of = facts.settings.get("pad_vocabulary_to", 1)
         grow_model(model, tokenizer, grow_tokenizer(tokenizer), multiple_of=multiple_of)
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    with quiet_peft():
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
 def _dtype(weight_type: WeightType, base: str) -> torch.dtype:

@@ -201,17 +201,18 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> t
         # transformers 5.24 renamed it.
         new_name = getattr(model, "activation_checkpointing_enable", None)
         (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    trainer = GeneratorTrainer(
-        model=model,
-        args=_arguments(config, len(batches)),
-        train_dataset=_Batches(batches),
-        data_collator=lambda items: collate(items[0]),
-        callbacks=[HeldOutLosses([collate(batch) for batch in checks], token_ids, out)],
-    )
-    trainer.remove_callback(PrinterCallback)  # prints; the log has it all
-    trainer.model_accepts_loss_kwargs = True  # our loss is a mean over the step: no second division
-    started = time.perf_counter()
     with quiet_peft():
+        trainer = GeneratorTrainer(
+            model=model,
+            args=_arguments(config, len(batches)),
+            train_dataset=_Batches(batches),
+            data_collator=lambda items: collate(items[0]),
+            callbacks=[HeldOutLosses([collate(batch) for batch in checks], token_ids, out)],
+        )
+        trainer.remove_callback(PrinterCallback)  # prints; the log has it all
+        # Our loss is a mean over the step: no second division.
+        trainer.model_accepts_loss_kwargs = True
+        started = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         logger.info("trained in %.1f s", time.perf_counter() - started)
         return _save_final(trainer, config), trainer.model
