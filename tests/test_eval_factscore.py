@@ -7,6 +7,7 @@ import pytest
 
 from eval_parts import cited, hit, output, question, record
 from selfrag.errors import BadInput
+from selfrag.evaluate.attribution import Claim
 from selfrag.evaluate.factscore import Searched, facts_in, judge_facts, passages_read, penalty
 from selfrag.evaluate.judges import ModelJudge
 from selfrag.evaluate.metrics import is_share
@@ -181,3 +182,23 @@ def test_a_model_is_shown_topic_and_sentence_as_they_stand():
     replies = ModelJudge(model, chat=False).list_facts("{sentence} Ann", ["She is {topic}."])
     assert not model.prompts[0].chat
     assert json.dumps(replies[0]).count("She is {topic}.") == 1
+
+
+class Reads(EngineModel):
+    """Says yes with .75, and keeps the prompts."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def rate(self, prompts, labels):
+        self.prompts += prompts
+        return [[0.75, 0.25] for _ in prompts]
+
+
+def test_what_is_judged_is_put_into_the_prompt_as_it_stands():
+    model = Reads()
+    claim = Claim(question="q", premise="He said {hypothesis}.", hypothesis="It is {premise}.")
+    assert ModelJudge(model).judge([claim]) == [0.75]
+    assert (
+        "Passage:\nHe said {hypothesis}.\n\nStatement: It is {premise}.\n" in model.prompts[0].text
+    )

@@ -103,9 +103,7 @@ class ModelJudge:
         """The share of Yes against No."""
         prompts = [
             Prompt(
-                text=ENTAILMENT_PROMPT.replace("{hypothesis}", claim.hypothesis).replace(
-                    "{premise}", claim.premise
-                ),
+                text=ENTAILMENT_PROMPT.format(premise=claim.premise, hypothesis=claim.hypothesis),
                 chat=self._chat,
             )
             for claim in claims
