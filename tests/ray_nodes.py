@@ -70,6 +70,8 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)]),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A token that a local cluster once left in the home belongs to no node here.
+        "RAY_AUTH_MODE": "disabled",
         # A lost node is noticed within seconds rather than half a minute; a slow one is not lost.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "10000",
