@@ -83,13 +83,13 @@ def test_what_a_candidate_names_is_not_rated():
     assert len(engine.calls) == 2  # the gate and the candidates
 
 
-@pytest.mark.parametrize("more", [3, 4])
+@pytest.mark.parametrize("more", [1, 2])
 def test_choices_are_not_rated_beyond_the_budget(more):
     free, _, _ = answer(silent())
     given, _, _ = answer(silent(), choices=("true", "false"), max_tokens=free.usage.n_tokens + more)
-    # One token for each choice after each of two passages.
-    assert given.choices_rated is (more == 4)
-    assert given.usage.n_tokens == free.usage.n_tokens + (4 if more == 4 else 0)
+    # One token after each of two passages tells of both choices.
+    assert given.choices_rated is (more == 2)
+    assert given.usage.n_tokens == free.usage.n_tokens + (2 if more == 2 else 0)
 
 
 def test_a_withheld_answer_is_not_rated():

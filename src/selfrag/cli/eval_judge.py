@@ -1,4 +1,4 @@
-"""`selfrag eval judge`: citation recall and precision of a run, by a judge of your choice."""
+"""`selfrag eval judge`: the citations and facts of a run, by a judge of your choice."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -38,33 +38,41 @@ def rate_choices(
     of relevance, or by 1 without a passage. Ties keep the order of `config.choices`.
     """
     texts = [tuple(fmt.tokenizer.encode(choice.strip())) for choice in config.choices]
-    n_tokens = len(candidates) * sum(map(len, texts))
+    # What a choice begins with is read once for all that share it.
+    starts = list(dict.fromkeys(ids[:place] for ids in texts for place in range(len(ids))))
+    n_tokens = len(candidates) * len(starts)
     if n_tokens_left is not None and n_tokens > n_tokens_left:
         return {}, 0
+    watched = tuple(dict.fromkeys(token for ids in texts for token in ids))
     requests = [
-        Request(
-            prefix_ids=(*_prompt(node, fmt, config), *ids[:place]),
-            max_new_tokens=1,
-            watch_ids=(ids[place],),
-        )
-        for node in candidates
-        for ids in texts
-        for place in range(len(ids))
+        _request(node, start, watched, fmt, config) for node in candidates for start in starts
     ]
-    logprobs = iter([float(done.watched[0, 0]) for done in engine.generate(requests)])
+    done = iter(engine.generate(requests))
     total = np.zeros(len(texts))
     for node in candidates:
-        choice_logprobs = np.array([sum(next(logprobs) for _ in ids) for ids in texts])
-        probs = np.exp(choice_logprobs - choice_logprobs.max())
+        after = {start: dict(zip(watched, next(done).watched[0], strict=True)) for start in starts}
+        logprobs = np.array([sum(after[ids[:n]][ids[n]] for n in range(len(ids))) for ids in texts])
+        probs = np.exp(logprobs - logprobs.max())
         total += _weight(node) * probs / probs.sum()
     shares = dict(zip(config.choices, (total / total.sum()).tolist(), strict=True))
     return dict(sorted(shares.items(), key=lambda item: -item[1])), n_tokens
 
 
-def _prompt(node: Node, fmt: PromptFormat, config: SearchConfig) -> tuple[int, ...]:
+def _request(
+    node: Node,
+    start: tuple[int, ...],
+    watched: tuple[int, ...],
+    fmt: PromptFormat,
+    config: SearchConfig,
+) -> Request:
     before = node.parent.path_ids(with_passages=config.inline_passages) if node.parent else ()
     relevant = (fmt.ids[Relevance.RELEVANT],) if node.hits else ()
-    return (*before, *node.lead_ids, *relevant)
+    return Request(
+        prefix_ids=before,
+        suffix_ids=(*node.lead_ids, *relevant, *start),
+        max_new_tokens=1,
+        watch_ids=watched,
+    )
 
 
 def _weight(node: Node) -> float:
