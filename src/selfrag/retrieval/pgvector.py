@@ -229,17 +229,28 @@ class PgVectorStore:
         self, connection: "Connection[Any]", vector: NDArray[np.float32], limits: _Limits
     ) -> list[Scored]:
         # The inner part is what the index can answer: order and limit, by half precision.
-        statement = self._sql(
+        proposed = self._sql(
             "SELECT * FROM (SELECT {columns}, number, embedding {operator} %(vector)s::vector"
             " AS distance FROM {table} WHERE " + limits.condition + ""
             " ORDER BY embedding::halfvec({dim}) {operator} %(vector)s::halfvec({dim})"
             " LIMIT %(n_found)s) AS found ORDER BY distance, number"
         )
+        # The graph of an HNSW index may have passages that no path leads to, most of all among
+        # near-duplicates; where it finds too few, all that `where` keeps are compared.
+        compared = self._sql(
+            "SELECT {columns}, number, embedding {operator} %(vector)s::vector AS distance"
+            " FROM {table} WHERE " + limits.condition + ""
+            " ORDER BY distance, number LIMIT %(n_found)s"
+        )
         values = {"vector": written_vector(vector), **limits.values()}
+        rows = connection.execute(proposed, values).fetchall()
+        if len(rows) < limits.n_found:
+            rows = connection.execute(compared, values).fetchall()
         most = 1.0 if self._encoder.spec.metric is Metric.COSINE else 0.0
         found = [
-            Scored(most - _number(distance), row[-1], passage_of(row))
-            for *row, distance in connection.execute(statement, values)
+            Scored(most - distance, row[-1], passage_of(row))
+            for *row, distance in rows
+            if not math.isnan(distance)  # a cosine where one vector has no direction
         ]
         return in_order(found)
 
@@ -305,7 +316,3 @@ def _prepare(connection: "Connection[Any]", n_found: int) -> None:
     for name, value in settings.items():
         connection.execute("SELECT set_config(%s, %s, true)", [name, str(value)])
 
-
-def _number(distance: float) -> float:
-    """The distance; where a vector has no direction, and so no cosine, as if that were 0."""
-    return 1.0 if math.isnan(distance) else distance
