@@ -274,10 +274,34 @@ def test_a_model_that_never_ends_is_stopped(max_segments):
         def search(self, queries, top_k):
             return [found for _ in queries]
 
-    (answer,), events = run(model, Same(), max_segments=max_segments)
+    (answer,), events = run(model, Same(), max_segments=max_segments, reread=True)
     assert len(answer.segments) == max_segments
     assert len(model.calls) == 1 + max_segments
     assert len(of(CandidateEvent, events)) == 2 + 4 * (max_segments - 1)
+
+
+def test_a_path_reads_no_passage_twice_and_ends_where_nothing_new_is_found():
+    found = hits("a", "b", "c")  # p0, p1, p2
+    asked = []
+
+    class Known:
+        def search(self, queries, top_k):
+            asked.append(top_k)
+            return [found[:top_k] for _ in queries]
+
+    def more(ids):
+        return say("[Relevant]", "More.", "[Fully supported]", YES)
+
+    model = ScriptedEngine(
+        ScriptedTokenizer(), lambda ids: more(ids) if len(ids) > n_prompt else say(YES)
+    )
+    n_prompt = len(head("Q"))
+    (answer,), events = run(model, Known(), top_k=2, beam_width=1, max_segments=9)
+    assert [hit.passage.id for hit in answer.passages] == ["p0", "p1", "p2"]
+    assert asked == [2, 3, 4, 5]
+    read = [[hit.passage.id for hit in event.hits] for event in of(RetrievalEvent, events)]
+    assert read == [["p0", "p1"], ["p1", "p2"], ["p2"]]
+    assert answer.stopped_by is None
 
 
 def test_a_segment_cut_by_the_limit_is_marked_and_final():

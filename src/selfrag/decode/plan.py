@@ -50,12 +50,14 @@ class Step:
 class Level:
     """The steps of one level of all questions, and the events that led to them.
 
-    `starved`: question and node for every node that wants passages when its budget is spent.
+    `starved`: question and node for every node that wants passages when its budget is spent;
+    `sated`: for every node that has read all there is.
     """
 
     events: tuple[RetrievalEvent | SkipEvent, ...]
     steps: tuple[Step, ...]
     starved: tuple[tuple[int, Node], ...] = ()
+    sated: tuple[tuple[int, Node], ...] = ()
 
     def n_passages_read(self, question: int) -> int:
         """How many passages one question reads anew here."""
@@ -76,27 +78,40 @@ def plan_level(
     """The steps of one level; one retriever call serves every node that wants passages."""
     asking = [open_node for open_node in nodes if open_node[2].wants is Retrieve.YES]
     queries = [_query(text, node, config) for _, text, node, _ in asking]
-    found = retriever.search(queries, config.top_k) if queries else []
+    known = [set() if config.reread else _read_before(node) for _, _, node, _ in asking]
+    n_known = max(map(len, known), default=0)
+    found = retriever.search(queries, config.top_k + n_known) if queries else []
     events: list[RetrievalEvent | SkipEvent] = []
     hits_of: dict[int, tuple[Hit, ...]] = {}
     starved: list[tuple[int, Node]] = []
+    sated: list[tuple[int, Node]] = []
     left = {number: _passages_left(usage, config) for number, _, _, usage in asking}
-    for (number, _, node, _), query, hits in zip(asking, queries, found, strict=True):
-        read = tuple(hits[: left[number]])
+    for (number, _, node, _), query, ids, hits in zip(asking, queries, known, found, strict=True):
+        new = [hit for hit in hits if hit.passage.id not in ids][: config.top_k]
+        if hits and not new:
+            sated.append((number, node))
+            continue
+        read = tuple(new[: left[number]])
         left[number] -= len(read)
         hits_of[id(node)] = read
-        if hits and not read:
+        if new and not read:
             starved.append((number, node))
             continue
         events.append(RetrievalEvent(question=number, parent=node, query=query, hits=read))
-    hungry = {id(node) for _, node in starved}
+    ending = {id(node) for _, node in (*starved, *sated)}
     steps = [
         step
         for number, _, node, _ in nodes
-        if id(node) not in hungry
+        if id(node) not in ending
         for step in _steps(number, node, hits_of.get(id(node), ()), fmt, config)
     ]
-    return Level(events=tuple(events), steps=tuple(steps), starved=tuple(starved))
+    return Level(
+        events=tuple(events), steps=tuple(steps), starved=tuple(starved), sated=tuple(sated)
+    )
+
+
+def _read_before(node: Node) -> set[str]:
+    return {hit.passage.id for each in node.path for hit in each.hits}
 
 
 def _query(question: str, node: Node, config: SearchConfig) -> str:

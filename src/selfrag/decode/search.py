@@ -148,11 +148,7 @@ def _grow(
         config=config,
     )
     yield from plan.events
-    for number, node in plan.starved:
-        states[number].stopped_by = "max_passages"
-        states[number].beam = [
-            replace(n, wants=None) if n is node else n for n in states[number].beam
-        ]
+    _end_unfed(states, plan)
     if config.prune_relevance is not None:
         for state in asking:
             plan = _affordable_probes(state, plan, config)
@@ -173,6 +169,16 @@ def _grow(
             _pay(state, n_tokens=written, n_passages=n_read)
             state.beam = yield from _keep_best(state.number, state.beam, mine, config)
     return bool(steps)
+
+
+def _end_unfed(states: Sequence[_Question], plan: Level) -> None:
+    """Paths that want passages and get none end as they are."""
+    for number, _ in plan.starved:
+        states[number].stopped_by = "max_passages"
+    for number, node in (*plan.starved, *plan.sated):
+        states[number].beam = [
+            replace(each, wants=None) if each is node else each for each in states[number].beam
+        ]
 
 
 def _pay(state: _Question, *, n_tokens: int = 0, n_passages: int = 0) -> None:

@@ -315,4 +315,3 @@ def _prepare(connection: "Connection[Any]", n_found: int) -> None:
     }
     for name, value in settings.items():
         connection.execute("SELECT set_config(%s, %s, true)", [name, str(value)])
-

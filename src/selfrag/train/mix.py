@@ -32,6 +32,12 @@ from selfrag.train.labelled import (
     retrieval_record,
     topic_records,
 )
+from selfrag.train.longform import (
+    LongMix,
+    ambiguous_record,
+    biography_records,
+    two_part_record,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,9 @@ class MixConfig:
     n_retrieval: int = 1500
     n_no_retrieval: int = 1500
     n_topics: int = 500
+    n_ambiguous: int = 0
+    n_two_part: int = 0
+    n_biographies: int = 0
     seed: int = 0
 
 
@@ -133,53 +142,127 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
     """All records of the mix, groups kept together and otherwise shuffled."""
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
-    groups = list(_question_groups(data, passages, config, rng))
+    questions = _Questions(data, passages)
+    groups = list(_question_groups(questions, config, rng))
     groups += [[record] for record in _retrieval(data, config, rng)]
     groups += [[record] for record in _no_retrieval(data, recipe_dir, config, rng)]
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
+    if config.n_ambiguous or config.n_two_part or config.n_biographies:
+        groups += [[record] for record in _long(data, questions, config, rng)]
     order = rng.permutation(len(groups))
     return [record for index in order for record in groups[int(index)]]
 
 
-def _question_groups(
-    data: Path, passages: dict[str, Passage], config: MixConfig, rng: np.random.Generator
-) -> Iterator[list[GeneratorRecord]]:
-    rows = read_set(data, "wiki_retrieval/qrels_train")
-    chosen = [
-        *_draw([r for r in rows if r["dataset"] == "squad"], config.n_squad, rng),
-        *_draw([r for r in rows if r["dataset"] == "qed"], config.n_qed, rng),
-    ]
-    pools: dict[str, list[str]] = {}
-    asked: dict[str, list[str]] = {}
-    for row in rows:
-        asked.setdefault(row["gold_pids"][0], []).append(row["answers"][0])
-        title = passages[row["gold_pids"][0]].title
-        pools.setdefault(title, []).append(row["answers"][0])
-        pools.setdefault(answer_kind(row["answers"][0]), []).append(row["answers"][0])
-    negatives = mine_negatives(passages, chosen)
-    for row, hard in zip(chosen, negatives, strict=True):
-        gold = passages[row["gold_pids"][0]]
-        item = LabelledQuestion(
+class _Questions:
+    """The labelled questions of the retrieval benchmark, with what BM25 finds for them."""
+
+    def __init__(self, data: Path, passages: dict[str, Passage]) -> None:
+        self.rows = read_set(data, "wiki_retrieval/qrels_train")
+        self.passages = passages
+        self._pools: dict[str, list[str]] = {}
+        self._asked: dict[str, list[str]] = {}
+        for row in self.rows:
+            answer = row["answers"][0]
+            self._asked.setdefault(row["gold_pids"][0], []).append(answer)
+            for name in (passages[row["gold_pids"][0]].title, answer_kind(answer)):
+                self._pools.setdefault(name, []).append(answer)
+
+    def of(self, dataset: str, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """`n` rows of one set."""
+        return _draw([row for row in self.rows if row["dataset"] == dataset], n, rng)
+
+    def item(self, row: dict[str, Any], negatives: tuple[Passage, ...]) -> LabelledQuestion:
+        """A row as a question; the rows of one passage know of each other's answers."""
+        gold = self.passages[row["gold_pids"][0]]
+        return LabelledQuestion(
             id=row["qid"],
             dataset=row["dataset"],
             question=row["question"].strip(),
             answers=tuple(untokenise(answer) for answer in row["answers"]),
             gold=gold,
-            negatives=hard,
-            elsewhere=tuple(a for a in asked[gold.id] if a not in row["answers"]),
+            negatives=negatives,
+            elsewhere=tuple(a for a in self._asked[gold.id] if a not in row["answers"]),
         )
-        pool = pools[gold.title]
-        if len(pool) < 10:
-            same_kind = pools[answer_kind(row["answers"][0])]
-            pool = [same_kind[int(i)] for i in rng.integers(len(same_kind), size=10)]
-        if records := question_records(item, pool, QuestionMix(), rng):
+
+    def pairs(
+        self, n: int, rng: np.random.Generator
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """`n` times two SQuAD rows about different passages of one title."""
+        by_title: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            if row["dataset"] == "squad":
+                by_title.setdefault(self.passages[row["gold_pids"][0]].title, []).append(row)
+        titles = [rows for rows in by_title.values() if len({r["gold_pids"][0] for r in rows}) > 1]
+        firsts, seconds = [], []
+        for _ in range(n):
+            rows = titles[int(rng.integers(len(titles)))]
+            first = rows[int(rng.integers(len(rows)))]
+            others = [row for row in rows if row["gold_pids"][0] != first["gold_pids"][0]]
+            firsts.append(first)
+            seconds.append(others[int(rng.integers(len(others)))])
+        return firsts, seconds
+
+    def pool(self, item: LabelledQuestion, rng: np.random.Generator) -> list[str]:
+        """Answers to other questions: of the same title, or of the same kind where it has few."""
+        pool = self._pools[item.gold.title]
+        if len(pool) >= 10:
+            return pool
+        same_kind = self._pools[answer_kind(item.answers[0])]
+        return [same_kind[int(i)] for i in rng.integers(len(same_kind), size=10)]
+
+
+def _question_groups(
+    questions: _Questions, config: MixConfig, rng: np.random.Generator
+) -> Iterator[list[GeneratorRecord]]:
+    chosen = [
+        *questions.of("squad", config.n_squad, rng),
+        *questions.of("qed", config.n_qed, rng),
+    ]
+    for row, found in zip(chosen, mine(questions.passages, chosen), strict=True):
+        item = questions.item(row, found.negatives)
+        if records := question_records(item, questions.pool(item, rng), QuestionMix(), rng):
             yield records
 
 
-def mine_negatives(
+def _long(
+    data: Path, questions: _Questions, config: MixConfig, rng: np.random.Generator
+) -> Iterator[GeneratorRecord]:
+    """Answers of several segments: ambiguous questions, questions of two parts, biographies."""
+    mix = LongMix()
+    n_qed = config.n_ambiguous // 2
+    asked = questions.of("qed", n_qed, rng)
+    asked += questions.of("squad", config.n_ambiguous - n_qed, rng)
+    firsts, seconds = questions.pairs(config.n_two_part, rng)
+    mined = mine(questions.passages, [*asked, *firsts])
+    for row, found in zip(asked, mined, strict=False):
+        item = questions.item(row, found.negatives)
+        if record := ambiguous_record(item, found.related, mix, rng):
+            yield record
+    for row, other, found in zip(firsts, seconds, mined[len(asked) :], strict=True):
+        pair = questions.item(row, found.negatives), questions.item(other, ())
+        if record := two_part_record(*pair, mix, rng):
+            yield record
+    if config.n_biographies:
+        # The first hundred are kept for the evaluation.
+        topics = read_set(data, "factscore_bio/bio_part")[100:]
+        yield from biography_records(_draw(topics, config.n_biographies, rng), mix, rng)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mined:
+    """What BM25 finds for a question beside its gold passages, best first.
+
+    `negatives`: at most six without an answer string; `related`: at most four with one.
+    """
+
+    negatives: tuple[Passage, ...]
+    related: tuple[Passage, ...]
+
+
+def mine(
     passages: dict[str, Passage], rows: Sequence[dict[str, Any]], depth: int = 20
-) -> list[tuple[Passage, ...]]:
-    """For every row the BM25 top `depth` without an answer string or gold passage, at most six."""
+) -> list[Mined]:
+    """For every row what the BM25 top `depth` gives."""
     if not rows:
         return []
     corpus = list(passages.values())
@@ -194,13 +277,12 @@ def mine_negatives(
     mined = []
     for row, hits in zip(rows, found, strict=True):
         answers = [untokenise(answer) for answer in row["answers"]]
-        fitting = (corpus[int(hit)] for hit in hits)
-        clean = [
-            p
-            for p in fitting
-            if p.id not in row["gold_pids"] and not holds_gold(f"{p.title} {p.text}", answers)
-        ]
-        mined.append(tuple(clean[:6]))
+        others = [corpus[int(hit)] for hit in hits]
+        others = [passage for passage in others if passage.id not in row["gold_pids"]]
+        holds = [holds_gold(f"{passage.title} {passage.text}", answers) for passage in others]
+        clean = [passage for passage, does in zip(others, holds, strict=True) if not does]
+        related = [passage for passage, does in zip(others, holds, strict=True) if does]
+        mined.append(Mined(negatives=tuple(clean[:6]), related=tuple(related[:4])))
     return mined
 
 
