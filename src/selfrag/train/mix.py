@@ -63,7 +63,8 @@ def read_set(data: Path, name: str) -> list[dict[str, Any]]:
             f"cannot read the set {name!r}: no file {path}; expected the labelled sets as "
             "<folder>/<set>.jsonl.zst, so name their folder with --data"
         )
-    text = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read().decode()
+    with path.open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode()
     return [json.loads(line) for line in text.split("\n") if line]
 
 
@@ -269,11 +270,12 @@ def mine(
     stemmer = Stemmer.Stemmer("english")
     texts = [f"{passage.title} {passage.text}" for passage in corpus]
     index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False))
+    tokens = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
+    index.index(tokens, show_progress=False)
     queries = bm25s.tokenize(
         [row["question"] for row in rows], stopwords="en", stemmer=stemmer, show_progress=False
     )
-    found, _ = index.retrieve(queries, k=depth, show_progress=False)
+    found, _ = index.retrieve(queries, k=min(depth, len(corpus)), show_progress=False)
     mined = []
     for row, hits in zip(rows, found, strict=True):
         answers = [untokenise(answer) for answer in row["answers"]]

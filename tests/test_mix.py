@@ -1,0 +1,122 @@
+"""The training mix from a small folder of labelled sets: counts, groups, and the same again."""
+
+import json
+from collections import Counter
+
+import pytest
+import zstandard
+
+from selfrag.errors import BadInput
+from selfrag.passage import Passage
+from selfrag.train.mix import FACTUAL_SETS, Mined, MixConfig, build_mix, mine, read_set
+
+MOONS = ("Titan", "Rhea", "Dione", "Mimas")
+
+
+def passages():
+    for number, name in enumerate(MOONS):
+        text = f"{name} is a moon that orbits Saturn every {number + 2} days. It is cold there."
+        yield {"pid": f"m{number}", "title": "Moons", "text": text}
+    for number in range(6):
+        text = f"A town by the river number {number}. Its moon festival is old and loud."
+        yield {"pid": f"t{number}", "title": f"Town {number}", "text": text}
+
+
+def questions():
+    for number, name in enumerate(MOONS):
+        for dataset in ("squad", "qed"):
+            yield {
+                "qid": f"{dataset}-{number}",
+                "dataset": dataset,
+                "question": f"Which planet does the moon {name} orbit?",
+                "answers": ["Saturn"],
+                "gold_pids": [f"m{number}"],
+            }
+
+
+@pytest.fixture
+def data(tmp_path):
+    sets = {
+        "wiki_retrieval/passages": passages(),
+        "wiki_retrieval/qrels_train": questions(),
+        "instructions/dolly_hhrlhf_1000": [],
+        "instructions/self_instruct_seeds": [
+            {"instruction": f"Write a rhyme {n}", "instances": [{"input": "", "output": "Oh."}]}
+            for n in range(8)
+        ],
+        "instructions/t0_mix_permissive": [
+            {"prompt": f"Make a title {n}", "completion": "Rain", "template": "title_generation"}
+            for n in range(20)
+        ],
+        "factscore_bio/bio_part": [
+            {"entity": f"Ann {n}", "passages": [{"title": f"Ann {n}", "text": two(n)}]}
+            for n in range(110)
+        ],
+    }
+    sets |= {name: [{field: f"Is it {n}?"} for n in range(9)] for name, field in FACTUAL_SETS}
+    for name, rows in sets.items():
+        path = tmp_path / "data" / f"{name}.jsonl.zst"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(zstandard.compress(lines.encode()))
+    (tmp_path / "no_retrieval_seeds.txt").write_text("Sing me a song.\n")
+    return tmp_path / "data"
+
+
+def two(number):
+    return f"Ann {number} Ann Lee was born in a small town. She painted the sea and the"
+
+
+SMALL = MixConfig(
+    n_squad=3,
+    n_qed=2,
+    n_retrieval=14,
+    n_no_retrieval=12,
+    n_topics=1,
+    n_ambiguous=4,
+    n_two_part=3,
+    n_biographies=5,
+)
+
+
+def test_a_mix_holds_what_was_asked_for_and_is_the_same_again(data):
+    made = build_mix(data, data.parent, SMALL)
+    kinds = Counter(record.id.split("/")[-1].split("-")[0] for record in made)
+    assert kinds["gate"] == 14
+    assert kinds["none"] == 12
+    assert kinds["topic"] == 1
+    assert kinds["long"] == 4
+    assert kinds["two"] == 3
+    assert kinds["bio"] == 5
+    assert kinds["right"] + kinds["irrelevant"] == 5
+    assert build_mix(data, data.parent, SMALL) == made
+
+
+def test_records_of_one_group_stay_together(data):
+    made = build_mix(data, data.parent, SMALL)
+    groups = [record.group for record in made if record.group]
+    seen = [group for at, group in enumerate(groups) if not at or groups[at - 1] != group]
+    assert len(seen) == len(set(seen))
+
+
+def test_biographies_leave_the_first_hundred_topics_alone(data):
+    made = build_mix(data, data.parent, SMALL)
+    asked = {record.segments[0].passage.title for record in made if record.id.startswith("bio")}
+    assert asked <= {f"Ann {n}" for n in range(100, 110)}
+
+
+def test_what_is_found_is_parted_by_whether_it_holds_the_answer():
+    corpus = {
+        "g": Passage(id="g", title="", text="moon orbits saturn"),
+        "r": Passage(id="r", title="", text="the moon and saturn"),
+        "n": Passage(id="n", title="", text="a moon without a planet"),
+    }
+    row = {"question": "moon orbits?", "answers": ["Saturn"], "gold_pids": ["g"]}
+    (found,) = mine(corpus, [row], depth=3)
+    assert found == Mined(negatives=(corpus["n"],), related=(corpus["r"],))
+    assert mine(corpus, []) == []
+
+
+def test_a_set_that_is_not_there_is_named(data):
+    with pytest.raises(BadInput, match=r"no file .*absent\.jsonl\.zst"):
+        read_set(data, "absent")
