@@ -3,8 +3,9 @@
     python recipes/raw_text.py DATA OUT --passages 3000 --questions 60 --instructions 15
 
 DATA is a folder of labelled sets. Writes `passages.jsonl` (the first training passages of SQuAD and
-all of its development set) and `answers.jsonl` (questions on the former, answered by the one
-sentence that holds the answer; and instructions that need no passage, with short responses).
+all of its development set) and `answers.jsonl` (questions on the former, answered in one sentence:
+the short answer, a colon, and the sentence that holds it, as in `Saturn: Titan orbits Saturn.`; and
+instructions that need no passage, with short responses).
 """
 
 import argparse
@@ -63,7 +64,9 @@ def answered(data: Path, texts: dict[str, str]) -> Iterator[Row]:
         sentences = split_sentences(texts.get(row["pid"], ""))
         holding = [sentence for sentence in sentences if row["answers"][0] in sentence]
         if len(holding) == 1:
-            yield {"id": row["id"], "instruction": row["question"], "output": holding[0].strip()}
+            lead = row["answers"][0][:1].upper() + row["answers"][0][1:]
+            output = f"{lead}: {holding[0].strip()}"
+            yield {"id": row["id"], "instruction": row["question"], "output": output}
 
 
 def short_responses(data: Path) -> Iterator[Row]:

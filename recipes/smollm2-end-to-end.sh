@@ -9,6 +9,7 @@
 #                    not SQuAD 2.0, whose questions are those of the evaluation
 # QUESTIONS          raw questions to annotate; INSTRUCTIONS, that need no passage; PASSAGES, to search
 # CRITIC_STEPS, GENERATOR_STEPS   optimizer steps of 1,024 tokens
+# REPLAY             records of the mix that START was trained on, for one annotated row
 # EVALUATE           questions of SQuAD's development set
 # CRITIC_BASE        what the critic starts from; a model that knows the tokens learns sooner
 # THREADS            of the teacher (set OMP_NUM_THREADS for the rest)
@@ -19,7 +20,7 @@ set -euo pipefail
 LABELS=${LABELS:-nq_open,entity,instructions,selqa,wice,factcheck,fool,fever,begin:100 asqa:30}
 QUESTIONS=${QUESTIONS:-2000} INSTRUCTIONS=${INSTRUCTIONS:-400}
 PASSAGES=${PASSAGES:-10000} CRITIC_STEPS=${CRITIC_STEPS:-300} GENERATOR_STEPS=${GENERATOR_STEPS:-300}
-EVALUATE=${EVALUATE:-500} THREADS=${THREADS:-2} PRECISION=${PRECISION:-auto}
+EVALUATE=${EVALUATE:-500} REPLAY=${REPLAY:-0.2} THREADS=${THREADS:-2} PRECISION=${PRECISION:-auto}
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
 START=${START:-weights/smollm2-135m} CRITIC_BASE=${CRITIC_BASE:-$OUT/base}
 recipes=$(dirname "$0")
@@ -54,8 +55,12 @@ step critic $SELFRAG train critic --model "$CRITIC_BASE" --data "$OUT/critic.jso
 step critic-model $SELFRAG export "$OUT/critic" --out "$OUT/critic-model"
 step data $SELFRAG annotate generator "$OUT/answers.jsonl" --critic "$OUT/critic-model" \
   --index "$OUT/index" --out "$OUT/train.jsonl"
+step records $SELFRAG train data "$recipes/long-135m.toml" --data "$DATA" \
+  --out "$OUT/records.jsonl"
+step rows "$PYTHON" "$recipes/chain_rows.py" "$OUT/train.jsonl" "$OUT/records.jsonl" \
+  "$OUT/rows.jsonl" --replay "$REPLAY"
 step generator $SELFRAG train generator --model "$OUT/base" --start "$START" \
-  --data "$OUT/train.jsonl" --out "$OUT/generator" "${train[@]}" \
+  --data "$OUT/rows.jsonl" --out "$OUT/generator" "${train[@]}" \
   --set train.max_steps="$GENERATOR_STEPS"
 step generator-model $SELFRAG export "$OUT/generator" --out "$OUT/generator-model"
 for model in first chain; do

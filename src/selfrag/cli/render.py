@@ -26,6 +26,8 @@ def show_answer(console: Console, answer: Answer) -> None:
     """Answer with `[n]`, the cited passages with their sources, and a one-line verdict."""
     console.print(_headline(answer), style="bold")
     for number, hit in enumerate(answer.passages, start=1):
+        if answer.citations and number not in answer.citations:
+            continue  # read, and judged irrelevant
         passage = hit.passage
         title = escape(passage.title or passage.id)
         console.print(f"\n\\[{number}] [bold]{title}[/bold]  [dim]{escape(passage.source)}[/dim]")
