@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import zstandard
 
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
-from selfrag.train.mix import FACTUAL_SETS, Mined, MixConfig, build_mix, mine, read_set
+from selfrag.train.mix import FACTUAL_SETS, Mined, MixConfig, build_mix, mine, read_set, untitled
 
 MOONS = ("Titan", "Rhea", "Dione", "Mimas")
 
@@ -103,6 +104,18 @@ def test_biographies_leave_the_first_hundred_topics_alone(data):
     made = build_mix(data, data.parent, SMALL)
     asked = {record.segments[0].passage.title for record in made if record.id.startswith("bio")}
     assert asked <= {f"Ann {n}" for n in range(100, 110)}
+
+
+def test_half_of_the_questions_lose_their_titles_and_nothing_else(data):
+    with_titles = build_mix(data, data.parent, SMALL)
+    half = build_mix(data, data.parent, replace(SMALL, untitled_share=0.5))
+    none = build_mix(data, data.parent, replace(SMALL, untitled_share=1.0))
+    assert none == [untitled(record) for record in with_titles]
+    assert {s.passage.title for r in none for s in r.segments if s.passage} == {""}
+    bare = [r == untitled(record) for r, record in zip(half, with_titles, strict=True)]
+    same = [r == record for r, record in zip(half, with_titles, strict=True)]
+    assert all(a or b for a, b in zip(bare, same, strict=True))
+    assert not all(bare) and not all(same)
 
 
 def test_what_is_found_is_parted_by_whether_it_holds_the_answer():

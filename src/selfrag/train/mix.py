@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from selfrag.train.longform import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixConfig:
-    """How many of each; `seed` fixes every draw."""
+    """How many of each; `seed` fixes every draw. `untitled_share` of the groups lose all titles."""
 
     n_squad: int = 9000
     n_qed: int = 3500
@@ -52,6 +52,7 @@ class MixConfig:
     n_ambiguous: int = 0
     n_two_part: int = 0
     n_biographies: int = 0
+    untitled_share: float = 0.0
     seed: int = 0
 
 
@@ -150,8 +151,25 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
     if config.n_ambiguous or config.n_two_part or config.n_biographies:
         groups += [[record] for record in _long(data, questions, config, rng)]
-    order = rng.permutation(len(groups))
-    return [record for index in order for record in groups[int(index)]]
+    groups = [groups[int(index)] for index in rng.permutation(len(groups))]
+    if config.untitled_share:
+        drawn = rng.random(len(groups)) < config.untitled_share
+        groups = [
+            [untitled(record) for record in group] if without else group
+            for group, without in zip(groups, drawn, strict=True)
+        ]
+    return [record for group in groups for record in group]
+
+
+def untitled(record: GeneratorRecord) -> GeneratorRecord:
+    """The record with passages that have no title, as many documents have none."""
+    segments = tuple(
+        segment
+        if segment.passage is None
+        else replace(segment, passage=replace(segment.passage, title=""))
+        for segment in record.segments
+    )
+    return replace(record, segments=segments)
 
 
 class _Questions:
