@@ -43,9 +43,11 @@ answer() { # size model task
     missing=$((missing + 1))
     return
   fi
-  # The released gate retrieved for every question, so the published numbers are those of always.
-  $SELFRAG eval --task "$3" --system selfrag --mode always --model "$2" --engine "$ENGINE" \
-    --device "$DEVICE" --data "$DATA/${FILES[$3]}" --label "selfrag-$1" --out "$out" "${extra[@]}"
+  # The released gate retrieved for every question, so the published numbers are those of always;
+  # each of its segments had all passages to choose from.
+  $SELFRAG eval --task "$3" --system selfrag --mode always --set reread=true --model "$2" \
+    --engine "$ENGINE" --device "$DEVICE" --data "$DATA/${FILES[$3]}" --label "selfrag-$1" \
+    --out "$out" "${extra[@]}"
   folders+=("$out")
   case $3 in
     asqa)
