@@ -1,6 +1,7 @@
 """Long answers made from labelled sets: which segments, from which passages, and how they end."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,14 +112,7 @@ def test_two_questions_are_answered_each_from_its_own_passage(rng):
 
 
 def test_a_question_without_an_answer_sentence_gives_no_record(rng):
-    lost = LabelledQuestion(
-        id="q3",
-        dataset="squad",
-        question="Who?",
-        answers=("Cassini",),
-        gold=GOLD,
-        negatives=(),
-    )
+    lost = replace(WHEN, question="Who?", answers=("Cassini",), gold=GOLD)
     assert ambiguous_record(lost, [], WHOLE, rng) is None
     assert two_part_record(WHICH, lost, WHOLE, rng) is None
 
