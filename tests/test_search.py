@@ -274,7 +274,7 @@ def test_a_model_that_never_ends_is_stopped(max_segments):
         def search(self, queries, top_k):
             return [found for _ in queries]
 
-    (answer,), events = run(model, Same(), max_segments=max_segments, reread=True)
+    (answer,), events = run(model, Same(), max_segments=max_segments, repeat=True)
     assert len(answer.segments) == max_segments
     assert len(model.calls) == 1 + max_segments
     assert len(of(CandidateEvent, events)) == 2 + 4 * (max_segments - 1)
@@ -289,13 +289,14 @@ def test_a_path_reads_no_passage_twice_and_ends_where_nothing_new_is_found():
             asked.append(top_k)
             return [found[:top_k] for _ in queries]
 
-    def more(ids):
-        return say("[Relevant]", "More.", "[Fully supported]", YES)
+    tokenizer = ScriptedTokenizer()
 
-    model = ScriptedEngine(
-        ScriptedTokenizer(), lambda ids: more(ids) if len(ids) > n_prompt else say(YES)
-    )
-    n_prompt = len(head("Q"))
+    def script(ids):
+        if tokenizer.surface(ids).endswith("</paragraph>"):
+            return say("[Relevant]", f"Fact{len(ids)}", "[Fully supported]", YES)
+        return say(YES)
+
+    model = ScriptedEngine(tokenizer, script)
     (answer,), events = run(model, Known(), top_k=2, beam_width=1, max_segments=9)
     assert [hit.passage.id for hit in answer.passages] == ["p0", "p1", "p2"]
     assert asked == [2, 3, 4, 5]

@@ -99,19 +99,21 @@ class RandomModel:
             return self.draw(prompt_ids).say()
         return say({"[Retrieval]": 0.7, "[No Retrieval]": 0.3})
 
-    def best_total(self, question, passages, max_segments, reread):
+    def best_total(self, question, passages, max_segments, repeat):
         """The best sum of totals over every path there is, found by trying them all."""
         fmt = self.fmt
         reads = [(fmt.ids[Retrieve.YES], *fmt.passage(p)) for p in passages]
 
-        def best(ids, leads, depth, has_passage, unread):
+        def best(ids, leads, depth, has_passage, unread, said):
             results = []
             for lead in leads:
                 prompt = (*ids, *lead)
                 drawn = self.draw(prompt)
+                if drawn.word in said and not repeat:
+                    continue
                 reading = len(lead) > 1
                 holds = has_passage if lead[0] == fmt.ids[Retrieve.CONTINUE] else reading
-                left = unread if reread else [read for read in unread if read != lead]
+                left = unread if repeat else [read for read in unread if read != lead]
                 nothing_new = drawn.next == "[Retrieval]" and not left
                 if drawn.next == END or depth == max_segments or nothing_new:
                     results.append(drawn.total)
@@ -123,11 +125,11 @@ class RandomModel:
                     following = [(fmt.ids[Retrieve.CONTINUE],)]
                 else:
                     following = [(fmt.ids[Retrieve.NO],)]
-                rest = best((*prompt, *written), following, depth + 1, holds, left)
-                results.append(drawn.total + rest)
-            return max(results)
+                following = (*prompt, *written), following, depth + 1, holds, left
+                results.append(drawn.total + best(*following, {*said, drawn.word}))
+            return max(results, default=0)  # all has been said: the path ends as it is
 
-        return best(tuple(fmt.instruction(question)), reads, 1, False, reads)
+        return best(tuple(fmt.instruction(question)), reads, 1, False, reads, set())
 
     def written(self, drawn):
         surfaces = [] if drawn.relevance is None else ["[Relevant]"]
@@ -159,9 +161,9 @@ def of(kind, events):
     seed=st.integers(0, 2**32),
     n_passages=st.integers(1, 3),
     max_segments=st.integers(1, 3),
-    reread=st.booleans(),
+    repeat=st.booleans(),
 )
-def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, n_passages, max_segments, reread):
+def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, n_passages, max_segments, repeat):
     model = RandomModel(seed)
     passages = PASSAGES[:n_passages]
     (answer,), _ = run(
@@ -170,9 +172,9 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, n_passages, max_se
         beam_width=100,
         max_segments=max_segments,
         threshold=None,  # the emitted token decides, as in the oracle
-        reread=reread,
+        repeat=repeat,
     )
-    expected = model.best_total("Q", passages, max_segments, reread)
+    expected = model.best_total("Q", passages, max_segments, repeat)
     assert answer.score == pytest.approx(expected, abs=1e-6)
 
 
@@ -324,6 +326,21 @@ def test_a_hypothesis_whose_continuations_are_all_dropped_ends_as_it_is():
     assert finish.best.finished
 
 
+def test_a_path_says_nothing_twice():
+    steps = {
+        "text 0</paragraph>": judged("Known", relevance=0.9, ending="[Retrieval]"),
+        "text 1</paragraph>": judged("Known", relevance=0.6, ending="[Retrieval]"),
+    }
+    (answer,), events = run(scripted(steps), beam_width=1)
+    (again,), _ = run(scripted(steps), beam_width=1, repeat=True, max_segments=2)
+    assert answer.text == "Known"
+    assert again.text == "Known Known"
+    assert [e.reason for e in of(PruneEvent, events) if not e.rank] == [
+        "says what its answer has said before"
+    ]
+    assert answer.passages[0].passage.title == "T0"
+
+
 def test_an_unsupported_answer_is_withheld_when_a_budget_ends_the_search_too():
     steps = {"</paragraph>": judged("Doubtful", support=0.6, ending="[Retrieval]")}
     (answer,), _ = run(scripted(steps), min_support=0.9, max_passages=2)
@@ -416,13 +433,13 @@ def test_closed_sets_add_the_scores_of_equal_answers():
 
 def test_the_released_prefix_leaves_earlier_passages_out():
     model = RandomModel(3, endless=True)
-    run(model, max_segments=2, inline_passages=False, beam_width=1, reread=True)
+    run(model, max_segments=2, inline_passages=False, beam_width=1, repeat=True)
     markers = [
         r.prompt_ids.count(model.fmt.ids[Marker.PARAGRAPH_END]) for r in model.engine.calls[2]
     ]
     assert markers == [1, 1]
     inline = RandomModel(3, endless=True)
-    run(inline, max_segments=2, beam_width=1, reread=True)
+    run(inline, max_segments=2, beam_width=1, repeat=True)
     markers = [
         r.prompt_ids.count(inline.fmt.ids[Marker.PARAGRAPH_END]) for r in inline.engine.calls[2]
     ]

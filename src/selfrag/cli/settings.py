@@ -26,7 +26,7 @@ _ENUMS: dict[str, type[StrEnum]] = {
     "path_score": PathScore,
     "query": QueryPolicy,
 }
-_SWITCHES = ("with_no_retrieval", "inline_passages", "reread", "drop_unsupported")
+_SWITCHES = ("with_no_retrieval", "inline_passages", "repeat", "drop_unsupported")
 _FRACTIONS = ("threshold", "prune_relevance", "max_seconds", "min_support")
 _OPTIONAL = (*_FRACTIONS, "max_tokens", "max_passages")  # may be none
 

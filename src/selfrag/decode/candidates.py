@@ -94,7 +94,7 @@ def recorded_questions(trace: Trace) -> list[RecordedQuestion]:
     """The questions of a trace whose search came to its end; others are left out with a warning.
 
     Candidates are hypotheses that are finished, or that are open at the last level or in the last
-    beam; what `drop_unsupported` took out of the search is none. An open hypothesis that left the
+    beam; what was taken out of the search before ranking is none. An open hypothesis that left the
     beam earlier is none either: how it would have ended is not known. Where the search for the
     first segment found no passages, what was written without counts as what retrieval gives.
 

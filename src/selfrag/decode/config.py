@@ -1,4 +1,4 @@
-"""The settings of one search; TOML table `[decode]`. Defaults are the paper's, but for `reread`."""
+"""The settings of one search; TOML table `[decode]`. Defaults are the paper's, but for `repeat`."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,12 +23,13 @@ class SearchConfig:
     `threshold` in [0, 1], None decides by the emitted token; lengths in tokens; `max_new_tokens`
     bounds a segment. `n_evidence` above 1 adds a candidate that reads so many passages at once.
     `with_no_retrieval` lets a segment without a passage compete. `inline_passages` False builds
-    prompts as the released long-form script does. `reread` lets a path read a passage again, as in
-    the paper; without it a path ends where nothing new is found. `drop_unsupported` takes segments
-    judged [No support / Contradictory] out of the search. `prune_relevance` in [0, 1] drops a
-    passage after one token when its relevance is lower. `max_seconds`, `max_tokens` (written) and
-    `max_passages` (read) bound one question; None is no bound. `min_support` in [0, 1]: answers
-    from passages with less are withheld. `choices`: the closed set that an answer comes from.
+    prompts as the released long-form script does. `repeat` lets a path read a passage again and say
+    a thing again, as in the paper; without it a path ends where nothing new is found or said.
+    `drop_unsupported` takes segments judged [No support / Contradictory] out of the search.
+    `prune_relevance` in [0, 1] drops a passage after one token when its relevance is lower.
+    `max_seconds`, `max_tokens` (written) and `max_passages` (read) bound one question; None is no
+    bound. `min_support` in [0, 1]: answers from passages with less are withheld. `choices`: the
+    closed set that an answer comes from.
     """
 
     mode: RetrievalMode = RetrievalMode.ADAPTIVE
@@ -45,7 +46,7 @@ class SearchConfig:
     n_evidence: int = 1
     with_no_retrieval: bool = False
     inline_passages: bool = True
-    reread: bool = False
+    repeat: bool = False
     drop_unsupported: bool = False
     prune_relevance: float | None = None
     max_seconds: float | None = None

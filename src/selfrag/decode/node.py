@@ -99,6 +99,11 @@ class Node:
         return self.segment is not None and Support.NONE in self.segment.critique
 
     @property
+    def repeats(self) -> bool:
+        """Whether an earlier segment of the path says all that this one says."""
+        return self.text != "" and any(self.text in before.text for before in self.path[:-1])
+
+    @property
     def support(self) -> float | None:
         """The support of the least supported segment on the path that was judged, or None."""
         judged = [node.segment.scores.support for node in self.path if node.segment is not None]

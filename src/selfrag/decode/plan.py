@@ -78,7 +78,7 @@ def plan_level(
     """The steps of one level; one retriever call serves every node that wants passages."""
     asking = [open_node for open_node in nodes if open_node[2].wants is Retrieve.YES]
     queries = [_query(text, node, config) for _, text, node, _ in asking]
-    known = [set() if config.reread else _read_before(node) for _, _, node, _ in asking]
+    known = [set() if config.repeat else _read_before(node) for _, _, node, _ in asking]
     n_known = max(map(len, known), default=0)
     found = retriever.search(queries, config.top_k + n_known) if queries else []
     events: list[RetrievalEvent | SkipEvent] = []

@@ -249,10 +249,12 @@ def _keep_best(
     Ties keep finished before new ones, and retrieval order within a parent. A hypothesis after
     which all that was written is forbidden ends as it is, and competes so.
     """
-    allowed = [node for node in grown if not (config.drop_unsupported and node.contradicted)]
+    allowed: list[Node] = []
     for node in grown:
-        if node not in allowed:
-            reason = "judged without support, which drop_unsupported takes out of the search"
+        reason = _forbidden(node, config)
+        if reason is None:
+            allowed.append(node)
+        else:
             yield PruneEvent(question=number, node=node, rank=0, reason=reason)
     going_on = {id(node.parent) for node in allowed}
     ended = [
@@ -276,6 +278,15 @@ def _keep_best(
             )
             yield PruneEvent(question=number, node=node, rank=rank, reason=reason)
     return kept
+
+
+def _forbidden(node: Node, config: SearchConfig) -> str | None:
+    """Why a segment leaves the search before ranking, or None."""
+    if config.drop_unsupported and node.contradicted:
+        return "judged without support, which drop_unsupported takes out of the search"
+    if not config.repeat and node.repeats:
+        return "says what its answer has said before"
+    return None
 
 
 def _finish(state: _Question, config: SearchConfig) -> FinishEvent:
