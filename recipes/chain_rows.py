@@ -1,10 +1,12 @@
 """What the generator of `smollm2-end-to-end.sh` learns from: annotated rows, and some of its own.
 
-    python recipes/chain_rows.py train.jsonl records.jsonl OUT --replay 0.2
+    python recipes/chain_rows.py train.jsonl records.jsonl OUT --refusals 0.2 --replay 0.5
 
 A row whose first passage the critic calls irrelevant would teach to answer from a passage that does
-not answer; it becomes a refusal. One where that comes later is left out. `--replay` times as many
-records of the mix that the generator was trained on before stand between them, against forgetting.
+not answer; it becomes a refusal. One where that comes later is left out. Of refusals there are at
+most `--refusals` times as many as of the others: with more, the model learns to refuse. `--replay`
+times as many records of the mix that the generator was trained on before stand between all these,
+against forgetting.
 """
 
 import argparse
@@ -29,19 +31,22 @@ def main() -> None:
     parser.add_argument("annotated", type=Path)
     parser.add_argument("records", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--replay", type=float, default=0.2)
+    parser.add_argument("--refusals", type=float, default=0.2)
+    parser.add_argument("--replay", type=float, default=0.5)
     options = parser.parse_args()
     annotated = [json.loads(line) for line in options.annotated.read_text("utf-8").splitlines()]
-    kept = [row for row in map(as_taught, annotated) if row is not None]
-    n_refusals = sum(NOT_IN_PASSAGE in row["output"] for row in kept)
+    taught = [row for row in map(as_taught, annotated) if row is not None]
+    answers = [row for row in taught if NOT_IN_PASSAGE not in row["output"]]
+    refusals = [row for row in taught if NOT_IN_PASSAGE in row["output"]]
+    kept = answers + refusals[: round(options.refusals * len(answers))]
     records = options.records.read_text("utf-8").splitlines()
     replayed = [json.loads(line) for line in records[: round(options.replay * len(kept))]]
     lines = [json.dumps(row, ensure_ascii=False) for row in kept + replayed]
     order = np.random.default_rng(0).permutation(len(lines))
     options.out.write_text("".join(lines[int(at)] + "\n" for at in order), "utf-8")
     sys.stdout.write(
-        f"{len(annotated)} annotated rows: {len(kept) - n_refusals} as they are, {n_refusals} "
-        f"refusals, {len(annotated) - len(kept)} left out; {len(replayed)} records of the old mix\n"
+        f"{len(annotated)} annotated rows: {len(answers)} as they are, "
+        f"{len(kept) - len(answers)} refusals, {len(annotated) - len(kept)} left out; {len(replayed)} records of the old mix\n"
     )
 
 

@@ -9,6 +9,7 @@
 #                    not SQuAD 2.0, whose questions are those of the evaluation
 # QUESTIONS          raw questions to annotate; INSTRUCTIONS, that need no passage; PASSAGES, to search
 # CRITIC_STEPS, GENERATOR_STEPS   optimizer steps of 1,024 tokens
+# REFUSALS           rows that refuse a passage, at most, for one that answers
 # REPLAY             records of the mix that START was trained on, for one annotated row
 # EVALUATE           questions of SQuAD's development set
 # CRITIC_BASE        what the critic starts from; a model that knows the tokens learns sooner
@@ -20,7 +21,8 @@ set -euo pipefail
 LABELS=${LABELS:-nq_open,entity,instructions,selqa,wice,factcheck,fool,fever,begin:100 asqa:30}
 QUESTIONS=${QUESTIONS:-2000} INSTRUCTIONS=${INSTRUCTIONS:-400}
 PASSAGES=${PASSAGES:-10000} CRITIC_STEPS=${CRITIC_STEPS:-300} GENERATOR_STEPS=${GENERATOR_STEPS:-300}
-EVALUATE=${EVALUATE:-500} REPLAY=${REPLAY:-0.2} THREADS=${THREADS:-2} PRECISION=${PRECISION:-auto}
+EVALUATE=${EVALUATE:-500} REFUSALS=${REFUSALS:-0.2} REPLAY=${REPLAY:-0.5}
+THREADS=${THREADS:-2} PRECISION=${PRECISION:-auto}
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
 START=${START:-weights/smollm2-135m} CRITIC_BASE=${CRITIC_BASE:-$OUT/base}
 recipes=$(dirname "$0")
@@ -58,7 +60,7 @@ step data $SELFRAG annotate generator "$OUT/answers.jsonl" --critic "$OUT/critic
 step records $SELFRAG train data "$recipes/long-135m.toml" --data "$DATA" \
   --out "$OUT/records.jsonl"
 step rows "$PYTHON" "$recipes/chain_rows.py" "$OUT/train.jsonl" "$OUT/records.jsonl" \
-  "$OUT/rows.jsonl" --replay "$REPLAY"
+  "$OUT/rows.jsonl" --refusals "$REFUSALS" --replay "$REPLAY"
 step generator $SELFRAG train generator --model "$OUT/base" --start "$START" \
   --data "$OUT/rows.jsonl" --out "$OUT/generator" "${train[@]}" \
   --set train.max_steps="$GENERATOR_STEPS"
