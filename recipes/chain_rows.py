@@ -46,7 +46,8 @@ def main() -> None:
     options.out.write_text("".join(lines[int(at)] + "\n" for at in order), "utf-8")
     sys.stdout.write(
         f"{len(annotated)} annotated rows: {len(answers)} as they are, "
-        f"{len(kept) - len(answers)} refusals, {len(annotated) - len(kept)} left out; {len(replayed)} records of the old mix\n"
+        f"{len(kept) - len(answers)} refusals, {len(annotated) - len(kept)} left out; "
+        f"{len(replayed)} records of the old mix\n"
     )
 
 
