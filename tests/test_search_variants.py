@@ -125,8 +125,9 @@ class RandomModel:
                     following = [(fmt.ids[Retrieve.CONTINUE],)]
                 else:
                     following = [(fmt.ids[Retrieve.NO],)]
-                following = (*prompt, *written), following, depth + 1, holds, left
-                results.append(drawn.total + best(*following, {*said, drawn.word}))
+                so_far = {*said, drawn.word}
+                rest = best((*prompt, *written), following, depth + 1, holds, left, so_far)
+                results.append(drawn.total + rest)
             return max(results, default=0)  # all has been said: the path ends as it is
 
         return best(tuple(fmt.instruction(question)), reads, 1, False, reads, set())
@@ -324,6 +325,16 @@ def test_a_hypothesis_whose_continuations_are_all_dropped_ends_as_it_is():
     finish = of(FinishEvent, events)[0]
     assert [node.text for node in finish.beam] == ["Good", "Poor"]
     assert finish.best.finished
+
+
+@pytest.mark.parametrize("more", ["Know", "Known again", "known"])
+def test_what_is_not_said_in_whole_words_is_new(more):
+    steps = {
+        "text 0</paragraph>": judged("Known", relevance=0.9, ending="[Retrieval]"),
+        "text 1</paragraph>": judged(more, relevance=0.6),
+    }
+    (answer,), _ = run(scripted(steps), beam_width=1)
+    assert answer.text == f"Known {more}"
 
 
 def test_a_path_says_nothing_twice():

@@ -100,8 +100,9 @@ class Node:
 
     @property
     def repeats(self) -> bool:
-        """Whether an earlier segment of the path says all that this one says."""
-        return self.text != "" and any(self.text in before.text for before in self.path[:-1])
+        """Whether an earlier segment of the path holds the text of this one, in whole words."""
+        said = (f" {before.text} " for before in self.path[:-1])
+        return self.text != "" and any(f" {self.text} " in text for text in said)
 
     @property
     def support(self) -> float | None:
