@@ -27,12 +27,12 @@ from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent
 from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
-from selfrag.decode.trace import save_trace
 from selfrag.engine.base import Engine, Request
 from selfrag.engine.prepare import dequantise_base
 from selfrag.gold import holds_gold
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
+from selfrag.trace.file import save_trace
 from selfrag.train.labelled import answer_sentence, swap_answer
 from selfrag.train.mix import (
     CLAIM_TEMPLATES,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_documents
-from selfrag.retrieval.encoder import Encoder
-from selfrag.retrieval.encoders import open_encoder, usual_precision
+from selfrag.retrieval.encoder.base import Encoder
+from selfrag.retrieval.encoder.named import open_encoder, usual_precision
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 Vectors = NDArray[np.float32]
@@ -129,7 +129,7 @@ def measure(texts: Sequence[str], *, name: str, precision: Precision, n_threads:
 def _ours(name: str, precision: Precision, n_threads: int) -> Encoder:
     if precision is not Precision.INT8:
         return open_encoder(name, precision=precision, device="cpu")
-    from selfrag.retrieval.onnx_encoder import OnnxEncoder
+    from selfrag.retrieval.encoder.onnx_encoder import OnnxEncoder
 
     return OnnxEncoder(_folder(name), name=name, n_threads=n_threads)
 

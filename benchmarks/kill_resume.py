@@ -32,7 +32,7 @@ import numpy as np
 from selfrag.annotate.judgement import LABELS
 from selfrag.passage import Passage
 from selfrag.retrieval.build import build_folder, new_manifest
-from selfrag.retrieval.encoder import MeanPoolingEncoder
+from selfrag.retrieval.encoder.base import MeanPoolingEncoder
 from selfrag.retrieval.writer import FileState, IndexWriter
 
 TESTS = Path(__file__).parents[1] / "tests"

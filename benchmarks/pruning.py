@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selfrag.decode.events import CandidateEvent, FinishEvent
 from selfrag.decode.node import Node
-from selfrag.decode.trace import Trace, load_trace
+from selfrag.trace.file import Trace, load_trace
 
 BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 

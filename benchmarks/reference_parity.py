@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from selfrag.compat.completer import ReferenceConfig
+from selfrag.compat.long import LongAnswer, LongNode, answer_long_form
+from selfrag.compat.short import ShortAnswer, answer_short_form
+from selfrag.compat.text import End, Piece, Pieces, ReferencePrompt, Written, spell
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.reference import ReferenceConfig
-from selfrag.decode.reference_long import LongAnswer, LongNode, answer_long_form
-from selfrag.decode.reference_short import ShortAnswer, answer_short_form
-from selfrag.decode.reference_text import End, Piece, Pieces, ReferencePrompt, Written, spell
 from selfrag.decode.score import ScoreWeights
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL

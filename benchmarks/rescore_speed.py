@@ -17,14 +17,14 @@ import numpy as np
 
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent, Usage
 from selfrag.decode.gate import Gate, GateNumbers, GateRule
-from selfrag.decode.grid import Grid
 from selfrag.decode.node import Node
-from selfrag.decode.rescore import load_traces, rescore
 from selfrag.decode.score import ScoreWeights, weigh
 from selfrag.decode.segment import GroupLogprobs, Segment
-from selfrag.decode.trace import TraceWriter
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import Relevance
+from selfrag.trace.file import TraceWriter
+from selfrag.trace.grid import Grid
+from selfrag.trace.rescore import load_traces, rescore
 
 WORDS = ("Titan", "Rhea", "Dione", "Mimas")
 

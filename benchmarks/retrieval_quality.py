@@ -29,7 +29,7 @@ from selfrag.cli.retriever import PACKAGED_WEIGHT
 from selfrag.evaluate.retrieval import bootstrap_intervals, per_query, ranked_scores
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
-from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
+from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransformerEncoder
 from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
 from selfrag.retrieval.reranker_asset import RERANKER

@@ -16,7 +16,7 @@ from selfrag.cli.teachers import TeacherOptions, open_teacher
 from selfrag.errors import SelfRAGError
 from selfrag.passage import Passage
 from selfrag.retrieval.build import build_folder, new_manifest
-from selfrag.retrieval.encoder import MeanPoolingEncoder
+from selfrag.retrieval.encoder.base import MeanPoolingEncoder
 from selfrag.retrieval.writer import FileState
 from tiny_bert import WORDS, save_tiny_bert
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from selfrag.retrieval.bert import Bert, gelu
+from selfrag.retrieval.encoder.bert import Bert, gelu
 
 TEXTS = [(2, 7, 9, 3), (2, 3), tuple(range(1, 33)), (5,)]
 

@@ -16,15 +16,15 @@ from ray_nodes import Nodes, environment, kill, wait_for
 from selfrag.cluster import Workers
 from selfrag.errors import AssetError, BadInput, ConfigError, SelfRAGError
 from selfrag.passage import Passage
-from selfrag.retrieval.cluster import embed_on_cluster, embed_on_devices
-from selfrag.retrieval.embed import (
+from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
+from selfrag.retrieval.embed.run import (
     Corpus,
     Plan,
     committed_rows,
     embed_corpus,
     survey,
 )
-from selfrag.retrieval.shards import read_shards
+from selfrag.retrieval.embed.shards import read_shards
 from words import WordEncoder
 
 Driver = subprocess.Popen[str]

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from selfrag.cli import embed as command
 from selfrag.errors import BadInput, ConfigError, EngineError, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.embed import (
+from selfrag.retrieval.embed.run import (
     COMMIT_ROWS,
     Corpus,
     Plan,
@@ -31,8 +31,8 @@ from selfrag.retrieval.embed import (
     survey,
     unfinished_shards,
 )
+from selfrag.retrieval.embed.shards import index_shards, read_shards
 from selfrag.retrieval.lance import import_lancedb
-from selfrag.retrieval.shards import index_shards, read_shards
 from selfrag.retrieval.store import PassageStore, SearchMode
 from words import WordEncoder
 

@@ -5,7 +5,7 @@ import pytest
 
 from selfrag.assets import ENCODER, asset_path, is_cached
 from selfrag.errors import AssetError
-from selfrag.retrieval.encoder import MeanPoolingEncoder, SentenceTransformerEncoder
+from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransformerEncoder
 
 
 @pytest.mark.parametrize("encoder", [MeanPoolingEncoder, SentenceTransformerEncoder])

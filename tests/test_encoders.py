@@ -13,15 +13,15 @@ from selfrag.cli import build
 from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, ConfigError, IndexMismatch
 from selfrag.passage import Passage
-from selfrag.retrieval import encoders
 from selfrag.retrieval.build import open_manifest, open_writer
-from selfrag.retrieval.encoder import (
+from selfrag.retrieval.encoder import named as encoders
+from selfrag.retrieval.encoder.base import (
     MeanPoolingEncoder,
     SentenceTransformerEncoder,
     encode_passages,
     encode_queries,
 )
-from selfrag.retrieval.encoders import open_encoder, reopen_encoder, usual_precision
+from selfrag.retrieval.encoder.named import open_encoder, reopen_encoder, usual_precision
 from selfrag.retrieval.spec import (
     CONTRIEVER,
     DEFAULT_ENCODER,
@@ -140,7 +140,7 @@ def test_a_folder_says_how_it_is_used(contriever, tmp_path):
 def test_onnx_gives_the_vectors_of_numpy(contriever, precision):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from selfrag.retrieval.onnx_encoder import OnnxEncoder
+    from selfrag.retrieval.encoder.onnx_encoder import OnnxEncoder
 
     expected = MeanPoolingEncoder(contriever[0], name="m", recipe=CONTRIEVER).encode(TEXTS)
     encoder = OnnxEncoder(
@@ -158,7 +158,7 @@ def test_onnx_gives_the_vectors_of_numpy(contriever, precision):
 
 
 def test_int8_weights_are_rounded_within_half_a_step_where_nothing_is_cut():
-    from selfrag.retrieval.onnx_graph import quantised
+    from selfrag.retrieval.encoder.onnx_graph import quantised
 
     # Largest 64, so steps of 1 without cutting; cut, the 64 alone would be off by 3.2 or more.
     weights, scales = quantised(np.array([[64.0, -2.0], [-3.4, 1.0]], np.float32))

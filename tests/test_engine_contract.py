@@ -42,7 +42,7 @@ def transformers_case(folder):
 
 def llama_case(folder):
     pytest.importorskip("torch")
-    from selfrag.engine.llama import LlamaEngine
+    from selfrag.engine.cpu import LlamaEngine
 
     return LlamaEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
 
@@ -302,7 +302,7 @@ def test_the_end_token_may_be_written_as_an_object(tiny, tmp_path):
 
 
 def test_the_llama_engine_gives_what_transformers_gives(tiny):
-    from selfrag.engine.llama import LlamaEngine
+    from selfrag.engine.cpu import LlamaEngine
 
     llama = LlamaEngine(tiny.folder, name="tiny", max_batch=4)
     batch = requests(llama, max_new_tokens=12)
@@ -319,7 +319,7 @@ def test_the_llama_engine_gives_what_transformers_gives(tiny):
     ],
 )
 def test_the_llama_engine_refuses_what_it_would_compute_wrongly(tiny, tmp_path, change, found):
-    from selfrag.engine.llama import LlamaEngine
+    from selfrag.engine.cpu import LlamaEngine
 
     folder = shutil.copytree(tiny.folder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
@@ -329,7 +329,7 @@ def test_the_llama_engine_refuses_what_it_would_compute_wrongly(tiny, tmp_path, 
 
 
 def test_the_llama_engine_names_a_folder_without_weights(tiny, tmp_path):
-    from selfrag.engine.llama import LlamaEngine
+    from selfrag.engine.cpu import LlamaEngine
 
     folder = shutil.copytree(tiny.folder, tmp_path / "copy")
     (folder / "model.safetensors").unlink()

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from eval_parts import ROWS, question, questions_with_passages, random_system
-from selfrag.decode.candidates import recorded_questions
-from selfrag.decode.trace import load_trace
 from selfrag.errors import BadInput, EngineError, StorageError
 from selfrag.evaluate.record import (
     RECORDS,
@@ -26,6 +24,8 @@ from selfrag.evaluate.run import MAX_FAILURES, answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary, summarise
 from selfrag.evaluate.systems import QuestionPassages
 from selfrag.retrieval.base import FixedRetriever
+from selfrag.trace.candidates import recorded_questions
+from selfrag.trace.file import load_trace
 
 QUESTIONS = questions_with_passages()
 CONFIG = {

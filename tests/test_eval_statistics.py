@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("scipy")
 
-from selfrag.evaluate.statistics import compare, estimate
+from selfrag.statistics import compare, estimate
 
 
 def test_the_interval_of_a_share_is_near_the_normal_one():

@@ -205,7 +205,7 @@ def test_an_unsupported_answer_is_searched_for_again_but_not_for_ever():
 
 
 def test_a_prompted_search_is_traced_like_ours_and_votes_in_closed_sets(tmp_path):
-    from selfrag.decode.trace import load_trace
+    from selfrag.trace.file import load_trace
 
     _, system = prompted()
     asked = question(labels=("Ann", "Bob"), answers=("Ann",), passages=(ANN, BOB))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
-from selfrag.record import GeneratorRecord, SegmentRecord
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, SegmentRecord
 from selfrag.train.config import OverLong
 from selfrag.train.data import RenderOptions, prepare_rows
 from selfrag.train.examples import (

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 from selfrag.engine.adapter import ADAPTER_TENSORS, REFLECTION_ROWS, AdapterDescription  # noqa: E402
 from selfrag.errors import BadInput  # noqa: E402
-from selfrag.record import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.reflection import REFLECTION_TOKENS, Retrieve  # noqa: E402
+from selfrag.released import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.train.export import save_adapter  # noqa: E402
 from selfrag.train.gate import fit_gate, fit_row, gate_examples, last_states  # noqa: E402
 

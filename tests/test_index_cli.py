@@ -213,7 +213,7 @@ def test_a_page_is_fetched_only_where_that_is_allowed(run, index, monkeypatch):
     def fetch(url):
         return Document(title="Page", text="Pelicans have pouches.", source=url)
 
-    monkeypatch.setattr("selfrag.ingest.web.fetch_document", fetch)
+    monkeypatch.setattr("selfrag.ingest.web.fetch.fetch_document", fetch)
     _, err = run("index", "add", index, "https://example.org/a", code=2)
     assert "--allow-urls" in err
     run("index", "add", index, "https://example.org/a", "--allow-urls")

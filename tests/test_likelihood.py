@@ -4,10 +4,10 @@ import pytest
 
 from selfrag.decode.answer import answer_questions, answer_to_json, collect_answers
 from selfrag.decode.config import SearchConfig
-from selfrag.decode.trace import load_trace, save_trace
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.passage import Passage
 from selfrag.retrieval.base import GivenPassages
+from selfrag.trace.file import load_trace, save_trace
 
 ASK = "### Instruction:\nQ\n\n### Response:\n"
 READS = [f"{ASK}[Retrieval]<paragraph>T{n}\ntext {n}</paragraph>" for n in range(2)]

@@ -14,8 +14,8 @@ from words import WordEncoder
 
 psycopg = pytest.importorskip("psycopg")
 
-from selfrag.retrieval.pgvector import PgSearchMode, PgVectorStore  # noqa: E402
-from selfrag.retrieval.postgres import (  # noqa: E402
+from selfrag.retrieval.postgres.store import PgSearchMode, PgVectorStore  # noqa: E402
+from selfrag.retrieval.postgres.table import (  # noqa: E402
     Database,
     any_of,
     storable,
@@ -340,7 +340,7 @@ def test_where_keeps_passages_that_have_all_of_it(store):
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_a_rare_filter_finds_all_that_it_keeps(dsn, monkeypatch, goes_on):
     if not goes_on:  # The index proposes its first 40 and no more, as where its graph ends early.
-        monkeypatch.setattr("selfrag.retrieval.pgvector._prepare", lambda *_: None)
+        monkeypatch.setattr("selfrag.retrieval.postgres.store._prepare", lambda *_: None)
     passages = [
         Passage(id=f"p{n}", title="", text=f"rain {n}", metadata=(("rare", str(n % 200 == 0)),))
         for n in range(1000)

@@ -16,15 +16,15 @@ from numpy.testing._private.utils import runstring
 
 from selfrag.errors import BadInput, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval import pickles
-from selfrag.retrieval.embed import Plan, committed_rows, survey
-from selfrag.retrieval.pickles import (
+from selfrag.retrieval.embed import pickles
+from selfrag.retrieval.embed.pickles import (
     import_pickles,
     in_number_order,
     join_pickles,
     read_pickled_shard,
 )
-from selfrag.retrieval.shards import read_shards
+from selfrag.retrieval.embed.run import Plan, committed_rows, survey
+from selfrag.retrieval.embed.shards import read_shards
 from selfrag.retrieval.spec import EncoderSpec
 
 reconstruct = np.zeros(1).__reduce__()[0]

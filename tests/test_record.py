@@ -4,8 +4,8 @@ import pytest
 
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
-from selfrag.record import GeneratorRecord, SegmentRecord, load_records, save_records
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, SegmentRecord, load_records, save_records
 
 TITAN = Passage(id="p1", title="Titan", text="Titan is a moon of Saturn.")
 RECORD = GeneratorRecord(

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfrag.decode import reference_long, reference_short
+from selfrag.compat import long as reference_long
+from selfrag.compat import short as reference_short
+from selfrag.compat.completer import EngineCompleter, ReferenceConfig
+from selfrag.compat.long import answer_long_form
+from selfrag.compat.short import answer_short_form
+from selfrag.compat.text import End, clean, cut_at_blank_line
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.reference import EngineCompleter, ReferenceConfig
-from selfrag.decode.reference_long import answer_long_form
-from selfrag.decode.reference_short import answer_short_form
-from selfrag.decode.reference_text import End, clean, cut_at_blank_line
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import ConfigError

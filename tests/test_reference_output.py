@@ -2,15 +2,15 @@
 
 import pytest
 
-from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.reference import EngineCompleter, ReferenceConfig
-from selfrag.decode.reference_long import answer_long_form
-from selfrag.decode.reference_output import (
+from selfrag.compat.completer import EngineCompleter, ReferenceConfig
+from selfrag.compat.long import answer_long_form
+from selfrag.compat.output import (
     biography_output,
     cited_output,
     fix_spacing,
     short_output,
 )
+from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, PromptFormat

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from random_model import PASSAGES, RandomModel
-from selfrag.decode.candidates import Traces, recorded_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import GateKind, GateNumbers, GateRule, RetrievalMode
-from selfrag.decode.grid import MAX_VALUES, Grid
 from selfrag.decode.node import PathScore
-from selfrag.decode.rescore import choose, load_traces, rescore
 from selfrag.decode.score import ScoreWeights
-from selfrag.decode.trace import load_trace, save_trace
 from selfrag.errors import BadInput, ConfigError
 from selfrag.reflection import Retrieve
+from selfrag.trace.candidates import Traces, recorded_questions
+from selfrag.trace.file import load_trace, save_trace
+from selfrag.trace.grid import MAX_VALUES, Grid
+from selfrag.trace.rescore import choose, load_traces, rescore
 
 WIDE = 1000
 
@@ -162,7 +162,7 @@ def test_every_setting_equals_a_loop_over_questions(seed, chunk_bytes):
         threshold=(0.0, 0.25, 1.0, None), w_rel=(0.0, 1.0), w_sup=(0.3, 2.0), w_use=(0.5, 0.0)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfrag.decode.rescore.CHUNK_BYTES", chunk_bytes)
+        patch.setattr("selfrag.trace.rescore.CHUNK_BYTES", chunk_bytes)
         table = rescore(traces, grid)
     columns = [table.retrieval_rate, table.accuracy, table.citation_precision]
     columns += [table.n_answered, table.n_judged, table.n_unrecorded]

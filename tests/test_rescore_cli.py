@@ -12,8 +12,8 @@ from random_model import PASSAGES, RandomModel
 from selfrag.cli import rescore as command
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.trace import save_trace
 from selfrag.errors import ConfigError, SelfRAGError, StorageError
+from selfrag.trace.file import save_trace
 
 FILES = {
     "table.csv",

@@ -124,7 +124,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dsn(pg_server):
     pytest.importorskip("psycopg")
-    from selfrag.retrieval.pgvector import PgVectorStore
+    from selfrag.retrieval.postgres.store import PgVectorStore
 
     where = pg_server.database("contract")
     with PgVectorStore.create(where, WordEncoder()) as made:
@@ -156,7 +156,7 @@ def lance(mode):
 def postgres(mode):
     def case(request):
         dsn = request.getfixturevalue("dsn")
-        from selfrag.retrieval.pgvector import PgSearchMode, PgVectorStore
+        from selfrag.retrieval.postgres.store import PgSearchMode, PgVectorStore
 
         store = PgVectorStore.open(dsn, WordEncoder(), mode=PgSearchMode(mode))
         request.addfinalizer(store.close)

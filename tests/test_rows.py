@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.errors import BadInput
 from selfrag.prompt import PromptFormat
-from selfrag.record import GeneratorRecord
 from selfrag.reflection import REFLECTION_TOKENS, Marker
+from selfrag.released import GeneratorRecord
 from selfrag.train.config import HeldOut, OverLong
 from selfrag.train.data import RenderOptions, prepare_file, prepare_rows, split_held_out
 from selfrag.train.examples import UNIFORM, LossWeights, Mask, encode_row

@@ -28,9 +28,9 @@ from selfrag.decode.gate import GateKind, RetrievalMode
 from selfrag.decode.node import Node, PathScore
 from selfrag.decode.score import ScoreWeights, SegmentScores
 from selfrag.decode.segment import GroupLogprobs, Segment
-from selfrag.decode.trace import TraceWriter, load_trace, save_trace
 from selfrag.errors import BadInput, StorageError
 from selfrag.passage import Hit
+from selfrag.trace.file import TraceWriter, load_trace, save_trace
 
 QUESTIONS = ["Q one", "Q two", "\u00bfQu\u00e9 tal\u2028?"]
 SETTINGS = {
@@ -237,7 +237,7 @@ def test_a_line_cut_short_by_a_crash_is_told_and_left_out(tmp_path, caplog):
     _, events = write(path)
     n_lines = path.read_bytes().count(b"\n")
     path.write_bytes(path.read_bytes()[:-9])
-    with caplog.at_level(logging.WARNING, logger="selfrag.decode.trace"):
+    with caplog.at_level(logging.WARNING, logger="selfrag.trace.file"):
         assert facts(load_trace(path).events) == facts(events[:-1])
     assert f"line {n_lines} of {path} was cut short" in caplog.text
 

@@ -15,8 +15,8 @@ from selfrag.engine.tokenizer import FileTokenizer  # noqa: E402
 from selfrag.errors import BadInput, ConfigError  # noqa: E402
 from selfrag.passage import Passage  # noqa: E402
 from selfrag.prompt import PromptFormat  # noqa: E402
-from selfrag.record import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
+from selfrag.released import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.train.batches import collate, make_batches, token_losses  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402

@@ -13,8 +13,8 @@ import pytest
 import urllib3
 
 from selfrag.errors import BadInput, StorageError
-from selfrag.ingest.urls import FetchPolicy, is_public, open_pool, parse_url
-from selfrag.ingest.web import WebPage, document_of, fetch_document, fetch_page
+from selfrag.ingest.web.fetch import WebPage, document_of, fetch_document, fetch_page
+from selfrag.ingest.web.urls import FetchPolicy, is_public, open_pool, parse_url
 
 PUBLIC = "93.184.215.14"
 HTML = b"""<html><head><title>Ada Lovelace</title></head><body><article><h1>Ada Lovelace</h1>

@@ -23,9 +23,9 @@ from selfrag.decode.gate import GateKind, RetrievalMode
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import search
-from selfrag.decode.trace import load_trace, save_trace
 from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.prompt import Turn
+from selfrag.trace.file import load_trace, save_trace
 
 
 def ask(

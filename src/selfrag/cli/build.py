@@ -26,8 +26,8 @@ from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
     from selfrag.retrieval.base import Retriever
-    from selfrag.retrieval.encoder import Encoder, MeanPoolingEncoder
-    from selfrag.retrieval.pgvector import PgVectorStore
+    from selfrag.retrieval.encoder.base import Encoder, MeanPoolingEncoder
+    from selfrag.retrieval.postgres.store import PgVectorStore
     from selfrag.retrieval.store import PassageStore
     from selfrag.retrieval.writer import IndexWriter
 
@@ -130,14 +130,14 @@ def open_engine(path: Path, kind: EngineKind, *, name: str, max_batch: int = 16)
         from selfrag.engine.transformers import TransformersEngine
 
         return TransformersEngine(path, name=name, max_batch=max_batch)
-    from selfrag.engine.llama import LlamaEngine
+    from selfrag.engine.cpu import LlamaEngine
 
     return LlamaEngine(path, name=name, max_batch=max_batch)
 
 
 def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
     """The default encoder for questions: the same vectors, seconds sooner."""
-    from selfrag.retrieval.encoder import MeanPoolingEncoder
+    from selfrag.retrieval.encoder.base import MeanPoolingEncoder
 
     return MeanPoolingEncoder(fetch_asset(assets.ENCODER, report), name=ENCODER_NAME)
 
@@ -153,7 +153,7 @@ def load_passage_encoder(
 
     In the precision that is usual for it, and as many tokens as it can, where these are None.
     """
-    from selfrag.retrieval.encoders import open_encoder, usual_precision
+    from selfrag.retrieval.encoder.named import open_encoder, usual_precision
 
     if name == ENCODER_NAME:
         fetch_asset(assets.ENCODER, report)  # which shows how far it is
@@ -183,7 +183,7 @@ def open_index_writer(
 
 def encoder_of(path: Location, manifest: Manifest, report: Reporter) -> "Encoder":
     """The encoder that the index in `path` was built with; `IndexMismatch` where it is not here."""
-    from selfrag.retrieval.encoders import reopen_encoder
+    from selfrag.retrieval.encoder.named import reopen_encoder
 
     if manifest.encoder.name == ENCODER_NAME:
         fetch_asset(assets.ENCODER, report)  # which shows how far it is
@@ -268,7 +268,7 @@ def open_index(path: Location | None, report: Reporter) -> "PassageStore | PgVec
     from selfrag.retrieval.store import PassageStore
 
     if path is not None and is_postgres(path):
-        from selfrag.retrieval.pgvector import PgVectorStore
+        from selfrag.retrieval.postgres.store import PgVectorStore
 
         return PgVectorStore.open(str(path), load_query_encoder(report))
     if path is not None:

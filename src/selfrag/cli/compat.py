@@ -7,11 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from selfrag.compat.completer import Crash, EngineCompleter, ReferenceConfig
+from selfrag.compat.long import LongAnswer, answer_long_form
+from selfrag.compat.output import Output, cited_output, short_output
+from selfrag.compat.short import ShortAnswer, answer_short_form
 from selfrag.decode.config import SearchConfig
-from selfrag.decode.reference import Crash, EngineCompleter, ReferenceConfig
-from selfrag.decode.reference_long import LongAnswer, answer_long_form
-from selfrag.decode.reference_output import Output, cited_output, short_output
-from selfrag.decode.reference_short import ShortAnswer, answer_short_form
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat

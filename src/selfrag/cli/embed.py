@@ -20,8 +20,8 @@ from selfrag.passage import Passage
 from selfrag.retrieval.spec import CONTRIEVER, DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
-    from selfrag.retrieval.embed import Corpus, Plan
-    from selfrag.retrieval.encoder import Encoder
+    from selfrag.retrieval.embed.run import Corpus, Plan
+    from selfrag.retrieval.encoder.base import Encoder
     from selfrag.retrieval.spec import EncoderSpec
 
 # What made the embeddings that Self-RAG gives away (retrieval_lm, README).
@@ -85,9 +85,9 @@ def embed(
     Rows with an id are passages as they are, others are cut into blocks of 100 words.
     """
     from selfrag.cluster import Workers
-    from selfrag.retrieval.cluster import embed_on_cluster, embed_on_devices
-    from selfrag.retrieval.embed import embed_corpus, survey
-    from selfrag.retrieval.encoders import usual_precision
+    from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
+    from selfrag.retrieval.embed.run import embed_corpus, survey
+    from selfrag.retrieval.encoder.named import usual_precision
 
     places = [name.strip() for name in devices.split(",") if name.strip()]
     _refuse_together(
@@ -137,15 +137,15 @@ def open_encoder(name: str, precision: Precision, batch_size: int, device: str) 
 
     Called on every worker, so what it needs is fetched there.
     """
-    from selfrag.retrieval import encoders
+    from selfrag.retrieval.encoder import named as encoders
 
     return encoders.open_encoder(name, precision=precision, device=device, batch_size=batch_size)
 
 
 def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> None:
     """Says what is whole and what to do next, and makes the `index` when all is."""
-    from selfrag.retrieval.embed import unfinished_shards
-    from selfrag.retrieval.shards import index_shards
+    from selfrag.retrieval.embed.run import unfinished_shards
+    from selfrag.retrieval.embed.shards import index_shards
 
     n_passages = plan.corpus.n_passages
     left = unfinished_shards(out, plan)
@@ -173,7 +173,7 @@ def _import(
     n_shards: int,
     report: Reporter,
 ) -> "Plan":
-    from selfrag.retrieval.pickles import import_pickles, in_number_order
+    from selfrag.retrieval.embed.pickles import import_pickles, in_number_order
 
     paths = in_number_order(Path(name) for pattern in patterns for name in glob.glob(pattern))
     if not paths:
@@ -219,7 +219,7 @@ def _shard_of(text: str) -> tuple[int, int]:
 
 def _plan(out: Path, spec: "EncoderSpec", corpus: "Corpus", n_shards: int, at_least: int) -> "Plan":
     """As many shards as asked for; else as in the folder, if it is begun, or as usual."""
-    from selfrag.retrieval.embed import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
+    from selfrag.retrieval.embed.run import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
 
     there = Plan.load(out) if (out / PLAN_NAME).is_file() else None
     usual = there.n_shards if there else default_shards(corpus.n_passages, at_least=at_least)

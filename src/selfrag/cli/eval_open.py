@@ -85,7 +85,7 @@ class Setup:
 
     def describe(self) -> dict[str, Any]:
         """All that the answers depend on, as JSON, without opening anything."""
-        from selfrag.decode.trace_rows import config_to_row
+        from selfrag.trace.rows import config_to_row
 
         common: dict[str, Any] = {
             "kind": self.kind,

@@ -121,7 +121,7 @@ def index_add(
     with _told(path, as_json) as intake, changed(path) as (writer, report):
         read = _reading(writer.manifest, max_mb)
         for page in pages:
-            from selfrag.ingest.web import fetch_document
+            from selfrag.ingest.web.fetch import fetch_document
 
             report.say(f"fetching {page}")
             put_page(writer, fetch_document(page), intake)

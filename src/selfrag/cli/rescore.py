@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 
 from selfrag.cli.console import print_json, stdout
-from selfrag.decode.grid import Grid
-from selfrag.decode.rescore import RescoreTable, load_traces
-from selfrag.decode.rescore import rescore as rescore_traces
 from selfrag.errors import SelfRAGError, StorageError
+from selfrag.trace.grid import Grid
+from selfrag.trace.rescore import RescoreTable, load_traces
+from selfrag.trace.rescore import rescore as rescore_traces
 
 N_SHOWN = 10  # settings in the terminal
 SHARES = ("retrieval_rate", "accuracy", "citation_precision")

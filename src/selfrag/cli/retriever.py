@@ -15,7 +15,7 @@ from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.store import PassageStore, SearchMode
 
 if TYPE_CHECKING:
-    from selfrag.retrieval.pgvector import PgVectorStore
+    from selfrag.retrieval.postgres.store import PgVectorStore
     from selfrag.retrieval.rerank import CrossEncoder
 
 PACKAGED = "small"
@@ -91,7 +91,7 @@ class Planned:
         """As the store."""
         plan = self._plan
         if not isinstance(self._store, PassageStore):
-            from selfrag.retrieval.pgvector import PgSearchMode
+            from selfrag.retrieval.postgres.store import PgSearchMode
 
             return self._store.search(queries, top_k, mode=PgSearchMode(plan.mode.value))
         return self._store.search(

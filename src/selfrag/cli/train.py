@@ -75,7 +75,7 @@ def data(
     out: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
 ) -> None:
     """Turn labelled question-answering sets into generator records."""
-    from selfrag.record import save_records
+    from selfrag.released import save_records
     from selfrag.train.mix import MixConfig, build_mix
 
     config = settings(MixConfig, "mix", load_recipe(recipe))
@@ -227,7 +227,7 @@ def gate(
     from selfrag.cli.build import base_gguf
     from selfrag.cli.report import Reporter
     from selfrag.engine.prepare import prepare_model
-    from selfrag.record import load_records
+    from selfrag.released import load_records
     from selfrag.train.gate import fit_gate
 
     examples = list(load_records(records))

@@ -10,8 +10,8 @@ from typing import Any
 from selfrag.errors import SelfRAGError
 from selfrag.evaluate import plots
 from selfrag.evaluate.report import TaskReport
-from selfrag.evaluate.statistics import Estimate, estimate
 from selfrag.evaluate.summary import Run
+from selfrag.statistics import Estimate, estimate
 
 COSTS = ("passages_read", "tokens", "seconds")
 

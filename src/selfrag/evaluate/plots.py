@@ -4,9 +4,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfrag.decode.rescore import RescoreTable
 from selfrag.errors import SelfRAGError
 from selfrag.evaluate.calibration import Reliability, RiskCoverage
+from selfrag.trace.rescore import RescoreTable
 
 
 def reliability_figure(curves: Mapping[str, Reliability], group: str, truth: str) -> str:

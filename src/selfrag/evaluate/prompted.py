@@ -26,7 +26,6 @@ from selfrag.decode.events import (
 from selfrag.decode.gate import Gate, decide
 from selfrag.decode.node import Node
 from selfrag.decode.segment import GroupLogprobs, Segment, score_groups
-from selfrag.decode.trace_rows import config_to_row
 from selfrag.engine.base import FloatArray
 from selfrag.errors import BadInput
 from selfrag.evaluate import rubrics
@@ -38,6 +37,7 @@ from selfrag.evaluate.systems import answer_output, find_hits
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import ReflectionToken, Relevance, Retrieve
 from selfrag.retrieval.base import Retriever
+from selfrag.trace.rows import config_to_row
 
 FLOOR = 1e-9  # of a probability, so that its logarithm is a number
 ENOUGH_SUPPORT = 0.5  # an answer with less is searched for again

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from selfrag.errors import BadInput
-from selfrag.evaluate.statistics import estimate
 from selfrag.evaluate.summary import Run
+from selfrag.statistics import estimate
 
 # task: metric of ours: share. ARC and PubHealth were counted by containment too.
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {

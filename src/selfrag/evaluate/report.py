@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfrag.decode.grid import Grid
-from selfrag.decode.rescore import RescoreTable, load_traces, rescore
 from selfrag.errors import BadInput
 from selfrag.evaluate.calibration import (
     Reliability,
@@ -20,8 +18,10 @@ from selfrag.evaluate.calibration import (
 )
 from selfrag.evaluate.metrics import METRICS, is_share
 from selfrag.evaluate.record import RECORDS, Record
-from selfrag.evaluate.statistics import Difference, Estimate, compare, estimate
 from selfrag.evaluate.summary import Run
+from selfrag.statistics import Difference, Estimate, compare, estimate
+from selfrag.trace.grid import Grid
+from selfrag.trace.rescore import RescoreTable, load_traces, rescore
 
 MAX_SHOWN = 200  # questions a task in the browser
 MAX_TEXT = 700  # characters of a passage there

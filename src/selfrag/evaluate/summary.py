@@ -18,7 +18,7 @@ from selfrag.evaluate.record import (
     load_seconds,
     records_digest,
 )
-from selfrag.evaluate.statistics import Estimate, estimate
+from selfrag.statistics import Estimate, estimate
 
 logger = logging.getLogger(__name__)
 

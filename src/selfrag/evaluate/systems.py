@@ -11,13 +11,13 @@ from selfrag.decode.answer import Answer, collect_answers
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import Event
 from selfrag.decode.search import search
-from selfrag.decode.trace import TraceEncoder
-from selfrag.decode.trace_rows import config_to_row
 from selfrag.engine.base import Engine
 from selfrag.evaluate.question import Question
 from selfrag.evaluate.record import Output, Sentence
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
+from selfrag.trace.file import TraceEncoder
+from selfrag.trace.rows import config_to_row
 
 
 class System(Protocol):

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from selfrag.errors import BadInput, IndexNotUsable, StorageError
-from selfrag.retrieval.encoder import Encoder
+from selfrag.retrieval.encoder.base import Encoder
 from selfrag.retrieval.manifest import FORMAT_VERSION, MANIFEST_NAME, IndexKind, Manifest
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location, is_remote
 from selfrag.retrieval.remote import build_remote, open_remote_writer

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from selfrag.errors import BadInput, StorageError
-from selfrag.retrieval.encoder import Encoder
+from selfrag.retrieval.encoder.base import Encoder
 from selfrag.retrieval.manifest import MANIFEST_NAME, IndexKind, Manifest, not_usable
 from selfrag.retrieval.objectstore import CONFLICT, TIMEOUT_S, Objects, checked
 from selfrag.retrieval.table import brief, connect

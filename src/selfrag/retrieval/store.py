@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
-from selfrag.retrieval.encoder import Encoder, encode_queries
+from selfrag.retrieval.encoder.base import Encoder, encode_queries
 from selfrag.retrieval.fusion import Fusion
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location

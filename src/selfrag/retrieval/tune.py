@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.errors import BadInput
-from selfrag.retrieval.encoder import Encoder, encode_queries
+from selfrag.retrieval.encoder.base import Encoder, encode_queries
 from selfrag.retrieval.manifest import IndexKind
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.spec import Metric

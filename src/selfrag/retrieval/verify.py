@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from selfrag.errors import IndexNotUsable
 from selfrag.passage import Passage
-from selfrag.retrieval.encoder import Encoder, encode_passages
+from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.spec import EncoderSpec

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Any
 
 from selfrag.passage import Passage
-from selfrag.retrieval.encoder import Encoder, encode_passages
+from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.table import (

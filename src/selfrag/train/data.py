@@ -13,7 +13,7 @@ from pathlib import Path
 
 from selfrag.errors import BadInput, StorageError
 from selfrag.prompt import PromptFormat
-from selfrag.record import GeneratorRecord
+from selfrag.released import GeneratorRecord
 from selfrag.train.config import HeldOut, OverLong
 from selfrag.train.examples import LossWeights, Mask, Tree, encode_row, pack_tree
 from selfrag.train.rows import MAX_REJECT_CHARS, InstructionRow, Reject, Row, read_rows

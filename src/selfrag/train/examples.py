@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from selfrag.errors import ConfigError
 from selfrag.prompt import PromptFormat
-from selfrag.record import GeneratorRecord, SegmentRecord
 from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, SegmentRecord
 from selfrag.train.rows import InstructionRow, PassageText, Row, split_output
 
 

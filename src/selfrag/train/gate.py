@@ -19,8 +19,8 @@ from selfrag.engine.batching import end_of_sequence
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.errors import BadInput
 from selfrag.prompt import PromptFormat
-from selfrag.record import GeneratorRecord
 from selfrag.reflection import Retrieve
+from selfrag.released import GeneratorRecord
 from selfrag.train.export import save_adapter
 
 Array = NDArray[np.float64]

@@ -16,8 +16,8 @@ import numpy as np
 from selfrag.gold import find_gold
 from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Passage
-from selfrag.record import GeneratorRecord, SegmentRecord
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, SegmentRecord
 from selfrag.train.labelled import (
     NOT_IN_PASSAGE,
     LabelledQuestion,

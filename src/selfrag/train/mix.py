@@ -22,7 +22,7 @@ from selfrag.errors import BadInput
 from selfrag.gold import holds_gold
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.record import GeneratorRecord, open_text
+from selfrag.released import GeneratorRecord, open_text
 from selfrag.train.labelled import (
     LabelledQuestion,
     QuestionMix,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfrag.errors import BadInput
-from selfrag.record import GeneratorRecord, open_text, record_from_json
 from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionToken, Relevance, Retrieve
+from selfrag.released import GeneratorRecord, open_text, record_from_json
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from selfrag.errors import BadInput
-from selfrag.record import GeneratorRecord
+from selfrag.released import GeneratorRecord
 from selfrag.train.batches import (
     collate,
     make_batches,

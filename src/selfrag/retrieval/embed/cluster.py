@@ -18,7 +18,7 @@ from pathlib import Path
 from selfrag.cluster import Workers, connected, once_a_process
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.passage import Passage
-from selfrag.retrieval.embed import (
+from selfrag.retrieval.embed.run import (
     PLAN_NAME,
     Plan,
     Progress,
@@ -27,7 +27,7 @@ from selfrag.retrieval.embed import (
     embed_shard,
     unfinished_shards,
 )
-from selfrag.retrieval.encoder import Encoder
+from selfrag.retrieval.encoder.base import Encoder
 
 # A shard travels to its worker in one piece: at 700 bytes a passage 180 MB.
 MAX_SHARD_ROWS = 262_144

@@ -12,7 +12,7 @@ import numpy as np
 
 from selfrag.errors import BadInput, EngineError, StorageError
 from selfrag.retrieval.build import build_folder, new_manifest
-from selfrag.retrieval.embed import Plan, Progress, Vectors, damaged, unfinished_shards
+from selfrag.retrieval.embed.run import Plan, Progress, Vectors, damaged, unfinished_shards
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import brief, connect

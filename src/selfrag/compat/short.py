@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfrag.compat.completer import Completer, Crash, ReferenceConfig
+from selfrag.compat.text import ReferencePrompt, Written, clean, holds, spell
 from selfrag.decode.gate import RetrievalMode, reference_gate
-from selfrag.decode.reference import Completer, Crash, ReferenceConfig
-from selfrag.decode.reference_text import ReferencePrompt, Written, clean, holds, spell
 from selfrag.decode.score import relevance_score, support_score, utility_score
 from selfrag.passage import Passage
 from selfrag.reflection import Relevance, Retrieve, Support, Utility

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.embed import (
+from selfrag.retrieval.embed.run import (
     COMMIT_ROWS,
     Corpus,
     Plan,

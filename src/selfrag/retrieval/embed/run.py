@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, ConfigError, EngineError, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.encoder import Encoder, encode_passages
+from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.spec import EncoderSpec, shown
 from selfrag.retrieval.table import NO_FILE, brief, connect, passages_schema, record_batch
 

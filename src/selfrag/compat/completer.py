@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
+from selfrag.compat.text import End, Piece, Pieces, ReferencePrompt, Written
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.reference_text import End, Piece, Pieces, ReferencePrompt, Written
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import Completion, Engine, Request
 from selfrag.errors import ConfigError

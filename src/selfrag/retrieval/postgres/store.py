@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, IndexMismatch
 from selfrag.passage import Hit, Passage
-from selfrag.retrieval.encoder import Encoder, encode_passages, encode_queries
+from selfrag.retrieval.encoder.base import Encoder, encode_passages, encode_queries
 from selfrag.retrieval.fusion import reciprocal_rank_fusion
-from selfrag.retrieval.postgres import (
+from selfrag.retrieval.postgres.table import (
     Database,
     any_of,
     compose,

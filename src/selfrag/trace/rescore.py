@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.decode.candidates import (
+from selfrag.engine.base import FloatArray
+from selfrag.errors import BadInput
+from selfrag.trace.candidates import (
     BoolArray,
     IntArray,
     Traces,
     recorded_questions,
     to_arrays,
 )
-from selfrag.decode.grid import Grid
-from selfrag.decode.trace import load_trace
-from selfrag.engine.base import FloatArray
-from selfrag.errors import BadInput
+from selfrag.trace.file import load_trace
+from selfrag.trace.grid import Grid
 
 CHUNK_BYTES = 16 * 2**20  # of one array of scores; a few of this size live at once
 

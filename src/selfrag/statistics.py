@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from selfrag.engine.base import FloatArray
 from selfrag.errors import SelfRAGError
+
+FloatArray = NDArray[np.float64]
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -26,7 +26,8 @@ from selfrag.decode.events import (
     SkipEvent,
 )
 from selfrag.decode.node import Node
-from selfrag.decode.trace_rows import (
+from selfrag.errors import BadInput, ConfigError, StorageError
+from selfrag.trace.rows import (
     config_from_row,
     config_to_row,
     event_from_row,
@@ -35,7 +36,6 @@ from selfrag.decode.trace_rows import (
     node_to_row,
     typed,
 )
-from selfrag.errors import BadInput, ConfigError, StorageError
 
 logger = logging.getLogger(__name__)
 

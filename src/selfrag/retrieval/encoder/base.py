@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.passage import Passage
-from selfrag.retrieval.folder import recipe_of, require_mean_pooling
+from selfrag.retrieval.encoder.folder import recipe_of, require_mean_pooling
 from selfrag.retrieval.spec import EncoderSpec, Precision, Recipe
 
 
@@ -125,7 +125,7 @@ class MeanPoolingEncoder:
     ) -> None:
         """Loads the model. Raises `AssetError` when `path` does not hold one."""
         with loading(name, path):
-            from selfrag.retrieval.bert import Bert
+            from selfrag.retrieval.encoder.bert import Bert
 
             require_mean_pooling(path)
             recipe = recipe or recipe_of(path)

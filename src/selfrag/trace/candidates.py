@@ -22,10 +22,10 @@ from selfrag.decode.events import (
 )
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node, PathScore
-from selfrag.decode.trace import Trace, TracedQuestion
 from selfrag.engine.base import FloatArray
 from selfrag.gold import holds_gold
 from selfrag.reflection import Retrieve
+from selfrag.trace.file import Trace, TracedQuestion
 
 logger = logging.getLogger(__name__)
 

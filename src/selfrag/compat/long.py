@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfrag.decode.gate import RetrievalMode, paper_gate
-from selfrag.decode.reference import Completer, Crash, ReferenceConfig
-from selfrag.decode.reference_text import (
+from selfrag.compat.completer import Completer, Crash, ReferenceConfig
+from selfrag.compat.text import (
     Pieces,
     ReferencePrompt,
     Written,
@@ -21,6 +20,7 @@ from selfrag.decode.reference_text import (
     holds,
     spell,
 )
+from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import FloatArray, relevance_score, support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.passage import Passage

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.retrieval.bert import Array, Bert, Linear, Norm
+from selfrag.retrieval.encoder.bert import Array, Bert, Linear, Norm
 
 # uint8 times int8 in pairs must stay below 2^15: 2 x 255 x 64 does. With the whole range of int8,
 # AVX2 machines without VNNI saturate, silently (onnxruntime's `reduce_range`).

@@ -24,7 +24,7 @@ from selfrag.errors import BadInput, ConfigError, SelfRAGError
 from selfrag.ingest.faults import Skipped
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.readers import read_file
-from selfrag.ingest.urls import (
+from selfrag.ingest.web.urls import (
     PUBLIC_INTERNET,
     USUAL_PORTS,
     Address,

@@ -7,9 +7,9 @@ Released: AkariAsai/self-rag 1fcdc42, `main` of `retrieval_lm/run_short_form.py`
 import re
 from dataclasses import dataclass
 
-from selfrag.decode.reference import Crash
-from selfrag.decode.reference_long import LongAnswer, LongPath
-from selfrag.decode.reference_text import CLEANED_TOKENS, End
+from selfrag.compat.completer import Crash
+from selfrag.compat.long import LongAnswer, LongPath
+from selfrag.compat.text import CLEANED_TOKENS, End
 from selfrag.passage import Passage
 from selfrag.reflection import Retrieve
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.retrieval.bert import Bert
-from selfrag.retrieval.encoder import loading, open_tokenizer, unit_rows
-from selfrag.retrieval.folder import recipe_of, require_mean_pooling
-from selfrag.retrieval.onnx_graph import bert_graph
+from selfrag.retrieval.encoder.base import loading, open_tokenizer, unit_rows
+from selfrag.retrieval.encoder.bert import Bert
+from selfrag.retrieval.encoder.folder import recipe_of, require_mean_pooling
+from selfrag.retrieval.encoder.onnx_graph import bert_graph
 from selfrag.retrieval.spec import Precision, Recipe
 
 # Texts of one length go through together until so many tokens: their states stay in the cache.

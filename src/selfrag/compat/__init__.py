@@ -1,0 +1,1 @@
+"""The released scripts' decisions (AkariAsai/self-rag), to the token."""

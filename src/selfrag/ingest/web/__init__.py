@@ -1,0 +1,1 @@
+"""Pages fetched over HTTP."""

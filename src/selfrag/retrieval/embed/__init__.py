@@ -1,0 +1,1 @@
+"""Vectors of large corpora, shard by shard."""

@@ -1,0 +1,1 @@
+"""Text encoders for passages and questions."""

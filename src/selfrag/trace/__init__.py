@@ -1,0 +1,1 @@
+"""Recorded searches: written, read back and scored again."""
