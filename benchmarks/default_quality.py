@@ -19,7 +19,6 @@ import numpy as np
 from baselines import RAG_PROMPTS, PlainModel
 from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
 from selfrag import assets
-from selfrag.cli.build import EngineKind, base_gguf, load_engine, open_engine
 from selfrag.cli.report import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
@@ -30,6 +29,7 @@ from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
 from selfrag.engine.prepare import dequantise_base
 from selfrag.gold import holds_gold
+from selfrag.open.engines import EngineKind, base_gguf, load_engine, open_engine
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
 from selfrag.trace.file import save_trace

@@ -10,9 +10,9 @@ import json
 
 import numpy as np
 
-from selfrag.cli.build import prepare_default_model
 from selfrag.cli.report import Reporter
 from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.open.engines import prepare_default_model
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS

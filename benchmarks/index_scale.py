@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.cli.build import demo_index_dir
+from selfrag.open.indexes import demo_index_dir
 from selfrag.retrieval.build import build_folder, new_manifest
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.spec import EncoderSpec

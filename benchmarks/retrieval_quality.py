@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag import assets
-from selfrag.cli.build import ENCODER_NAME
 from selfrag.cli.retriever import PACKAGED_WEIGHT
 from selfrag.evaluate.retrieval import bootstrap_intervals, per_query, ranked_scores
+from selfrag.open.indexes import ENCODER_NAME
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransformerEncoder

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from chat_server import chat_reply, chat_server, error_reply
-from selfrag.cli import build, main
+from selfrag.cli import main
+from selfrag.open import indexes
 from selfrag.passage import Passage
 from selfrag.retrieval.base import GivenPassages
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(run, tmp_path, seeds, ar
 
 def test_generator_data_are_made_and_looked_at(run, tmp_path, monkeypatch):
     passages = [Passage(id="p", title="Titan", text="Titan is a moon.")]
-    monkeypatch.setattr(build, "open_index", lambda path, report: GivenPassages(passages))
+    monkeypatch.setattr(indexes, "open_index", lambda path, report: GivenPassages(passages))
     rows = write(
         tmp_path / "rows.jsonl", [{"instruction": "What is Titan?", "output": "Titan is a moon."}]
     )

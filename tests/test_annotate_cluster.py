@@ -12,8 +12,8 @@ from chat_server import chat_reply, chat_server
 from ray_nodes import environment, kill, wait_for
 from selfrag.annotate.cluster import MAX_CHUNK, chunk_size
 from selfrag.cli.report import Reporter
-from selfrag.cli.teachers import TeacherOptions, open_teacher
 from selfrag.errors import SelfRAGError
+from selfrag.open.teachers import TeacherOptions, open_teacher
 from selfrag.passage import Passage
 from selfrag.retrieval.build import build_folder, new_manifest
 from selfrag.retrieval.encoder.base import MeanPoolingEncoder

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from selfrag.cli import build, main
+from selfrag.cli import main
 from selfrag.cli.lazy import COMMANDS
 from selfrag.cli.report import Reporter
 from selfrag.cli.train import load_recipe, settings
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError, IndexNotUsable
+from selfrag.open import indexes
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
@@ -188,7 +189,7 @@ def test_a_fault_of_ours_ends_with_1_and_says_what_to_do(run, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(build, "load", broken)
+    monkeypatch.setattr(indexes, "load", broken)
     ended = run("ask", "Who?")
     assert ended.code == 1
     assert ended.err == (
@@ -218,7 +219,7 @@ def scripted(monkeypatch):
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
     retriever = FixedRetriever({"Who?": hits})
-    monkeypatch.setattr(build, "load", lambda path, report, kind: (retriever, engine))
+    monkeypatch.setattr(indexes, "load", lambda path, report, kind: (retriever, engine))
 
 
 def test_an_answer_as_json_holds_what_is_documented(run, scripted):
@@ -333,7 +334,7 @@ def test_a_saved_trace_is_replayed_without_a_model(run, scripted, monkeypatch, t
     def no_model(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(build, "load", no_model)
+    monkeypatch.setattr(indexes, "load", no_model)
     (again,) = json.loads(run("replay", str(trace), "--json").out)
     assert again == {key: live[key] for key in again}
     shown = run("replay", str(trace))
@@ -368,7 +369,7 @@ def test_a_chat_gives_earlier_turns_to_the_next_question(run, monkeypatch):
         ),
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
-    monkeypatch.setattr(build, "load", lambda path, report, kind: (FixedRetriever({}), engine))
+    monkeypatch.setattr(indexes, "load", lambda path, report, kind: (FixedRetriever({}), engine))
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"Who?\n{'long ' * 5000}\nWhy?\n\nnever read\n"))
     ended = run("chat")
     assert ended.code == 0
@@ -440,8 +441,8 @@ def test_a_damaged_demo_index_is_built_anew(tmp_path, monkeypatch):
 
     build_demo(None)
     (demo / "broken").touch()
-    monkeypatch.setattr(build, "build_demo_index", build_demo)
-    monkeypatch.setattr(build, "load_query_encoder", lambda report: None)
+    monkeypatch.setattr(indexes, "build_demo_index", build_demo)
+    monkeypatch.setattr(indexes, "load_query_encoder", lambda report: None)
     monkeypatch.setattr(PassageStore, "open", staticmethod(open_second_time))
-    assert build.open_index(None, Reporter()) == "index"
+    assert indexes.open_index(None, Reporter()) == "index"
     assert opened == [["broken"], []]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from selfrag.assets import ENCODER, asset_path, is_cached
-from selfrag.cli import build
 from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, ConfigError, IndexMismatch
+from selfrag.open import indexes
 from selfrag.passage import Passage
 from selfrag.retrieval.build import open_manifest, open_writer
 from selfrag.retrieval.encoder import named as encoders
@@ -209,7 +209,7 @@ def test_an_index_is_searched_with_the_model_it_was_built_with(contriever, tmp_p
     encoder = open_encoder(str(contriever[0]), precision=Precision.INT8)
     passages = [TITAN, replace(TITAN, id="2", title="", text="a bakery sells bread early.")]
     PassageStore.build(passages, encoder, tmp_path / "index")
-    store = build.open_index(tmp_path / "index", Reporter())
+    store = indexes.open_index(tmp_path / "index", Reporter())
     assert store.manifest.encoder == encoder.spec
     assert encoder.spec.precision is Precision.INT8
     exact = reopen_encoder(encoder.spec)
@@ -230,7 +230,7 @@ def test_an_index_is_searched_with_the_model_it_was_built_with(contriever, tmp_p
 def test_an_index_whose_model_is_not_here_is_refused(tmp_path):
     PassageStore.build([TITAN], WordEncoder(name="./gone"), tmp_path / "index")
     with pytest.raises(IndexMismatch, match="built with another encoder than any found here"):
-        build.open_index(tmp_path / "index", Reporter())
+        indexes.open_index(tmp_path / "index", Reporter())
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "a/b/c"])

@@ -19,11 +19,12 @@ from eval_parts import write_rows
 from random_model import RandomModel
 from selfrag import assets
 from selfrag.annotate import local
-from selfrag.cli import build, main
-from selfrag.cli.eval_open import without_password
+from selfrag.cli import main
 from selfrag.errors import BadInput
 from selfrag.evaluate import fetch
 from selfrag.evaluate.tasks import TASKS
+from selfrag.open import engines
+from selfrag.open.systems import without_password
 from tiny_model import TOKENS, save_tiny_model
 
 pytest.importorskip("scipy")
@@ -63,7 +64,7 @@ def scripted(monkeypatch, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    monkeypatch.setattr(build, "open_engine", lambda *_, **__: RandomModel(1).engine)
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: RandomModel(1).engine)
     return folder
 
 
@@ -91,7 +92,7 @@ def test_a_run_leaves_records_numbers_and_its_settings(run, asked, tmp_path):
 
 def test_a_run_again_only_measures_and_another_is_refused(run, asked, tmp_path, monkeypatch):
     first = run(*asked, tmp_path / "out", "--json")
-    monkeypatch.setattr(build, "open_engine", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: pytest.fail("a model was opened"))
     again = run(*asked, tmp_path / "out", "--json")
     assert json.loads(again.out) == json.loads(first.out)
     other = run(*asked, tmp_path / "out", "--mode", "never")

@@ -10,11 +10,11 @@ import pytest
 from chat_server import chat_reply, chat_server
 from eval_parts import questions_with_passages, random_system, write_rows
 from ray_nodes import environment, kill, wait_for
-from selfrag.cli.eval_open import ClusterOptions, opened_answerer
 from selfrag.errors import EngineError, SelfRAGError
 from selfrag.evaluate.cluster import ClusterAnswerer
 from selfrag.evaluate.record import RECORDS
 from selfrag.evaluate.run import Batch, answer_all, answer_batch
+from selfrag.open.systems import ClusterOptions, opened_answerer
 
 pytest.importorskip("scipy")
 BATCH_SIZE = 2

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from selfrag.cli import app, build
+from selfrag.cli import app
 from selfrag.cli import index as index_commands
 from selfrag.ingest.formats import EXPECTED
+from selfrag.open import indexes
 from selfrag.passage import Document
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from words import WordEncoder
@@ -25,8 +26,8 @@ def run(monkeypatch, capsys):
         return out, err
 
     encoder = WordEncoder()
-    monkeypatch.setattr(build, "load_passage_encoder", lambda *_, **__: encoder)
-    monkeypatch.setattr(build, "encoder_of", lambda *_: encoder)
+    monkeypatch.setattr(indexes, "load_passage_encoder", lambda *_, **__: encoder)
+    monkeypatch.setattr(indexes, "encoder_of", lambda *_: encoder)
     return run
 
 
@@ -202,9 +203,9 @@ def test_what_a_broken_off_build_of_other_files_left_is_taken_out(run, docs, tmp
     assert (tmp_path / ".i.building").is_dir()
     monkeypatch.undo()
     encoder = WordEncoder()
-    monkeypatch.setattr(build, "load_passage_encoder", lambda *_, **__: encoder)
+    monkeypatch.setattr(indexes, "load_passage_encoder", lambda *_, **__: encoder)
     app.app(["index", "build", str(docs), "--out", str(tmp_path / "i")], standalone_mode=False)
-    facts = build.index_facts(tmp_path / "i")
+    facts = indexes.index_facts(tmp_path / "i")
     assert facts["n_passages"] == 5
     assert not any("other" in name for name in facts["files"])
 

@@ -378,7 +378,7 @@ def test_a_server_out_of_reach_is_one_sentence_without_the_password():
 
 
 def test_a_password_is_not_taken_from_a_url(monkeypatch):
-    from selfrag.cli.build import is_postgres
+    from selfrag.open.indexes import is_postgres
 
     for url in ("postgresql://u@host/db", "postgres:///db", "postgresql://[::1]:5432/db?user=u"):
         assert is_postgres(url)

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from selfrag.cli import build
 from selfrag.cli.report import Reporter
 from selfrag.errors import IndexMismatch
+from selfrag.open import engines, indexes
 from selfrag.prompt import PromptFormat
 
 pytestmark = pytest.mark.real
@@ -84,7 +84,7 @@ def test_search_finds_the_passage_by_meaning_and_by_words(index):
 def test_what_an_index_holds_is_told(index):
     facts = json.loads(run("index", "info", str(index), "--json").stdout)
     assert facts["n_passages"] == len(PLANETS)
-    assert facts["encoder"]["name"] == build.ENCODER_NAME
+    assert facts["encoder"]["name"] == indexes.ENCODER_NAME
 
 
 def test_explaining_shows_every_candidate(index):
@@ -99,7 +99,7 @@ def test_explaining_shows_every_candidate(index):
 def test_the_real_vocabulary_cannot_be_forged():
     from selfrag.engine.tokenizer import FileTokenizer
 
-    folder = build.prepare_default_model(Reporter())
+    folder = engines.prepare_default_model(Reporter())
     tokenizer = FileTokenizer(folder / "tokenizer.json", end_of_sequence="<|im_end|>")
     ids = PromptFormat.of(tokenizer).ids
     assert ids.all == tuple(range(49152, 49167))
@@ -114,4 +114,4 @@ def test_an_index_of_another_encoder_is_refused(index, tmp_path):
         json.dumps({**manifest, "encoder": {**manifest["encoder"], "name": "other"}})
     )
     with pytest.raises(IndexMismatch, match="built with another encoder"):
-        build.open_index(copy, Reporter())
+        indexes.open_index(copy, Reporter())

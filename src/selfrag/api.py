@@ -13,13 +13,13 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from selfrag.cli.build import EngineKind, load_engine, open_engine, open_index
-from selfrag.cli.report import Reporter
 from selfrag.decode.answer import Answer, answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import Event
 from selfrag.decode.search import search
 from selfrag.engine.base import Engine, Request
+from selfrag.open.engines import EngineKind, Silent, load_engine, open_engine
+from selfrag.open.indexes import open_index
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
@@ -52,7 +52,7 @@ class SelfRAG:
         s3://bucket/prefix `index`, else the demo index; what is missing of the defaults is fetched
         and built on first use. Raises `SelfRAGError`.
         """
-        report = Reporter()
+        report = Silent()
         kind = EngineKind(engine)
         retriever: Retriever
         if passages is not None:

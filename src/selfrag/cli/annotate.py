@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
-from selfrag.cli import build, options
+from selfrag.cli import options
 from selfrag.cli.annotate_show import show_labels, show_row
-from selfrag.cli.build import EngineKind
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.report import Reporter
-from selfrag.cli.teachers import TeacherOptions, open_teacher
 from selfrag.errors import BadInput
+from selfrag.open import indexes
+from selfrag.open.engines import EngineKind
+from selfrag.open.teachers import TeacherOptions, open_teacher
 
 if TYPE_CHECKING:
     from selfrag.annotate.judge import Judge, Tally
@@ -273,7 +274,7 @@ def _annotate(
         if run.dry_run:
             return
         judge = Judge(teacher, store)
-        retriever = build.open_index(index, report)
+        retriever = indexes.open_index(index, report)
         try:
             summary = write_generator_data(
                 rows(),

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from selfrag.cli import build, options, render
-from selfrag.cli.build import EngineKind
+from selfrag.cli import options, render
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.options import Compat
+from selfrag.cli.questions import question_from
 from selfrag.cli.report import Reporter
 from selfrag.cli.settings import apply_settings, choices_from, threshold_from
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
@@ -24,6 +24,8 @@ from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import search
 from selfrag.errors import BadInput, StorageError, UserError
+from selfrag.open import indexes
+from selfrag.open.engines import EngineKind
 from selfrag.prompt import Turn
 from selfrag.trace.file import load_trace, save_trace
 
@@ -81,7 +83,7 @@ def ask(
         max_passages=max_passages,
     )
     config = apply_settings(given, setting or [])
-    text = build.question_from(question)
+    text = question_from(question)
     show = Show(explain=explain, stream=stream, trace=trace, as_json=as_json)
     if compat is Compat.REFERENCE:
         _follow(text, index, engine, config, max_depth=max_depth or 0, as_json=as_json)
@@ -110,7 +112,7 @@ def _follow(
 ) -> None:
     from selfrag.cli.compat import follow_reference, reference_json, show_reference
 
-    store, model = build.load(index, Reporter(), engine)
+    store, model = indexes.load(index, Reporter(), engine)
     hits = store.search([text], config.top_k)[0]
     answer = follow_reference(text, hits, model, config, max_depth=max_depth)
     if as_json:
@@ -127,7 +129,7 @@ def _answer_one(
     show: Show,
 ) -> None:
     started = time.perf_counter()
-    store, model = build.load(index, Reporter(), engine)
+    store, model = indexes.load(index, Reporter(), engine)
     loaded = time.perf_counter()
     events: list[Event] = []
     found = search([text], engine=model, retriever=store, config=config)
@@ -178,7 +180,7 @@ def chat(
     """Ask one question after another; earlier turns are context. An empty line ends."""
     given = SearchConfig(mode=mode, threshold=threshold_from(threshold), top_k=top_k)
     config = apply_settings(given, setting or [])
-    store, model = build.load(index, Reporter(), engine)
+    store, model = indexes.load(index, Reporter(), engine)
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
         try:
@@ -222,7 +224,7 @@ def batch(
         raise BadInput(f"cannot answer: --batch-size is {batch_size}; expected at least 1")
     rows = _read_questions(questions)
     report = Reporter()
-    store, model = build.load(index, report, engine)
+    store, model = indexes.load(index, report, engine)
     done: list[dict[str, Any]] = []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]

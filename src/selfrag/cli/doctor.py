@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import typer
 
 from selfrag import assets
-from selfrag.cli import build
 from selfrag.cli.console import stdout
 from selfrag.errors import AssetError, SelfRAGError
+from selfrag.open import engines, indexes
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
 
@@ -53,7 +53,7 @@ def examine() -> Iterator[Finding]:
         yield _package(package, extra)
     for asset in assets.ASSETS:
         yield _asset(asset)
-    yield _check("adapter", lambda: str(build.adapter_dir()))
+    yield _check("adapter", lambda: str(engines.adapter_dir()))
     yield _check("model", _model)
     yield _check("reflection tokens", _tokens)
     yield _check("demo index", _index)
@@ -89,16 +89,16 @@ def _check(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _model() -> str:
-    path = build.model_dir()
+    path = engines.model_dir()
     if not (path / "config.json").is_file():
         raise SelfRAGError("not prepared yet")
-    return f"{build.MODEL_NAME}, {build.EngineKind.LLAMA} engine on cpu, {path}"
+    return f"{engines.MODEL_NAME}, {engines.EngineKind.LLAMA} engine on cpu, {path}"
 
 
 def _tokens() -> str:
     from selfrag.engine.tokenizer import FileTokenizer
 
-    path = build.model_dir() / "tokenizer.json"
+    path = engines.model_dir() / "tokenizer.json"
     if not path.is_file():
         raise SelfRAGError("no tokenizer yet: the model is not prepared")
     tokenizer = FileTokenizer(path, end_of_sequence="<|im_end|>")
@@ -110,6 +110,6 @@ def _tokens() -> str:
 
 
 def _index() -> str:
-    facts = build.index_facts(build.demo_index_dir())
+    facts = indexes.index_facts(indexes.demo_index_dir())
     name, n_passages = facts["encoder"]["name"], facts["n_passages"]
-    return f"{n_passages} passages, encoder {name}, {build.demo_index_dir()}"
+    return f"{n_passages} passages, encoder {name}, {indexes.demo_index_dir()}"

@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 
-from selfrag.cli import build, eval_options, options
-from selfrag.cli.build import EngineKind
-from selfrag.cli.eval_open import text_model
+from selfrag.cli import eval_options, options
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
 from selfrag.evaluate.factscore import Searched, judge_facts, passages_read
 from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge, judge_citations
 from selfrag.evaluate.record import Record
 from selfrag.evaluate.summary import load_run
+from selfrag.open import engines, indexes
+from selfrag.open.engines import EngineKind
+from selfrag.open.systems import text_model
 
 
 class JudgeKind(StrEnum):
@@ -70,7 +71,7 @@ def _judge_facts(
         run,
         records,
         judge,
-        passages_read if knowledge is None else Searched(build.open_index(knowledge, report)),
+        passages_read if knowledge is None else Searched(indexes.open_index(knowledge, report)),
         known_from="read" if knowledge is None else Path(knowledge).name,
         on_progress=lambda done, total: report.progress("judging facts", done, total),
     )
@@ -104,10 +105,10 @@ def _opened(
     elif kind is JudgeKind.ASKED:
         yield ModelJudge(text_model(report, model=model, base_url=base_url, engine=engine))
     elif model is None:
-        yield SupportJudge(build.load_engine(report, kind=engine))
+        yield SupportJudge(engines.load_engine(report, kind=engine))
     else:
         path = Path(model)
-        yield SupportJudge(build.open_engine(path, engine, name=path.name))
+        yield SupportJudge(engines.open_engine(path, engine, name=path.name))
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def _local_teacher(report: Reporter) -> Iterator[Judge]:
     from selfrag.annotate.local_model import MODEL_NAME
     from selfrag.evaluate.openai_model import ApiModel
 
-    model = fetch_local_model(lambda part: build.fetch_asset(part, report))
+    model = fetch_local_model(lambda part: engines.fetch_asset(part, report))
     report.say(f"starting {MODEL_NAME} on this machine")
     with serving(model, n_threads=len(os.sched_getaffinity(0))) as url:
         yield ModelJudge(ApiModel(base_url=url, model=MODEL_NAME, n_parallel=1, api_key="ours"))

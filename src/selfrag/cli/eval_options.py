@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from selfrag.cli.eval_open import SystemKind
+from selfrag.open.systems import SystemKind
 
 Name = Annotated[str, typer.Option("--task", help="Which task: popqa, nq_open, asqa, …")]
 Who = Annotated[SystemKind, typer.Option("--system", help="Who answers.")]

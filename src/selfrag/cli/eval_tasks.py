@@ -14,17 +14,9 @@ from rich.table import Table
 
 from selfrag.assets import AssetEvent, AssetStage
 from selfrag.cli import eval_options, options
-from selfrag.cli.build import EngineKind
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.eval_files import check, export_runs, mauve
 from selfrag.cli.eval_judge import judge
-from selfrag.cli.eval_open import (
-    ClusterOptions,
-    Setup,
-    SystemKind,
-    opened_answerer,
-    system_opener,
-)
 from selfrag.cli.eval_progress import RunningBar
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
@@ -44,6 +36,14 @@ from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary
 from selfrag.evaluate.tasks import TASKS, Task, task_named
 from selfrag.evaluate.templates import template_named
+from selfrag.open.engines import EngineKind
+from selfrag.open.systems import (
+    ClusterOptions,
+    Setup,
+    SystemKind,
+    opened_answerer,
+    system_opener,
+)
 
 N_NAMED = 20  # faults in config.json; more are counted
 

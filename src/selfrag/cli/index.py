@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfrag.cli import build, options
+from selfrag.cli import options
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.intake import (
     Intake,
@@ -28,6 +28,7 @@ from selfrag.errors import BadInput
 from selfrag.ingest.chunking import Chunking
 from selfrag.ingest.files import Found, find_files, fixed_part, list_files
 from selfrag.ingest.formats import EXPECTED, ReadOptions
+from selfrag.open import indexes
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
@@ -80,7 +81,7 @@ def index_build(
     read = ReadOptions(encoding=encoding, max_mb=max_mb, cut_rows=cut_rows)
     with _told(out, as_json) as intake:
         found = _listed(find_files(roots, options=read), intake)
-        model = build.load_passage_encoder(report, name=encoder, precision=precision)
+        model = indexes.load_passage_encoder(report, name=encoder, precision=precision)
         manifest = new_manifest(
             model.spec,
             kind=kind,
@@ -209,7 +210,7 @@ def index_info(
     as_json: options.Json = False,
 ) -> None:
     """Show what an index holds and how it was made."""
-    facts = build.index_facts(path)
+    facts = indexes.index_facts(path)
     if not files:
         del facts["files"]
     if as_json:
@@ -248,7 +249,7 @@ def index_verify(
     manifest = Manifest.load(path)
     encoder = None
     if encode:
-        encoder = build.passage_encoder_of(manifest, Reporter())
+        encoder = indexes.passage_encoder_of(manifest, Reporter())
     checks = verify_index(path, encoder=encoder)
     if as_json:
         print_json({"index": str(path), "checks": [asdict(check) for check in checks]})
@@ -271,7 +272,7 @@ def _told(path: str, as_json: bool) -> Iterator[Intake]:
             stderr.print(
                 f"{'skipped ' if fault.whole else ''}{fault}", markup=False, soft_wrap=True
             )
-    n_passages = build.index_facts(path)["n_passages"]
+    n_passages = indexes.index_facts(path)["n_passages"]
     outcomes = {outcome.value: intake.outcomes[outcome] for outcome in Outcome}
     if as_json:
         faults = [{**asdict(fault), "path": str(fault.path)} for fault in intake.skipped]
@@ -286,7 +287,7 @@ def changed(path: str) -> "Iterator[tuple[IndexWriter, Reporter]]":
     """The index at `path`, to be changed, and a reporter that shows it."""
     report = Reporter()
     try:
-        with build.open_index_writer(path, report, on_progress=_counter(report)) as writer:
+        with indexes.open_index_writer(path, report, on_progress=_counter(report)) as writer:
             yield writer, report
     finally:
         report.close()
@@ -295,7 +296,7 @@ def changed(path: str) -> "Iterator[tuple[IndexWriter, Reporter]]":
 def _size(path: str) -> str:
     """That of a folder; none of what is elsewhere."""
     is_here = not is_remote(path) and Path(path).is_dir()
-    return f"{build.folder_mb(Path(path)):.1f} MB" if is_here else ""
+    return f"{_folder_mb(Path(path)):.1f} MB" if is_here else ""
 
 
 def _counter(report: Reporter) -> Callable[[int], None]:
@@ -323,3 +324,8 @@ def _reading(manifest: Manifest, max_mb: int) -> ReadOptions:
 
 def _roots(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(key_of, names)))
+
+
+def _folder_mb(path: Path) -> float:
+    """The size of all files under a folder, in MB."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from selfrag.cli.build import EngineKind
 from selfrag.cli.settings import mode_from
 from selfrag.decode.config import QueryPolicy
 from selfrag.decode.gate import GateKind, RetrievalMode
 from selfrag.decode.node import PathScore
+from selfrag.open.engines import EngineKind
 
 
 class Compat(StrEnum):

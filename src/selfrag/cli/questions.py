@@ -1,6 +1,7 @@
 """Files of questions: JSON or JSON lines in, usable rows and rejects out."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +98,14 @@ def _checked(number: int, row: Any, text: str) -> Row | Reject:
     if not question_of(row):
         return Reject(line=number, reason="no question", text=text)
     return row
+
+
+def question_from(argument: str | None) -> str:
+    """The question as given, or from standard input for `-`; raises `BadInput` when empty."""
+    question = sys.stdin.read() if argument == "-" else argument or ""
+    if not question.strip():
+        raise BadInput(
+            "cannot answer: the question is empty; expected a question or an instruction, "
+            'so write one, as in selfrag ask "Which planet has the moon Titan?"'
+        )
+    return question.strip()

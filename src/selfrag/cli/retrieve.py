@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from selfrag.cli import build, options, retriever
+from selfrag.cli import options, retriever
 from selfrag.cli.console import stdout
 from selfrag.cli.questions import Reject, Row, named, question_of, read_questions
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput, StorageError
 from selfrag.evaluate.answers import answers_of, has_answer
+from selfrag.open import indexes
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
@@ -59,7 +60,7 @@ def retrieve(
     )
     report = Reporter()
     rows, rejects = read_questions(data)
-    store = build.open_index(index, report)
+    store = indexes.open_index(index, report)
     found = retriever.open_retriever(store, plan, report)
     place = {"index": _whole_name(index), "made": retriever.made_at(store)}
     with Output(out) as output:

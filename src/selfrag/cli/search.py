@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from selfrag.cli import build, options, render, retriever
+from selfrag.cli import options, render, retriever
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.report import Reporter
 from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
+from selfrag.open import indexes
 from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
 from selfrag.retrieval.store import SearchMode
 
@@ -42,7 +43,7 @@ def search(
         rerank_weight=rerank_weight,
         candidates=candidates,
     )
-    store = build.open_index(index, Reporter())
+    store = indexes.open_index(index, Reporter())
     hits = retriever.open_retriever(store, plan, Reporter()).search([query], top_k)[0]
     if as_json:
         print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})

@@ -224,9 +224,9 @@ def gate(
     """Fit the row of [No Retrieval] alone: the decision to retrieve changes and nothing else."""
     from tempfile import TemporaryDirectory
 
-    from selfrag.cli.build import base_gguf
     from selfrag.cli.report import Reporter
     from selfrag.engine.prepare import prepare_model
+    from selfrag.open.engines import base_gguf
     from selfrag.released import load_records
     from selfrag.train.gate import fit_gate
 
@@ -244,9 +244,9 @@ def base(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the base model to.")],
 ) -> None:
     """Dequantise the packaged base model into a folder to train from."""
-    from selfrag.cli.build import base_gguf
     from selfrag.cli.report import Reporter
     from selfrag.engine.prepare import dequantise_base
+    from selfrag.open.engines import base_gguf
 
     dequantise_base(base_gguf(Reporter()), out)
     typer.echo(f"base model in {out}")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from selfrag.cli import build, options
+from selfrag.cli import options
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput, ConfigError
+from selfrag.open import indexes
 from selfrag.retrieval.manifest import IndexKind, Manifest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def index_tune(
         )
     manifest = Manifest.load(path)
     report = Reporter()
-    encoder = build.encoder_of(path, manifest, report)
+    encoder = indexes.encoder_of(path, manifest, report)
     kinds = kind or [IndexKind.BALANCED, IndexKind.SMALL]
     total = 1 + 16 * len(kinds)
     try:
@@ -106,7 +107,7 @@ def _draw(found: "list[Tuned]", out: Path) -> None:
 
 
 def _apply(path: str, manifest: Manifest, best: "Tuned") -> None:
-    with build.open_index_writer(path, Reporter()) as writer:
+    with indexes.open_index_writer(path, Reporter()) as writer:
         writer.manifest = replace(
             manifest,
             kind=best.kind,

