@@ -4,7 +4,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,93 +13,75 @@ import typer
 
 from selfrag.cli import options, render
 from selfrag.cli.console import print_json, stderr, stdout
-from selfrag.cli.options import Compat
 from selfrag.cli.questions import question_from
 from selfrag.cli.report import Reporter
-from selfrag.cli.settings import apply_settings, choices_from, threshold_from
+from selfrag.cli.settings import apply_settings
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
-from selfrag.decode.config import QueryPolicy, SearchConfig
+from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import Event
-from selfrag.decode.gate import GateKind, RetrievalMode
-from selfrag.decode.node import PathScore
-from selfrag.decode.score import ScoreWeights
-from selfrag.decode.search import search
+from selfrag.decode.search import search as run_search
 from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.open import indexes
 from selfrag.open.engines import EngineKind
 from selfrag.prompt import Turn
 from selfrag.trace.file import load_trace, save_trace
 
+Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
+Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add the trace to.")]
 
-def ask(
-    question: options.Question = None,
-    index: options.Index = None,
-    engine: options.Engine = EngineKind.LLAMA,
-    mode: options.Mode = RetrievalMode.ADAPTIVE,
-    gate: options.Gate = GateKind.PAPER,
-    threshold: options.Threshold = "0.2",
-    top_k: options.TopK = 5,
-    beam_width: options.BeamWidth = 2,
-    max_segments: options.MaxSegments = 6,
-    max_depth: options.MaxDepth = None,
-    max_new_tokens: options.MaxNewTokens = 96,
-    w_rel: options.WeightRel = 1.0,
-    w_sup: options.WeightSup = 1.0,
-    w_use: options.WeightUse = 0.5,
-    path_score: options.Scoring = PathScore.SUM,
-    query: options.Query = QueryPolicy.QUESTION_AND_SEGMENT,
-    drop_unsupported: options.Drop = False,
-    choices: options.Choices = "",
-    min_support: options.MinSupport = None,
-    max_seconds: options.MaxSeconds = None,
-    max_tokens: options.MaxTokens = None,
-    max_passages: options.MaxPassages = None,
-    setting: options.Setting = None,
-    use_groundness: options.Groundness = True,
-    use_utility: options.UseUtility = True,
-    use_seqscore: options.SeqScore = True,
-    compat: options.Following = None,
-    explain: options.Explain = False,
-    stream: options.Stream = False,
-    trace: options.Trace = None,
-    as_json: options.Json = False,
-) -> None:
-    """Answer one question, with citations and scores."""
-    given = SearchConfig(
-        mode=mode,
-        gate=gate,
-        threshold=threshold_from(threshold),
-        top_k=top_k,
-        beam_width=beam_width,
-        max_segments=max_segments if max_depth is None else max(1, max_depth - 1),
-        max_new_tokens=max_new_tokens,
-        weights=ScoreWeights(relevance=w_rel, support=w_sup, utility=w_use),
-        path_score=path_score,
-        query=query,
-        drop_unsupported=drop_unsupported,
-        choices=choices_from(choices),
-        min_support=min_support,
-        max_seconds=max_seconds,
-        max_tokens=max_tokens,
-        max_passages=max_passages,
-    )
-    config = apply_settings(given, setting or [])
-    text = question_from(question)
-    show = Show(explain=explain, stream=stream, trace=trace, as_json=as_json)
-    if compat is Compat.REFERENCE:
-        _follow(text, index, engine, config, max_depth=max_depth or 0, as_json=as_json)
-    else:
-        _answer_one(text, index, engine, config, show)
+
+class Compat(StrEnum):
+    """Whose decisions are followed instead of ours."""
+
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Options of the released scripts that have no setting here; score terms are always on."""
+
+    max_depth: Annotated[
+        int | None, typer.Option("--max_depth", help="Segments at most plus one, as released.")
+    ] = None
+    use_groundness: Annotated[bool, typer.Option("--use_groundness", hidden=True)] = True
+    use_utility: Annotated[bool, typer.Option("--use_utility", hidden=True)] = True
+    use_seqscore: Annotated[bool, typer.Option("--use_seqscore", hidden=True)] = True
+    compat: Annotated[
+        Compat | None, typer.Option(help="Decide as the released scripts, faults included.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show:
     """What of an answer is shown and kept."""
 
-    explain: bool = False
-    stream: bool = False
-    trace: Path | None = None
-    as_json: bool = False
+    explain: Annotated[bool, typer.Option("--explain", help="Show the whole tree.")] = False
+    stream: Annotated[bool, typer.Option("--stream", help="Tell every step as it comes.")] = False
+    trace: Trace = None
+    as_json: options.Json = False
+
+
+@options.command
+def ask(
+    *,
+    question: Question = None,
+    index: options.Index = None,
+    engine: options.Engine = EngineKind.LLAMA,
+    search: SearchConfig,
+    changes: options.Changes = None,
+    released: Released,
+    show: Show,
+) -> None:
+    """Answer one question, with citations and scores."""
+    if released.max_depth is not None:
+        search = replace(search, max_segments=max(1, released.max_depth - 1))
+    search = apply_settings(search, changes or [])
+    text = question_from(question)
+    if released.compat is Compat.REFERENCE:
+        depth = released.max_depth or 0
+        _follow(text, index, engine, search, max_depth=depth, as_json=show.as_json)
+    else:
+        _answer_one(text, index, engine, search, show)
 
 
 def _follow(
@@ -132,7 +115,7 @@ def _answer_one(
     store, model = indexes.load(index, Reporter(), engine)
     loaded = time.perf_counter()
     events: list[Event] = []
-    found = search([text], engine=model, retriever=store, config=config)
+    found = run_search([text], engine=model, retriever=store, config=config)
     told = render.narrate(stdout, found) if show.stream else found
     (answer,) = collect_answers([text], told, config.choices, events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
@@ -147,6 +130,7 @@ def _answer_one(
     render.show_answer(stdout, answer)
 
 
+@options.command
 def replay(
     trace: Annotated[Path, typer.Argument(help="JSONL file written with --trace.")],
     as_json: options.Json = False,
@@ -169,17 +153,16 @@ def replay(
         print_json([answer_to_json(answer) for answer in answers])
 
 
+@options.command
 def chat(
+    *,
     index: options.Index = None,
     engine: options.Engine = EngineKind.LLAMA,
-    mode: options.Mode = RetrievalMode.ADAPTIVE,
-    threshold: options.Threshold = "0.2",
-    top_k: options.TopK = 5,
-    setting: options.Setting = None,
+    search: SearchConfig,
+    changes: options.Changes = None,
 ) -> None:
     """Ask one question after another; earlier turns are context. An empty line ends."""
-    given = SearchConfig(mode=mode, threshold=threshold_from(threshold), top_k=top_k)
-    config = apply_settings(given, setting or [])
+    config = apply_settings(search, changes or [])
     store, model = indexes.load(index, Reporter(), engine)
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
@@ -205,21 +188,20 @@ def _lines_of(stream: Any, *, prompt: str) -> Iterator[str]:
         yield line
 
 
+@options.command
 def batch(
+    *,
     questions: Annotated[Path, typer.Argument(help="JSONL with `question` in every row.")],
     out: Annotated[Path, typer.Option("--out", help="JSONL of answers to write.")],
     index: options.Index = None,
     engine: options.Engine = EngineKind.LLAMA,
-    mode: options.Mode = RetrievalMode.ADAPTIVE,
-    threshold: options.Threshold = "0.2",
-    top_k: options.TopK = 5,
+    search: SearchConfig,
     batch_size: Annotated[int, typer.Option(help="Questions searched together.")] = 8,
-    setting: options.Setting = None,
-    trace: options.Trace = None,
+    changes: options.Changes = None,
+    trace: Trace = None,
 ) -> None:
     """Answer many questions; rows may hold `answers`, which traces keep for `rescore`."""
-    given = SearchConfig(mode=mode, threshold=threshold_from(threshold), top_k=top_k)
-    config = apply_settings(given, setting or [])
+    config = apply_settings(search, changes or [])
     if batch_size < 1:
         raise BadInput(f"cannot answer: --batch-size is {batch_size}; expected at least 1")
     rows = _read_questions(questions)

@@ -1,74 +1,167 @@
-"""The options of `ask`, `chat` and `batch`, with the released scripts' names beside ours."""
+"""Options from dataclasses: each field of a config, or of a group of options, is one option.
 
+`command` turns a function of a few dataclasses into what Typer reads, a function of their fields.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from selfrag.cli.settings import mode_from
-from selfrag.decode.config import QueryPolicy
-from selfrag.decode.gate import GateKind, RetrievalMode
-from selfrag.decode.node import PathScore
+from selfrag.cli.settings import parse_value
+from selfrag.decode.gate import RetrievalMode
 from selfrag.open.engines import EngineKind
 
-
-class Compat(StrEnum):
-    """Whose decisions are followed instead of ours."""
-
-    REFERENCE = "reference"
-
-
-Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
 Index = Annotated[
     str | None,
     typer.Option("--index", help="Folder, s3://… or postgresql://…; else the demo index."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Engine = Annotated[EngineKind, typer.Option(help="What runs the model.")]
-Mode = Annotated[
-    RetrievalMode, typer.Option(parser=mode_from, metavar="MODE", help="adaptive, always or never.")
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting of the search as key=value.")
 ]
-Gate = Annotated[GateKind, typer.Option(help="Which rule decides in mode adaptive.")]
+
+# Of the commands that are not written in options of dataclasses yet.
+Mode = Annotated[
+    RetrievalMode,
+    typer.Option(parser=RetrievalMode, metavar="MODE", help="adaptive, always or never."),
+]
 Threshold = Annotated[
     str, typer.Option(help="Retrieve above this probability; none: as the emitted token says.")
 ]
 TopK = Annotated[int, typer.Option("--top-k", "--ndocs", help="Passages a segment.")]
-BeamWidth = Annotated[int, typer.Option("--beam-width", "--beam_width", help="Hypotheses kept.")]
-MaxSegments = Annotated[int, typer.Option(help="Segments at most; 1 is short form.")]
-MaxDepth = Annotated[
-    int | None, typer.Option("--max_depth", help="Segments at most plus one, as released.")
-]
-MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", "--max_new_tokens", help="Tokens a segment.")
-]
-WeightRel = Annotated[float, typer.Option("--w-rel", "--w_rel", help="Weight of relevance.")]
-WeightSup = Annotated[float, typer.Option("--w-sup", "--w_sup", help="Weight of support.")]
-WeightUse = Annotated[float, typer.Option("--w-use", "--w_use", help="Weight of utility.")]
-Scoring = Annotated[PathScore, typer.Option(help="How segments make the score of a path.")]
-Query = Annotated[QueryPolicy, typer.Option(help="What is searched for later segments.")]
-Drop = Annotated[
-    bool,
-    typer.Option("--drop-unsupported", "--ignore_cont", help="No segment judged unsupported."),
-]
-Choices = Annotated[str, typer.Option(help="A closed set of answers, as in true,false.")]
-MinSupport = Annotated[float | None, typer.Option(help="Say nothing that is supported less.")]
-MaxSeconds = Annotated[float | None, typer.Option(help="Budget of time.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Budget of tokens written.")]
-MaxPassages = Annotated[int | None, typer.Option(help="Budget of passages read.")]
-Setting = Annotated[
-    list[str] | None, typer.Option("--set", help="Any setting of the search as key=value.")
-]
-# The released flags that switch score terms on: here they always are.
-Groundness = Annotated[bool, typer.Option("--use_groundness", hidden=True)]
-UseUtility = Annotated[bool, typer.Option("--use_utility", hidden=True)]
-SeqScore = Annotated[bool, typer.Option("--use_seqscore", hidden=True)]
-Following = Annotated[
-    Compat | None, typer.Option("--compat", help="Decide as the released scripts, faults included.")
-]
-Explain = Annotated[bool, typer.Option("--explain", help="Show the whole tree.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Tell every step as it comes.")]
-Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add the trace to.")]
+Setting = Changes
 Ray = Annotated[str, typer.Option("--ray", help="Cluster: host:port, auto, or local to start one.")]
 Workers = Annotated[int, typer.Option("--workers", help="On Ray; 0: as many as it holds.")]
 WorkerCpus = Annotated[float, typer.Option(help="CPUs of a worker on Ray.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+class Only(frozenset[str]):
+    """Beside a config in `Annotated`: only these of its fields are options."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A parameter that is a dataclass: its class, and the options that make one."""
+
+    kind: type[Any]
+    options: dict[str, inspect.Parameter]  # by the path of the field, as in weights.support
+
+    def build(self, values: Mapping[str, Any]) -> Any:
+        """The dataclass from the value of every option; raises what it raises itself."""
+        return _built(self.kind, {path: values[p.name] for path, p in self.options.items()})
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` for Typer: a parameter that is a dataclass becomes one option for each field.
+
+    Fields are options where they are annotated for Typer, or are made by `serial.setting`.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, _Group] = {}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, only = _group_in(hints[name])
+        if kind is None:
+            found = [parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY)]
+        else:
+            groups[name] = _Group(kind, dict(_options_of(kind, only)))
+            found = list(groups[name].options.values())
+        parameters |= {each.name: each for each in found}
+
+    def run(**values: Any) -> None:
+        made = {name: group.build(values) for name, group in groups.items()}
+        taken = {p.name for group in groups.values() for p in group.options.values()}
+        plain = {name: value for name, value in values.items() if name not in taken}
+        function(**plain, **made)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__annotations__ = {}
+    # What Typer reads instead of the parameters of `run`.
+    run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    return run
+
+
+def _group_in(hint: Any) -> tuple[type[Any] | None, Only | None]:
+    """The dataclass that a parameter is annotated with, and which of its fields count."""
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    only = next((extra for extra in extras if isinstance(extra, Only)), None)
+    return (kind, only) if isinstance(kind, type) and is_dataclass(kind) else (None, None)
+
+
+def _options_of(
+    kind: type[Any], only: Only | None, prefix: str = ""
+) -> Iterator[tuple[str, inspect.Parameter]]:
+    hints = get_type_hints(kind, include_extras=True)
+    for each in fields(kind):
+        hint, path = hints[each.name], prefix + each.name
+        if only is not None and path not in only:
+            continue
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _options_of(hint, None, f"{path}.")
+        elif get_origin(hint) is Annotated:
+            yield path, _parameter(each.name, hint, each.default)
+        elif "help" in each.metadata:
+            yield path, _setting(each, hint, path)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    empty = inspect.Parameter.empty
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=annotation,
+        default=empty if default is MISSING else default,
+    )
+
+
+def _setting(each: Field[Any], hint: Any, path: str) -> inspect.Parameter:
+    name, default = path.replace(".", "_"), each.default
+    names, told = each.metadata["names"], each.metadata["help"]
+    base = _without_none(hint)
+    if base in (int, float, str, bool, Path) and (default is None or base is hint):
+        return _parameter(name, Annotated[hint, typer.Option(*names, help=told)], default)
+    if _is_plain_enum(base):
+        return _parameter(name, Annotated[hint, typer.Option(*names, help=told)], default)
+    # The rest is read as `--set` reads it: `none`, commas, and spellings of the released scripts.
+    option = typer.Option(
+        *names, help=told, parser=partial(parse_value, path), metavar=each.name.upper()
+    )
+    return _parameter(name, Annotated[str, option], _as_text(default))
+
+
+def _without_none(hint: Any) -> Any:
+    """The type that may be None, without it."""
+    return next((each for each in get_args(hint) if each is not NoneType), hint)
+
+
+def _is_plain_enum(kind: Any) -> bool:
+    """Whether all words for the members are their values."""
+    is_enum = isinstance(kind, type) and issubclass(kind, StrEnum)
+    return is_enum and "_missing_" not in vars(kind)
+
+
+def _as_text(value: Any) -> str:
+    """The default as a user would write it."""
+    if value is None:
+        return "none"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _built(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A dataclass from values by the paths of its fields; nested ones are made first."""
+    own = {path: value for path, value in values.items() if "." not in path}
+    hints = get_type_hints(kind)
+    for name in dict.fromkeys(path.partition(".")[0] for path in values if "." in path):
+        inner = {
+            p.removeprefix(f"{name}."): v for p, v in values.items() if p.startswith(f"{name}.")
+        }
+        own[name] = _built(hints[name], inner)
+    return kind(**own)

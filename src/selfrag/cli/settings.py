@@ -12,14 +12,6 @@ from selfrag.errors import BadInput, ConfigError
 
 E = TypeVar("E", bound=StrEnum)
 
-# Spellings of the released scripts (AkariAsai/self-rag 1fcdc42).
-OLD_MODES = {
-    "adaptive_retrieval": RetrievalMode.ADAPTIVE,
-    "default": RetrievalMode.ADAPTIVE,
-    "always_retrieve": RetrievalMode.ALWAYS,
-    "no_retrieval": RetrievalMode.NEVER,
-}
-
 _ENUMS: dict[str, type[StrEnum]] = {
     "mode": RetrievalMode,
     "gate": GateKind,
@@ -33,7 +25,7 @@ _OPTIONAL = (*_FRACTIONS, "max_tokens", "max_passages")  # may be none
 
 def mode_from(text: str) -> RetrievalMode:
     """A mode by its name, or by its name in the released scripts."""
-    return OLD_MODES.get(text) or _one_of("mode", RetrievalMode, text)
+    return _one_of("mode", RetrievalMode, text)
 
 
 def threshold_from(text: str) -> float | None:

@@ -7,6 +7,7 @@ from selfrag.decode.gate import GateKind, GateRule, RetrievalMode
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.errors import ConfigError
+from selfrag.serial import setting
 
 
 class QueryPolicy(StrEnum):
@@ -32,28 +33,34 @@ class SearchConfig:
     closed set that an answer comes from.
     """
 
-    mode: RetrievalMode = RetrievalMode.ADAPTIVE
-    gate: GateKind = GateKind.PAPER
-    threshold: float | None = 0.2
-    top_k: int = 5
-    beam_width: int = 2
-    max_segments: int = 6
-    max_new_tokens: int = 96
+    mode: RetrievalMode = setting(RetrievalMode.ADAPTIVE, "adaptive, always or never.")
+    gate: GateKind = setting(GateKind.PAPER, "Which rule decides in mode adaptive.")
+    threshold: float | None = setting(
+        0.2, "Retrieve above this probability; none: as the emitted token says."
+    )
+    top_k: int = setting(5, "Passages a segment.", "--top-k", "--ndocs")
+    beam_width: int = setting(2, "Hypotheses kept.", "--beam-width", "--beam_width")
+    max_segments: int = setting(6, "Segments at most; 1 is short form.")
+    max_new_tokens: int = setting(96, "Tokens a segment.", "--max-new-tokens", "--max_new_tokens")
     max_passage_tokens: int = 512
     weights: ScoreWeights = field(default_factory=ScoreWeights)
-    path_score: PathScore = PathScore.SUM
-    query: QueryPolicy = QueryPolicy.QUESTION_AND_SEGMENT
+    path_score: PathScore = setting(PathScore.SUM, "How segments make the score of a path.")
+    query: QueryPolicy = setting(
+        QueryPolicy.QUESTION_AND_SEGMENT, "What is searched for later segments."
+    )
     n_evidence: int = 1
     with_no_retrieval: bool = False
     inline_passages: bool = True
     repeat: bool = False
-    drop_unsupported: bool = False
+    drop_unsupported: bool = setting(
+        False, "No segment judged unsupported.", "--drop-unsupported", "--ignore_cont"
+    )
     prune_relevance: float | None = None
-    max_seconds: float | None = None
-    max_tokens: int | None = None
-    max_passages: int | None = None
-    min_support: float | None = None
-    choices: tuple[str, ...] = ()
+    max_seconds: float | None = setting(None, "Budget of time.")
+    max_tokens: int | None = setting(None, "Budget of tokens written.")
+    max_passages: int | None = setting(None, "Budget of passages read.")
+    min_support: float | None = setting(None, "Say nothing that is supported less.")
+    choices: tuple[str, ...] = setting((), "A closed set of answers, as in true,false.")
 
     def __post_init__(self) -> None:
         for name in ("threshold", "prune_relevance", "min_support"):

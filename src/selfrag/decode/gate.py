@@ -22,6 +22,16 @@ class RetrievalMode(StrEnum):
     ALWAYS = "always"
     NEVER = "never"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "RetrievalMode | None":
+        """A mode by its name in the released scripts (AkariAsai/self-rag 1fcdc42)."""
+        return {
+            "adaptive_retrieval": cls.ADAPTIVE,
+            "default": cls.ADAPTIVE,
+            "always_retrieve": cls.ALWAYS,
+            "no_retrieval": cls.NEVER,
+        }.get(str(value))
+
 
 class GateKind(StrEnum):
     """Which rule decides in mode adaptive."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.errors import ConfigError
+from selfrag.serial import setting
 
 FloatArray = NDArray[np.float64]
 
@@ -60,9 +61,9 @@ def mean_logprob(logprobs: FloatArray) -> float:
 class ScoreWeights:
     """How much each part counts. Defaults are the paper's; `sequence` is 1 there by Eq. 3."""
 
-    relevance: float = 1.0
-    support: float = 1.0
-    utility: float = 0.5
+    relevance: float = setting(1.0, "Weight of relevance.", "--w-rel", "--w_rel")
+    support: float = setting(1.0, "Weight of support.", "--w-sup", "--w_sup")
+    utility: float = setting(0.5, "Weight of utility.", "--w-use", "--w_use")
     sequence: float = 1.0
 
     def __post_init__(self) -> None:
