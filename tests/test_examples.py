@@ -123,6 +123,7 @@ def test_branches_do_not_see_each_other():
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4))
 def test_every_branch_of_a_tree_is_its_own_sequence(sequences):
     items = [Encoded((9, *ids), (0.0, *(1.0 for _ in ids))) for ids in sequences]
+    assert items
     tree = pack_tree(items)
     seen = visible(tree.branches)
     for number, item in enumerate(items, start=1):

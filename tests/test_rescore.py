@@ -217,6 +217,7 @@ def test_the_settings_of_the_search_choose_what_the_search_chose(
     save_trace(path, ["Q one", "Q two"], events)
     traces = load_traces(path)
     (chosen,) = choose(traces, grid_of(threshold, weights))
+    assert len(answers) == 2
     for question, (answer, column) in enumerate(zip(answers, chosen, strict=True)):
         if answer.segments:
             assert traces.texts[question][column] == answer.text
@@ -290,6 +291,7 @@ def test_an_open_hypothesis_that_was_lost_before_the_last_level_is_no_candidate(
         path = tmp_path / f"t{seed}"
         record(path, seed=seed, beam_width=1, max_segments=3)
         (recorded,) = recorded_questions(load_trace(path))
+        assert recorded.candidates
         last = max(candidate.leaf.depth for candidate in recorded.candidates)
         for candidate in recorded.candidates:
             assert candidate.leaf.finished or candidate.leaf.depth == last
@@ -300,6 +302,7 @@ def test_gold_strings_are_looked_for_in_answers_and_cited_passages(tmp_path):
     record(tmp_path / "t", answers=[["ALPHA", " "]], max_segments=1)
     traces = load_traces(tmp_path / "t")
     (recorded,) = recorded_questions(load_trace(tmp_path / "t"))
+    assert len(recorded.candidates) == 2
     for column, candidate in enumerate(recorded.candidates):
         cites = bool(candidate.answer.citations)
         read = candidate.leaf.hits[0].passage.id

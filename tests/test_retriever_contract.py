@@ -247,7 +247,9 @@ def case(request):
 
 @pytest.mark.parametrize("top_k", [1, 2, 5, 9, 100])
 def test_hits_are_numbered_from_one_the_best_first_and_each_once(case, top_k):
-    for hits in case.retriever.search([*ANSWERS, TWINS], top_k):
+    found = case.retriever.search([*ANSWERS, TWINS], top_k)
+    assert len(found) == len(ANSWERS) + 1
+    for hits in found:
         assert 1 <= len(hits) <= min(top_k, len(CORPUS))
         assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
         scores = [hit.score for hit in hits]
@@ -323,7 +325,9 @@ def test_passages_come_back_whole(case):
     if not case.whole:
         pytest.skip("keeps some fields only")
     for query in [*ANSWERS, TWINS]:
-        for hit in case.retriever.search([query], 9)[0]:
+        (hits,) = case.retriever.search([query], 9)
+        assert hits
+        for hit in hits:
             assert hit.passage == CORPUS[int(hit.passage.id[1:])]
 
 

@@ -219,6 +219,7 @@ def test_neither_order_nor_batch_changes_an_answer(seed, order):
         return model
 
     together, _ = run(fresh(), order, max_segments=3)
+    assert len(together) == 3
     alone = {question: run(fresh(), [question], max_segments=3)[0][0] for question in order}
     for question, answer in zip(order, together, strict=True):
         assert answer_to_json(answer) == answer_to_json(alone[question])

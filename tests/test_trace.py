@@ -215,6 +215,7 @@ def test_runs_one_after_the_other_and_several_files_get_numbers_of_their_own(tmp
 
 def test_a_writer_adds_event_by_event(tmp_path):
     _, events = RandomModel(1).answer(["Q"], threshold=0.0)
+    assert len(events) > 3
     with TraceWriter(tmp_path / "t", ["Q"]) as writer:
         for n, event in enumerate(events, start=1):
             writer.write(event)

@@ -150,14 +150,14 @@ def test_a_run_goes_on_from_a_shipped_adapter(base, tmp_path):
 def test_an_adapter_of_another_rank_is_no_start(base, tmp_path):
     first = train_from_records(RECORDS, config(base, tmp_path / "first"), LossWeights())
     shipped = export_adapter(first, tmp_path / "shipped", base_name="tiny", gguf_sha256="0")
+    other = config(base, tmp_path / "on", start=str(shipped), lora_rank=3)
     with pytest.raises(BadInput, match="tensors do not fit the model"):
-        other = config(base, tmp_path / "on", start=str(shipped), lora_rank=3)
         train_from_records(RECORDS, other, LossWeights())
 
 
 def test_a_folder_without_an_adapter_is_no_start(base, tmp_path):
+    nowhere = config(base, tmp_path / "on", start=str(tmp_path / "nowhere"))
     with pytest.raises(BadInput, match="expected an adapter folder as shipped"):
-        nowhere = config(base, tmp_path / "on", start=str(tmp_path / "nowhere"))
         train_from_records(RECORDS, nowhere, LossWeights())
 
 

@@ -52,7 +52,9 @@ def test_text_without_a_label_at_its_beginning_has_none(group, text, problem):
 
 
 def test_the_words_of_a_rubric_are_read_back_and_part_at_their_first_letter():
+    assert set(RUBRICS) == set(Group)
     for group, rubric in RUBRICS.items():
+        assert rubric.options
         assert tuple(option.label for option in rubric.options) == LABELS[group]
         assert len({option.word[0] for option in rubric.options}) == len(rubric.options)
         for option in rubric.options:
@@ -62,6 +64,7 @@ def test_the_words_of_a_rubric_are_read_back_and_part_at_their_first_letter():
 
 
 def test_every_example_of_a_rubric_is_shown_with_its_answer_before_the_case():
+    assert set(RUBRICS) == set(Group)
     for rubric in RUBRICS.values():
         case = rubric.examples[0].case
         chat = messages(case, explain=True)

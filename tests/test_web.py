@@ -486,12 +486,12 @@ def test_the_next_address_is_tried_where_one_takes_no_connection(server):
     )
     assert fetch_page("http://docs.example/", policy=policy).body == HTML
     assert asked == ["127.0.0.2", "127.0.0.1"]
+    refused = FetchPolicy(
+        is_allowed=lambda address: address.is_loopback,
+        resolve=lambda host, port: ["127.0.0.2"],
+        open_pool=open_at,
+    )
     with pytest.raises(StorageError, match="refused"):
-        refused = FetchPolicy(
-            is_allowed=lambda address: address.is_loopback,
-            resolve=lambda host, port: ["127.0.0.2"],
-            open_pool=open_at,
-        )
         fetch_page("http://docs.example/", policy=refused)
 
 
