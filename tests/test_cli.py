@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfrag.cli import main
-from selfrag.cli.lazy import COMMANDS
+from selfrag.cli.app import COMMANDS
 from selfrag.cli.report import Reporter
 from selfrag.cli.train import load_recipe, settings
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say

@@ -1,16 +1,65 @@
-"""The `selfrag` command: its commands by name, and how errors end."""
+"""The `selfrag` command: its commands by name, imported when they are asked for, and its errors.
+
+Knows nothing of what the commands do.
+"""
 
 import os
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from selfrag.cli.console import stderr
-from selfrag.cli.lazy import COMMANDS, LazyGroup
 from selfrag.errors import SelfRAGError
 
+# Where each is, in the order of the help: a function, or a group of commands.
+COMMANDS = {
+    "ask": "ask:ask",
+    "chat": "ask:chat",
+    "batch": "ask:batch",
+    "rescore": "rescore:rescore",
+    "replay": "ask:replay",
+    "report": "eval_tasks:report",
+    "retrieve": "retrieve:retrieve",
+    "export": "export:export",
+    "embed": "embed:embed",
+    "search": "search:search",
+    "demo": "ask:demo",
+    "doctor": "doctor:doctor",
+    "index": "index:index_app",
+    "train": "train:train_app",
+    "eval": "eval_tasks:eval_app",
+    "annotate": "annotate:annotate_app",
+}
 
-def _stand_in() -> None:
+
+class LazyGroup(TyperGroup):
+    """A group that knows the names of `COMMANDS`, and imports a command where it is needed.
+
+    `--help` imports all of them: their first lines are shown.
+    """
+
+    def get_command(self, ctx: object, cmd_name: str) -> Any:
+        """The command of this name, imported now; None where there is none."""
+        return _imported(cmd_name) if cmd_name in COMMANDS else None
+
+
+def _imported(name: str) -> Any:
+    """A command as Typer makes it, whose class has no public name."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"selfrag.cli.{module}"), attribute)
+    holder = typer.Typer()
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name)
+    else:
+        holder.command(name)(found)
+    return get_group(holder).commands[name]
+
+
+def _placeholder() -> None:
     """Holds the name of a command until `LazyGroup` imports it."""
 
 
@@ -23,7 +72,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _name in COMMANDS:
-    app.command(_name)(_stand_in)
+    app.command(_name)(_placeholder)
 
 
 def main() -> None:

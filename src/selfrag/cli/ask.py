@@ -1,4 +1,4 @@
-"""`selfrag ask`, `chat` and `batch`: questions in, answers out."""
+"""`selfrag ask`, `chat`, `batch`, `replay` and `demo`: questions in, answers out."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfrag import assets
 from selfrag.cli import options, render
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.questions import question_from
@@ -28,6 +29,13 @@ from selfrag.trace.file import load_trace, save_trace
 
 Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
 Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add the trace to.")]
+
+
+DEMO_QUESTIONS = (
+    "Which planet has the moon Titan?",
+    "Who painted the Mona Lisa?",
+    "Leave odd one out: twitter, instagram, whatsapp.",
+)
 
 
 class Compat(StrEnum):
@@ -280,3 +288,20 @@ def _answer_json(
     rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
     rounded["total"] = round(sum(timing.values()), 3)
     return {**answer_to_json(answer), "timing_s": rounded, "model": model, "index": index}
+
+
+def demo() -> None:
+    """Fetch the assets, build the demo index and answer three questions."""
+    store, engine = indexes.load(None, Reporter())
+    for question in DEMO_QUESTIONS:
+        stdout.rule(f"[bold]{question}[/bold]", align="left")
+        answer = answer_questions(
+            [question], engine=engine, retriever=store, config=SearchConfig()
+        )[0]
+        render.show_answer(stdout, answer)
+        stdout.print()
+    stdout.print(
+        f'Passages: {assets.CORPUS.attribution}\nAsk your own: selfrag ask "…" [--explain]',
+        style="dim",
+        markup=False,
+    )
