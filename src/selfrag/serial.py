@@ -9,6 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def setting(default: T, help: str, *names: str) -> T:
-    """A dataclass field that is an option: its help, and its names where not the field's own."""
-    return field(default=default, metadata={"help": help, "names": names})
+def setting(default: T, help: str, *names: str, least: int | None = None) -> T:
+    """A dataclass field that is an option: its help, and its names where not the field's own.
+
+    The command line refuses numbers under `least`.
+    """
+    return field(default=default, metadata={"help": help, "names": names, "least": least})

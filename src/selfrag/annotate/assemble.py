@@ -14,6 +14,7 @@ import numpy as np
 from selfrag.annotate.judgement import Judgement
 from selfrag.passage import Hit
 from selfrag.reflection import Relevance, Support
+from selfrag.serial import setting
 
 
 class Rules(StrEnum):
@@ -45,11 +46,13 @@ class AssemblyConfig:
     `bugs` and `negative_samples` belong to the reference rules.
     """
 
-    rules: Rules = Rules.PAPER
-    top_k: int = 5
-    seed: int = 0
+    rules: Rules = setting(Rules.PAPER, "Whose rules choose passages.")
+    top_k: int = setting(5, "Passages a sentence.", "--top-k", "--ndocs")
+    seed: int = setting(0, "Of every coin of the rules.", least=0)
     bugs: frozenset[Bug] = frozenset()
-    negative_samples: bool = False
+    negative_samples: bool = setting(
+        False, "Reference rules: irrelevant passages only.", "--negative-samples"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
+from selfrag.annotate.assemble import AssemblyConfig, Bug
 from selfrag.cli import options
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
 from selfrag.open import indexes
-from selfrag.open.engines import EngineKind
 from selfrag.open.teachers import TeacherOptions, open_teacher
 from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
 
@@ -44,120 +43,85 @@ _COLOURS: dict[type[ReflectionToken], str] = {
 
 annotate_app = typer.Typer(help="Make training data with a teacher.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option("--out", help="JSON lines file to write.")]
-Teacher = Annotated[
-    str,
-    typer.Option(
-        "--teacher", help="local, openai, an http address, or a GGUF file; gold takes known labels."
-    ),
-]
-Model = Annotated[str, typer.Option("--model", help="The server's name for the model.")]
-KeyFrom = Annotated[
-    str, typer.Option(help="Environment variable with the server's key; of openai OPENAI_API_KEY.")
-]
-Explain = Annotated[bool, typer.Option("--explain", help="Have every label explained.")]
-Structured = Annotated[bool, typer.Option("--structured", help="Ask for JSON held to a schema.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Calls at once to a server.")]
-Retries = Annotated[int, typer.Option(min=0, help="Tries more after 429, 5xx and lost lines.")]
-Threads = Annotated[int, typer.Option(min=0, help="Of the local teacher; 0 for all cores.")]
-PriceIn = Annotated[float | None, typer.Option(help="Price of a million tokens sent.")]
-PriceOut = Annotated[float | None, typer.Option(help="Price of a million tokens received.")]
-Answers = Annotated[
-    Path | None, typer.Option(help="File of stored answers; <out>.answers.sqlite when not given.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask and cost.")]
-Balance = Annotated[
-    bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
-]
-TrainedCritic = Annotated[
-    str, typer.Option("--critic", help="Trained critic: its folder, or its server's address.")
-]
-WhoseRules = Annotated[Rules, typer.Option(help="Whose rules choose passages.")]
-BugNames = Annotated[str, typer.Option(help="Of the reference rules: names with commas, or all.")]
-NegativeSamples = Annotated[
-    bool, typer.Option("--negative-samples", help="Reference rules: irrelevant passages only.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Rows at most.")]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Where a run writes, what it costs, and how it tells of itself."""
+
+    out: Annotated[Path, typer.Option("--out", help="JSON lines file to write.")]
+    price_in: Annotated[float | None, typer.Option(help="Price of a million tokens sent.")] = None
+    price_out: Annotated[float | None, typer.Option(help="Price of a million tokens received.")] = (
+        None
+    )
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="File of stored answers; <out>.answers.sqlite when not given."),
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows at most.")] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would ask and cost.")
+    ] = False
+    as_json: options.Json = False
+
+    @property
+    def prices(self) -> "Prices":
+        """What tokens cost."""
+        from selfrag.annotate.report import Prices
+
+        return Prices(prompt=self.price_in, completion=self.price_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Which labels are asked, and of which rows."""
+
+    groups: Annotated[str, typer.Option(help="Which to ask, as in retrieve,support.")] = ""
+    per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100
+    sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = ""
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
+    ] = False
 
 
 @annotate_app.command("critic")
+@options.command
 def critic(
     seeds: Annotated[Path, typer.Argument(help="Seed rows, or a folder of labelled sets.")],
-    out: Out,
-    teacher: Teacher = "local",
-    model: Model = "",
-    groups: Annotated[str, typer.Option(help="Which to ask, as in retrieve,support.")] = "",
-    explain: Explain = False,
-    structured: Structured = False,
-    api_key_env: KeyFrom = "",
-    concurrency: Concurrency = 8,
-    max_retries: Retries = 6,
-    threads: Threads = 0,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
-    answers: Answers = None,
-    limit: Limit = None,
-    per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100,
-    sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0,
-    balance: Balance = False,
-    ray: options.Ray = "",
-    workers: options.Workers = 0,
-    worker_cpus: options.WorkerCpus = 1.0,
-    dry_run: DryRun = False,
-    as_json: options.Json = False,
+    run: Run,
+    teacher: Annotated[TeacherOptions, options.Without({"critic", "engine"})],
+    labels: Labels,
 ) -> None:
     """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
     from selfrag.annotate.critic_data import groups_from, write_critic_data
     from selfrag.annotate.labelled_sets import read_labelled_sets
-    from selfrag.annotate.report import Prices
     from selfrag.annotate.seeds import only_gold, read_seeds
 
-    asked = groups_from(_names(groups))
-    prices = Prices(prompt=price_in, completion=price_out)
-
-    draw = partial(read_labelled_sets, per_label=per_label, sets=_names(sets), seed=seed)
+    asked = groups_from(_names(labels.groups))
+    draw = partial(
+        read_labelled_sets,
+        per_label=labels.per_label,
+        sets=_names(labels.sets),
+        seed=labels.seed,
+    )
+    is_known = teacher.teacher == "gold"
 
     def rows() -> "Iterator[Seed | Reject]":
         read = draw(seeds, groups=asked) if seeds.is_dir() else read_seeds(seeds)
-        return islice(only_gold(read) if teacher == "gold" else read, limit)
+        return islice(only_gold(read) if is_known else read, run.limit)
 
-    if teacher == "gold":
-        _finish(write_critic_data(rows(), None, out, groups=asked), out, as_json=as_json)
+    if is_known:
+        summary = write_critic_data(rows(), None, run.out, groups=asked)
+        _finish(summary, run.out, as_json=run.as_json)
         return
-    chosen = TeacherOptions(
-        teacher=teacher,
-        model=model,
-        api_key_env=api_key_env,
-        explain=explain,
-        structured=structured,
-        concurrency=concurrency,
-        max_retries=max_retries,
-        threads=threads,
-        ray=ray,
-        n_workers=workers,
-        worker_cpus=worker_cpus,
-    )
-    run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
-    _label(rows, chosen, asked, run, balance=balance)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Where a run writes, and how it tells of itself."""
-
-    out: Path
-    answers: Path | None
-    prices: "Prices"
-    dry_run: bool
-    as_json: bool
+    _label(rows, teacher, asked, run, balance=labels.balance)
 
 
 def _label(
     rows: "Callable[[], Iterator[Seed | Reject]]",
     chosen: TeacherOptions,
     groups: "tuple[Group, ...]",
-    run: _Run,
+    run: Run,
     *,
     balance: bool,
 ) -> None:
@@ -200,66 +164,31 @@ def _label(
 
 
 @annotate_app.command("generator")
+@options.command
 def generator(
+    *,
     sources: Annotated[
         list[str], typer.Argument(help="Plain JSON lines, or kind:name:path as in dpr:nq:FILE.")
     ],
-    out: Out,
+    run: Run,
     index: options.Index = None,
-    teacher: Teacher = "local",
-    critic: TrainedCritic = "",
-    model: Model = "",
-    rules: WhoseRules = Rules.PAPER,
-    bugs: BugNames = "",
-    negative_samples: NegativeSamples = False,
-    top_k: options.TopK = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of every coin of the rules.")] = 0,
-    structured: Structured = False,
-    api_key_env: KeyFrom = "",
-    concurrency: Concurrency = 8,
-    max_retries: Retries = 6,
-    threads: Threads = 0,
-    engine: options.Engine = EngineKind.LLAMA,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
-    answers: Answers = None,
-    limit: Limit = None,
-    ray: options.Ray = "",
-    workers: options.Workers = 0,
-    worker_cpus: options.WorkerCpus = 1.0,
-    dry_run: DryRun = False,
-    as_json: options.Json = False,
+    teacher: Annotated[TeacherOptions, options.Without({"explain"})],
+    rules: AssemblyConfig,
+    bugs: Annotated[
+        str, typer.Option(help="Of the reference rules: names with commas, or all.")
+    ] = "",
 ) -> None:
     """Annotate answers sentence by sentence: data to train a generator on. Resumes likewise."""
-    from selfrag.annotate.report import Prices
     from selfrag.annotate.sources import Source, read_sources
 
-    if top_k < 1:
+    if rules.top_k < 1:
         raise BadInput(
-            f"cannot annotate: --top-k is {top_k}; expected at least 1 passage a sentence, so "
-            "raise it"
+            f"cannot annotate: --top-k is {rules.top_k}; expected at least 1 passage a sentence, "
+            "so raise it"
         )
     files = [Source.parse(source) for source in sources]
-    config = AssemblyConfig(
-        rules=rules, top_k=top_k, seed=seed, bugs=bugs_from(bugs), negative_samples=negative_samples
-    )
-    chosen = TeacherOptions(
-        teacher=teacher,
-        critic=critic,
-        model=model,
-        api_key_env=api_key_env,
-        structured=structured,
-        concurrency=concurrency,
-        max_retries=max_retries,
-        threads=threads,
-        engine=engine,
-        ray=ray,
-        n_workers=workers,
-        worker_cpus=worker_cpus,
-    )
-    prices = Prices(prompt=price_in, completion=price_out)
-    run = _Run(out=out, answers=answers, prices=prices, dry_run=dry_run, as_json=as_json)
-    _annotate(lambda: islice(read_sources(files), limit), chosen, index, config, run)
+    config = replace(rules, bugs=bugs_from(bugs))
+    _annotate(lambda: islice(read_sources(files), run.limit), teacher, index, config, run)
 
 
 def _annotate(
@@ -267,7 +196,7 @@ def _annotate(
     chosen: TeacherOptions,
     index: str | None,
     config: AssemblyConfig,
-    run: _Run,
+    run: Run,
 ) -> None:
     from selfrag.annotate.estimate import estimate
     from selfrag.annotate.generator_data import WINDOW, planned_at_most, write_generator_data

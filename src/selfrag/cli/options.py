@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import partial
@@ -47,6 +47,10 @@ class Only(frozenset[str]):
     """Beside a config in `Annotated`: only these of its fields are options."""
 
 
+class Without(frozenset[str]):
+    """Beside a config in `Annotated`: these of its fields are no options."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """A parameter that is a dataclass: its class, and the options that make one."""
@@ -68,11 +72,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, _Group] = {}
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        kind, only = _group_in(hints[name])
-        if kind is None:
+        kind, *extras = _annotated(hints[name])
+        if not (isinstance(kind, type) and is_dataclass(kind)):
             found = [parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY)]
         else:
-            groups[name] = _Group(kind, dict(_options_of(kind, only)))
+            groups[name] = _Group(kind, dict(_options_of(kind, _wanted(extras))))
             found = list(groups[name].options.values())
         parameters |= {each.name: each for each in found}
 
@@ -89,23 +93,30 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _group_in(hint: Any) -> tuple[type[Any] | None, Only | None]:
-    """The dataclass that a parameter is annotated with, and which of its fields count."""
-    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    only = next((extra for extra in extras if isinstance(extra, Only)), None)
-    return (kind, only) if isinstance(kind, type) and is_dataclass(kind) else (None, None)
+def _annotated(hint: Any) -> tuple[Any, ...]:
+    """The type, and what is annotated beside it."""
+    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
+
+
+def _wanted(extras: Sequence[Any]) -> Callable[[str], bool]:
+    """Which fields of a config are options, by what is annotated beside it."""
+    for each in extras:
+        if isinstance(each, Only):
+            return each.__contains__
+        if isinstance(each, Without):
+            return lambda name: name not in each
+    return lambda name: True
 
 
 def _options_of(
-    kind: type[Any], only: Only | None, prefix: str = ""
+    kind: type[Any], is_wanted: Callable[[str], bool], prefix: str = ""
 ) -> Iterator[tuple[str, inspect.Parameter]]:
+    """The options of a dataclass by the paths of its fields, in order, nested ones in place."""
     hints = get_type_hints(kind, include_extras=True)
-    for each in fields(kind):
+    for each in filter(lambda field: is_wanted(prefix + field.name), fields(kind)):
         hint, path = hints[each.name], prefix + each.name
-        if only is not None and path not in only:
-            continue
         if isinstance(hint, type) and is_dataclass(hint):
-            yield from _options_of(hint, None, f"{path}.")
+            yield from _options_of(hint, is_wanted, f"{path}.")
         elif get_origin(hint) is Annotated:
             yield path, _parameter(each.name, hint, each.default)
         elif "help" in each.metadata:
@@ -126,10 +137,10 @@ def _setting(each: Field[Any], hint: Any, path: str) -> inspect.Parameter:
     name, default = path.replace(".", "_"), each.default
     names, told = each.metadata["names"], each.metadata["help"]
     base = _without_none(hint)
-    if base in (int, float, str, bool, Path) and (default is None or base is hint):
-        return _parameter(name, Annotated[hint, typer.Option(*names, help=told)], default)
-    if _is_plain_enum(base):
-        return _parameter(name, Annotated[hint, typer.Option(*names, help=told)], default)
+    is_simple = base in (int, float, str, bool, Path) and (default is None or base is hint)
+    if is_simple or _is_plain_enum(base):
+        option = typer.Option(*names, help=told, min=each.metadata["least"])
+        return _parameter(name, Annotated[hint, option], default)
     # The rest is read as `--set` reads it: `none`, commas, and spellings of the released scripts.
     option = typer.Option(
         *names, help=told, parser=partial(parse_value, path), metavar=each.name.upper()

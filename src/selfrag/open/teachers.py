@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from selfrag.errors import BadInput
 from selfrag.open import engines
 from selfrag.open.engines import Progress, Silent
+from selfrag.serial import setting
 
 if TYPE_CHECKING:
     from selfrag.annotate.endpoint import Endpoint
@@ -28,19 +29,23 @@ class TeacherOptions:
     cluster whose workers ask, each with `worker_cpus`; `n_workers` 0 for as many as it holds.
     """
 
-    teacher: str = "local"
-    critic: str = ""
-    model: str = ""
-    api_key_env: str = ""
-    explain: bool = False
-    structured: bool = False
-    concurrency: int = 8
-    max_retries: int = 6
-    threads: int = 0
-    engine: engines.EngineKind = engines.EngineKind.LLAMA
-    ray: str = ""
-    n_workers: int = 0
-    worker_cpus: float = 1.0
+    teacher: str = setting(
+        "local", "local, openai, an http address, or a GGUF file; gold takes known labels."
+    )
+    critic: str = setting("", "Trained critic: its folder, or its server's address.")
+    model: str = setting("", "The server's name for the model.")
+    api_key_env: str = setting(
+        "", "Environment variable with the server's key; of openai OPENAI_API_KEY."
+    )
+    explain: bool = setting(False, "Have every label explained.", "--explain")
+    structured: bool = setting(False, "Ask for JSON held to a schema.", "--structured")
+    concurrency: int = setting(8, "Calls at once to a server.", least=1)
+    max_retries: int = setting(6, "Tries more after 429, 5xx and lost lines.", least=0)
+    threads: int = setting(0, "Of the local teacher; 0 for all cores.", least=0)
+    engine: engines.EngineKind = setting(engines.EngineKind.LLAMA, "What runs the model.")
+    ray: str = setting("", "Cluster: host:port, auto, or local to start one.")
+    n_workers: int = setting(0, "On Ray; 0: as many as it holds.", "--workers")
+    worker_cpus: float = setting(1.0, "CPUs of a worker on Ray.")
 
 
 @contextmanager
