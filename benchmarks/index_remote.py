@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from selfrag.errors import StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.build import new_manifest
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.remote import open_remote_writer
 from selfrag.retrieval.spec import EncoderSpec
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import PASSAGES, connect, vector_index
 from selfrag.retrieval.writer import FileState
 
@@ -131,7 +132,7 @@ def latencies_ms(store: PassageStore, queries: Sequence[str], mode: SearchMode) 
     for warm in (False, True):
         for query in queries:
             started = time.perf_counter()
-            store.search([query], TOP_K, mode=mode)
+            store.search([query], TOP_K, options=SearchOptions(mode=mode))
             if warm:
                 times.append(1000 * (time.perf_counter() - started))
     return {

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from selfrag.open.indexes import demo_index_dir
 from selfrag.retrieval.build import build_folder, new_manifest
 from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.spec import EncoderSpec
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import PASSAGES, connect, passages_schema, written_facts
 
 DIM, CHUNK, N_QUERIES, TOP = 768, 50_000, 200, 10
@@ -143,7 +144,7 @@ def phase_query(path: Path, n_rows: int, probes: int, refine: int) -> dict[str, 
     """Recall@10 and milliseconds of single queries in a fresh process, after 20 to warm up."""
     truth = np.load(path.with_suffix(".truth.npz"))
     encoder = GivenVectors(truth["queries"])
-    store = PassageStore.open(path, encoder, mode=SearchMode.DENSE)
+    store = PassageStore.open(path, encoder, options=SearchOptions(mode=SearchMode.DENSE))
     if probes:
         store.manifest = replace(store.manifest, n_probes=probes, refine_factor=refine)
     for number in range(20):

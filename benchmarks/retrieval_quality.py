@@ -31,9 +31,10 @@ from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransformerEncoder
 from selfrag.retrieval.fusion import Fusion, FusionKind
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
 from selfrag.retrieval.reranker_asset import RERANKER
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.store import PassageStore
 from selfrag.train.mix import read_set, wiki_passages
 
 SETS = ["squad", "nq_open", "scifact"]
@@ -69,7 +70,7 @@ class Searched:
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """As the store, in this mode."""
-        return self._store.search(queries, top_k, mode=self._mode)
+        return self._store.search(queries, top_k, options=SearchOptions(mode=self._mode))
 
 
 class Remembered:

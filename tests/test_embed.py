@@ -33,7 +33,8 @@ from selfrag.retrieval.embed.run import (
 )
 from selfrag.retrieval.embed.shards import index_shards, read_shards
 from selfrag.retrieval.lance import import_lancedb
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.options import SearchMode, SearchOptions
+from selfrag.retrieval.store import PassageStore
 from words import WordEncoder
 
 ENCODER = WordEncoder(dim=8)
@@ -397,7 +398,9 @@ def test_shards_become_an_index_that_is_searched(whole, tmp_path):
     manifest = index_shards(whole, tmp_path / "index", on_progress=done.append)
     assert manifest.encoder == ENCODER.spec
     assert done[-1] == 23
-    store = PassageStore.open(tmp_path / "index", ENCODER, mode=SearchMode.DENSE)
+    store = PassageStore.open(
+        tmp_path / "index", ENCODER, options=SearchOptions(mode=SearchMode.DENSE)
+    )
     assert store.n_passages == 23
     (hit,) = store.search(["Title 5. " + PASSAGES[5].text], 1)[0]
     assert hit.passage == PASSAGES[5]

@@ -22,6 +22,7 @@ from selfrag.retrieval.encoder.base import (
     encode_queries,
 )
 from selfrag.retrieval.encoder.named import open_encoder, reopen_encoder, usual_precision
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.spec import (
     CONTRIEVER,
     DEFAULT_ENCODER,
@@ -31,7 +32,7 @@ from selfrag.retrieval.spec import (
     Precision,
     recipe_for,
 )
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.store import PassageStore
 from tiny_bert import save_tiny_bert
 from words import WordEncoder
 
@@ -214,7 +215,7 @@ def test_an_index_is_searched_with_the_model_it_was_built_with(contriever, tmp_p
     assert encoder.spec.precision is Precision.INT8
     exact = reopen_encoder(encoder.spec)
     scores = encode_passages(exact, passages) @ encode_queries(exact, ["saturn"])[0]
-    hits = store.search(["saturn"], 2, mode=SearchMode.DENSE)[0]
+    hits = store.search(["saturn"], 2, options=SearchOptions(mode=SearchMode.DENSE))[0]
     # Inner products of vectors that are not normalised: int8 is off by a part of their lengths.
     by_id = {passage.id: score for passage, score in zip(passages, scores, strict=True)}
     assert [hit.score for hit in hits] == pytest.approx(

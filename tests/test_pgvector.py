@@ -14,7 +14,8 @@ from words import WordEncoder
 
 psycopg = pytest.importorskip("psycopg")
 
-from selfrag.retrieval.postgres.store import PgSearchMode, PgVectorStore  # noqa: E402
+from selfrag.retrieval.options import SearchMode, SearchOptions  # noqa: E402
+from selfrag.retrieval.postgres.store import PgVectorStore  # noqa: E402
 from selfrag.retrieval.postgres.table import (  # noqa: E402
     Database,
     any_of,
@@ -23,7 +24,7 @@ from selfrag.retrieval.postgres.table import (  # noqa: E402
     written_vector,
 )
 
-DENSE, WORDS, HYBRID = PgSearchMode.DENSE, PgSearchMode.WORDS, PgSearchMode.HYBRID
+DENSE, WORDS, HYBRID = SearchMode.DENSE, SearchMode.WORDS, SearchMode.HYBRID
 TEXTS = {
     "Ada Lovelace": "She wrote the first published program for the Analytical Engine.",
     "Charles Babbage": "He designed the Analytical Engine and the Difference Engine.",
@@ -150,7 +151,9 @@ def test_a_failed_making_leaves_nothing(dsn):
         PgVectorStore.create(dsn, WordEncoder(), language="klingon")
     with PgVectorStore.create(dsn, WordEncoder(), language="german") as store:
         store.add([Passage(id="a", title="", text="Die Häuser stehen am Fluss.")])
-        assert ids(store.search(["Haus"], 1, mode=WORDS)[0]) == ["a"]  # a German stem
+        assert ids(store.search(["Haus"], 1, options=SearchOptions(mode=WORDS))[0]) == [
+            "a"
+        ]  # a German stem
 
 
 def test_too_many_components_are_refused_before_anything_is_made():
@@ -169,7 +172,7 @@ def test_passages_are_kept_in_batches_and_in_order(store):
     assert store.n_passages == 1100
     for mode in (DENSE, WORDS):
         # All are equal; at most 20 are proposed, and those come in corpus order.
-        found = ids(store.search(["same words"], 5, mode=mode)[0])
+        found = ids(store.search(["same words"], 5, options=SearchOptions(mode=mode))[0])
         assert found == sorted(found)
 
 
@@ -180,7 +183,7 @@ def test_a_passage_with_a_known_id_replaces_it(store):
     assert store.n_passages == 5
     (hits,) = store.search(["letters flying"], 1)
     assert hits[0].passage == changed
-    assert ids(store.search(["published program"], 5, mode=WORDS)[0]) == []
+    assert ids(store.search(["published program"], 5, options=SearchOptions(mode=WORDS))[0]) == []
 
 
 def test_of_several_passages_with_one_id_the_last_counts(store):
@@ -193,8 +196,10 @@ def test_deleted_passages_are_not_found(store):
     store.add(PASSAGES)
     assert store.delete(["p4", "p4", "no such"]) == 1
     assert store.delete([]) == 0
-    for mode in PgSearchMode:
-        assert "p4" not in ids(store.search(["rain clouds water"], 5, mode=mode)[0])
+    for mode in SearchMode:
+        assert "p4" not in ids(
+            store.search(["rain clouds water"], 5, options=SearchOptions(mode=mode))[0]
+        )
     assert store.n_passages == 4
 
 
@@ -229,8 +234,8 @@ def test_ids_that_become_one_are_one(store):
 
 def test_no_passages_are_no_work(store):
     assert store.add([]) == 0
-    for mode in PgSearchMode:
-        assert store.search(["rain"], 3, mode=mode) == [[]]
+    for mode in SearchMode:
+        assert store.search(["rain"], 3, options=SearchOptions(mode=mode)) == [[]]
 
 
 def test_a_failure_half_way_keeps_the_batches_before_it(store):
@@ -248,7 +253,7 @@ def test_a_failure_half_way_keeps_the_batches_before_it(store):
 
 def test_dense_scores_are_inner_products(dsn):
     encoder = Table({"a": [1, 2], "b": [3, -1], "c": [0, 0], "q": [2, 1]})
-    with PgVectorStore.create(dsn, encoder, mode=DENSE) as store:
+    with PgVectorStore.create(dsn, encoder, options=SearchOptions(mode=DENSE)) as store:
         store.add([Passage(id=text, title="", text=text) for text in "abc"])
         # a: 2 + 2 = 4; b: 6 - 1 = 5; c: 0.
         hits = store.search(["q"], 3)[0]
@@ -257,7 +262,9 @@ def test_dense_scores_are_inner_products(dsn):
 
 def test_dense_scores_of_a_cosine_encoder_are_cosines(dsn):
     vectors = {"a": [30, 40], "b": [-1, 0], "c": [0, 0], "d": [1, 0], "q": [2, 0], "": [0, 0]}
-    with PgVectorStore.create(dsn, Table(vectors, Metric.COSINE), mode=DENSE) as store:
+    with PgVectorStore.create(
+        dsn, Table(vectors, Metric.COSINE), options=SearchOptions(mode=DENSE)
+    ) as store:
         store.add([Passage(id=text, title="", text=text) for text in "abcd"])
         found, nowhere = store.search(["q", ""], 4)
     # a: 60 / (50 * 2); c and the empty query have no direction, so no cosine.
@@ -271,7 +278,7 @@ def test_dense_search_by_the_index_agrees_with_exact_search(dsn):
     vectors = rng.normal(size=(1000, 16)).astype(np.float32)
     names = {f"t{n}": row for n, row in enumerate(vectors)}
     encoder = Table(names)
-    with PgVectorStore.create(dsn, encoder, mode=DENSE) as store:
+    with PgVectorStore.create(dsn, encoder, options=SearchOptions(mode=DENSE)) as store:
         store.add([Passage(id=name, title="", text=name) for name in names])
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("ALTER DATABASE test SET enable_seqscan = off")
@@ -298,7 +305,9 @@ def test_dense_search_by_the_index_agrees_with_exact_search(dsn):
 def test_words_match_any_of_a_querys_words_and_more_of_them_rank_higher(store):
     store.add(PASSAGES)
     found = store.search(
-        ["Who designed vegetables and engines?", "the of and", "zebra"], 5, mode=WORDS
+        ["Who designed vegetables and engines?", "the of and", "zebra"],
+        5,
+        options=SearchOptions(mode=WORDS),
     )
     assert ids(found[0])[0] == "p1"  # two of the three stems, the other passages have one
     assert set(ids(found[0])) == {"p0", "p1", "p2", "p3"}
@@ -326,11 +335,13 @@ def test_where_keeps_passages_that_have_all_of_it(store):
         Passage(id="turned", title="", text="rain", metadata=(("en", "lang"),)),
     ]
     store.add(twins)
-    assert len(PgSearchMode) == 3
-    for mode in PgSearchMode:
+    assert len(SearchMode) == 3
+    for mode in SearchMode:
 
         def found(where, mode=mode):
-            return set(ids(store.search(["rain"], 9, mode=mode, where=where)[0]))
+            return set(
+                ids(store.search(["rain"], 9, options=SearchOptions(mode=mode), metadata=where)[0])
+            )
 
         assert found({"lang": "en"}) == {"en", "both"}
         assert found({"lang": "en", "year": "2024"}) == {"en"}
@@ -352,13 +363,15 @@ def test_a_rare_filter_finds_all_that_it_keeps(dsn, monkeypatch, goes_on):
             connection.execute("ALTER DATABASE test SET enable_seqscan = off")
             connection.execute("ALTER DATABASE test SET enable_bitmapscan = off")
         store.close()
-        found = store.search(["rain"], 5, mode=DENSE, where={"rare": "True"})[0]
+        found = store.search(
+            ["rain"], 5, options=SearchOptions(mode=DENSE), metadata={"rare": "True"}
+        )[0]
     assert set(ids(found)) == {"p0", "p200", "p400", "p600", "p800"}
 
 
 def test_a_mode_of_other_stores_is_refused(store):
     with pytest.raises(BadInput, match="by 'bm25': expected one of hybrid, dense, words"):
-        store.search(["rain"], 1, mode="bm25")
+        store.search(["rain"], 1, options=SearchOptions(mode="bm25"))
 
 
 def test_a_negative_top_k_is_refused_and_none_asks_nobody(store):
@@ -496,5 +509,5 @@ def test_what_was_said_to_be_safe_survives_the_servers_death(store, pg_server):
     n_found = store.n_passages
     # The last batch may be in although nobody was told; none is there by halves.
     assert n_found in (safe[-1], safe[-1] + 512)
-    assert store.search(["7"], 1, mode=WORDS)[0][0].passage.id == "p7"
+    assert store.search(["7"], 1, options=SearchOptions(mode=WORDS))[0][0].passage.id == "p7"
     assert store.add([PASSAGES[0]]) == 1

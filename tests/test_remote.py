@@ -22,8 +22,9 @@ from selfrag.retrieval import remote
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import checked, is_remote
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.remote import open_remote_writer
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import FILES, PASSAGES, connect
 from selfrag.retrieval.verify import verify_index
 from selfrag.retrieval.writer import FileState, IndexWriter
@@ -145,12 +146,17 @@ def test_every_read_is_right_while_a_storage_node_is_dead(cluster, shared):
     texts = [passages(name)[1].text for name in (*files_of("1", 1), *files_of("2", 0), *LOOSE)]
     before = PassageStore.open(shared, ENCODER)
     # The first three of a query have its rare word: further down many are as good as each other.
-    expected = {mode: before.search(texts, 3, mode=mode) for mode in SearchMode}
+    expected = {
+        mode: before.search(texts, 3, options=SearchOptions(mode=mode)) for mode in SearchMode
+    }
     for found in expected.values():
         assert [hits[0].passage.text for hits in found] == texts
     with one_node_dead(cluster):
         for store in (before, PassageStore.open(shared, ENCODER)):
-            assert {mode: store.search(texts, 3, mode=mode) for mode in SearchMode} == expected
+            assert {
+                mode: store.search(texts, 3, options=SearchOptions(mode=mode))
+                for mode in SearchMode
+            } == expected
 
 
 def test_a_write_that_cannot_be_replicated_ends_in_time_and_succeeds_later(cluster, bucket):
@@ -214,7 +220,7 @@ def test_a_store_that_is_gone_is_told_from_a_damaged_index(cluster, shared, reac
         with pytest.raises(
             StorageError, match=r"cannot read the index .*expected an answer in time"
         ):
-            store.search(["passage"], 1, where=where)
+            store.search(["passage"], 1, options=SearchOptions(where=where))
 
 
 def test_passages_are_built_as_in_a_folder_and_again_in_their_own_place(bucket):

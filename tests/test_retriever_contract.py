@@ -145,10 +145,15 @@ def given_passages(request):
 
 def lance(mode):
     def case(request):
-        from selfrag.retrieval.store import PassageStore, SearchMode
+        from selfrag.retrieval.options import SearchMode, SearchOptions
+        from selfrag.retrieval.store import PassageStore
 
         path = request.getfixturevalue("store")._path
-        return Case(retriever=PassageStore.open(path, WordEncoder(), mode=SearchMode(mode)))
+        return Case(
+            retriever=PassageStore.open(
+                path, WordEncoder(), options=SearchOptions(mode=SearchMode(mode))
+            )
+        )
 
     return case
 
@@ -156,9 +161,10 @@ def lance(mode):
 def postgres(mode):
     def case(request):
         dsn = request.getfixturevalue("dsn")
-        from selfrag.retrieval.postgres.store import PgSearchMode, PgVectorStore
+        from selfrag.retrieval.options import SearchMode, SearchOptions
+        from selfrag.retrieval.postgres.store import PgVectorStore
 
-        store = PgVectorStore.open(dsn, WordEncoder(), mode=PgSearchMode(mode))
+        store = PgVectorStore.open(dsn, WordEncoder(), options=SearchOptions(mode=SearchMode(mode)))
         request.addfinalizer(store.close)
         return Case(retriever=store)
 

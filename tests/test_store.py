@@ -12,7 +12,8 @@ from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.manifest import IndexKind, Manifest
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.options import SearchMode, SearchOptions
+from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import VECTOR_INDEX_ROWS
 from words import WordEncoder
 
@@ -208,13 +209,17 @@ def test_a_hit_carries_the_whole_passage(store):
 def test_hybrid_scores_are_fused_scores_or_ranks(store):
     # "starchy potato" is first by meaning and by words: all of both, or 1 / 61 of both.
     assert store.search(["starchy potato"], 1)[0][0].score == pytest.approx(1.0)
-    by_ranks = store.search(["starchy potato"], 1, fusion=Fusion(kind=FusionKind.RANKS))
+    by_ranks = store.search(
+        ["starchy potato"], 1, options=SearchOptions(fusion=Fusion(kind=FusionKind.RANKS))
+    )
     assert by_ranks[0][0].score == pytest.approx(1 / 61)
 
 
 def test_a_passage_without_any_word_of_the_query_scores_its_meaning_alone(store):
-    (dense,) = store.search(["lovelace wrote"], 5, mode=SearchMode.DENSE)
-    (hybrid,) = store.search(["lovelace wrote"], 5, fusion=Fusion(dense_weight=0.25))
+    (dense,) = store.search(["lovelace wrote"], 5, options=SearchOptions(mode=SearchMode.DENSE))
+    (hybrid,) = store.search(
+        ["lovelace wrote"], 5, options=SearchOptions(fusion=Fusion(dense_weight=0.25))
+    )
     meaning = {hit.passage.id: hit.score / dense[0].score for hit in dense}
     expected = {key: 0.25 * share for key, share in meaning.items()}
     expected["p0"] += 0.75  # the only one that word search finds
@@ -225,30 +230,34 @@ def test_a_passage_without_any_word_of_the_query_scores_its_meaning_alone(store)
 @pytest.mark.parametrize("kind", FusionKind)
 def test_a_search_of_all_the_weight_decides_alone(store, weight, alone, kind):
     fusion = Fusion(kind=kind, dense_weight=weight)
-    (hybrid,) = store.search(["engine"], 2, fusion=fusion)
-    assert titles(hybrid) == titles(store.search(["engine"], 2, mode=alone)[0])
+    (hybrid,) = store.search(["engine"], 2, options=SearchOptions(fusion=fusion))
+    assert titles(hybrid) == titles(
+        store.search(["engine"], 2, options=SearchOptions(mode=alone))[0]
+    )
 
 
 def test_dense_scores_are_cosines_with_title_and_text(store):
     encoder = WordEncoder()
     encoded = encoder.encode([f"{found.title}. {found.text}" for found in PASSAGES])
     cosines = encoded @ encoder.encode(["who designed the engine"])[0]
-    hits = store.search(["who designed the engine"], 5, mode=SearchMode.DENSE)[0]
+    hits = store.search(
+        ["who designed the engine"], 5, options=SearchOptions(mode=SearchMode.DENSE)
+    )[0]
     order = np.argsort(-cosines, kind="stable")
     assert titles(hits) == [PASSAGES[row].title for row in order]
     assert [hit.score for hit in hits] == pytest.approx(cosines[order].tolist(), abs=1e-6)
 
 
 def test_bm25_finds_stems_and_titles_and_nothing_else(store):
-    hits = store.search(["vegetables", "lovelace"], 5, mode=SearchMode.WORDS)
+    hits = store.search(["vegetables", "lovelace"], 5, options=SearchOptions(mode=SearchMode.WORDS))
     assert sorted(titles(hits[0])) == ["Potato", "Tomato"]
     assert titles(hits[1]) == ["Ada Lovelace"]
 
 
 def test_the_mode_chosen_at_opening_holds_until_a_search_names_another(index):
-    store = PassageStore.open(index, WordEncoder(), mode=SearchMode.WORDS)
+    store = PassageStore.open(index, WordEncoder(), options=SearchOptions(mode=SearchMode.WORDS))
     assert len(store.search(["lovelace"], 5)[0]) == 1
-    assert len(store.search(["lovelace"], 5, mode=SearchMode.DENSE)[0]) == 5
+    assert len(store.search(["lovelace"], 5, options=SearchOptions(mode=SearchMode.DENSE))[0]) == 5
 
 
 @pytest.mark.parametrize(
@@ -258,23 +267,25 @@ def test_the_mode_chosen_at_opening_holds_until_a_search_names_another(index):
 )  # fmt: skip
 @pytest.mark.parametrize("mode", SearchMode)
 def test_no_query_is_too_odd(store, mode, query):
-    (hits,) = store.search([query], 3, mode=mode)
+    (hits,) = store.search([query], 3, options=SearchOptions(mode=mode))
     assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
     assert len(hits) <= 3
 
 
 def test_a_query_of_stop_words_falls_back_to_meaning(store):
-    assert store.search(["the of and"], 3, mode=SearchMode.WORDS) == [[]]
+    assert store.search(["the of and"], 3, options=SearchOptions(mode=SearchMode.WORDS)) == [[]]
     (hybrid,) = store.search(["the of and"], 3)
-    (dense,) = store.search(["the of and"], 3, mode=SearchMode.DENSE)
+    (dense,) = store.search(["the of and"], 3, options=SearchOptions(mode=SearchMode.DENSE))
     assert titles(hybrid) == titles(dense)
 
 
 @pytest.mark.parametrize("mode", SearchMode)
 def test_a_batch_gives_what_single_queries_give(store, mode):
     queries = ["engine", "vegetable", "the", "rain water"]
-    batch = store.search(queries, 3, mode=mode)
-    assert batch == [store.search([query], 3, mode=mode)[0] for query in queries]
+    batch = store.search(queries, 3, options=SearchOptions(mode=mode))
+    assert batch == [
+        store.search([query], 3, options=SearchOptions(mode=mode))[0] for query in queries
+    ]
 
 
 def test_a_batch_is_encoded_in_one_call(index):
@@ -287,7 +298,7 @@ def test_a_batch_is_encoded_in_one_call(index):
 def test_ties_come_in_corpus_order(tmp_path, mode):
     same = [passage(number, "Same", "identical words") for number in range(9, 0, -1)]
     store = PassageStore.open(build(tmp_path / "index", same), WordEncoder())
-    (hits,) = store.search(["identical words"], 4, mode=mode)
+    (hits,) = store.search(["identical words"], 4, options=SearchOptions(mode=mode))
     assert [hit.passage.id for hit in hits] == ["p9", "p8", "p7", "p6"]
 
 
@@ -308,7 +319,7 @@ def test_a_large_index_finds_nearly_what_exhaustive_search_finds(tmp_path):
     PassageStore.build(passages, encoder, path)
     assert len(list((path / "passages.lance" / "_indices").iterdir())) == 2
     queries = texts[::1000]
-    store = PassageStore.open(path, encoder, mode=SearchMode.DENSE)
+    store = PassageStore.open(path, encoder, options=SearchOptions(mode=SearchMode.DENSE))
     exact = np.sort(encoder.encode(queries) @ encoder.encode(texts).T, axis=1)[:, ::-1][:, :10]
     found = np.array([[hit.score for hit in hits] for hits in store.search(queries, 10)])
     assert np.allclose(found[:, 0], 1.0, atol=1e-5)

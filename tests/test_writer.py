@@ -13,7 +13,8 @@ from selfrag.errors import IndexMismatch, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval import writer as writer_module
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
-from selfrag.retrieval.store import PassageStore, SearchMode, metadata_condition
+from selfrag.retrieval.options import SearchMode, SearchOptions
+from selfrag.retrieval.store import PassageStore, metadata_condition
 from selfrag.retrieval.writer import FileChange, FileState, IndexWriter
 from words import WordEncoder
 
@@ -49,7 +50,8 @@ def held(path: Path) -> list[str]:
     """The ids an index holds, in corpus order: every passage has the word `passage`."""
     store = PassageStore.open(path, WordEncoder())
     return sorted(
-        hit.passage.id for hit in store.search(["passage"], 1000, mode=SearchMode.WORDS)[0]
+        hit.passage.id
+        for hit in store.search(["passage"], 1000, options=SearchOptions(mode=SearchMode.WORDS))[0]
     )
 
 
@@ -123,7 +125,9 @@ def test_files_whose_rows_carry_the_same_ids_leave_each_other_alone(index):
     store = PassageStore.open(index, WordEncoder())
     assert len(SearchMode) > 1
     for mode in SearchMode:
-        (hits,) = store.search(["passage"], 20, mode=mode, where="file IN ('x.csv', 'y.csv')")
+        (hits,) = store.search(
+            ["passage"], 20, options=SearchOptions(mode=mode, where="file IN ('x.csv', 'y.csv')")
+        )
         texts = sorted(hit.passage.text for hit in hits)
         assert texts == ["passage apple 1", "passage apple 2", "passage plum 1", "passage plum 2"]
 
@@ -155,9 +159,15 @@ def test_what_a_reader_finds_can_be_filtered(index):
     store = PassageStore.open(index, WordEncoder())
     assert len(SearchMode) > 1
     for mode in SearchMode:
-        (found,) = store.search(["passage"], 9, mode=mode, where="page > 1 AND title = 'a'")
+        (found,) = store.search(
+            ["passage"], 9, options=SearchOptions(mode=mode, where="page > 1 AND title = 'a'")
+        )
         assert sorted(hit.passage.id for hit in found) == ["a-1-1", "a-1-2"]
-        (found,) = store.search(["passage"], 9, mode=mode, where=metadata_condition({"lang": "en"}))
+        (found,) = store.search(
+            ["passage"],
+            9,
+            options=SearchOptions(mode=mode, where=metadata_condition({"lang": "en"})),
+        )
         assert {hit.passage.metadata for hit in found} == {(("lang", "en"),)}
 
 
@@ -167,7 +177,9 @@ def test_an_open_reader_sees_what_is_written_and_never_half_a_file(index, monkey
     with open_writer(index, WordEncoder()) as writer:
         for version in map(str, range(2, 8)):
             writer.put_file(state("a", version), passages("a", 3, version=version))
-            (hits,) = store.search(["passage"], 99, mode=SearchMode.DENSE, where="title = 'a'")
+            (hits,) = store.search(
+                ["passage"], 99, options=SearchOptions(mode=SearchMode.DENSE, where="title = 'a'")
+            )
             assert ids(passages("a", 3, version=version)) == sorted(h.passage.id for h in hits)
 
 

@@ -231,8 +231,7 @@ def index_compact(
         raise BadInput(f"cannot compact: --keep-minutes is {keep_minutes}; expected 0 or more")
     before = _size(path)
     with changed(path) as (writer, _):
-        # LanceDB warns of 0, which would fail a reader that is open now.
-        writer.compact(keep=max(timedelta(minutes=keep_minutes), timedelta(milliseconds=1)))
+        writer.compact(keep=timedelta(minutes=keep_minutes))
     sizes = f": {before} before, {_size(path)} after" if before else ""
     stdout.print(f"compacted {path}{sizes}", markup=False)
 

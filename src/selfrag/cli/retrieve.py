@@ -23,7 +23,7 @@ from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
 from selfrag.retrieval.objectstore import is_remote
-from selfrag.retrieval.store import SearchMode
+from selfrag.retrieval.options import SearchMode, SearchOptions
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def retrieve(
 ) -> None:
     """Retrieve for every row of a file; run again to go on after an interruption."""
     _check(data, out, n_docs, batch_size)
-    plan = retriever.SearchPlan(
+    plan = SearchOptions(
         mode=mode,
         where=where,
         fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),

@@ -1,18 +1,15 @@
 """The options of every search, and the retriever that they ask for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfrag.cli.report import Reporter
-from selfrag.errors import BadInput
 from selfrag.open import engines
-from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
-from selfrag.retrieval.fusion import Fusion, FusionKind
-from selfrag.retrieval.store import PassageStore, SearchMode
+from selfrag.retrieval.fusion import FusionKind
+from selfrag.retrieval.options import SearchMode, SearchOptions
+from selfrag.retrieval.store import PassageStore
 
 if TYPE_CHECKING:
     from selfrag.retrieval.postgres.store import PgVectorStore
@@ -50,70 +47,24 @@ RerankWeight = Annotated[
 Candidates = Annotated[int, typer.Option(help="Hits that --rerank reads.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchPlan:
-    """How an index is searched; `rerank` and `where` are empty for none.
-
-    `rerank_weight` is that of `retrieval.rerank.Reranker`, None for the one that suits the model.
-    """
-
-    mode: SearchMode
-    where: str
-    fusion: Fusion
-    rerank: str
-    rerank_weight: float | None
-    candidates: int
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise BadInput(
-                f"cannot search: --candidates is {self.candidates}; expected at least 1, so raise "
-                "it"
-            )
-
-
-class Planned:
-    """A store searched as a plan says, before any reranking."""
-
-    def __init__(self, store: "PassageStore | PgVectorStore", plan: SearchPlan) -> None:
-        """Raises `BadInput` for what PostgreSQL does not do."""
-        if not isinstance(store, PassageStore) and (plan.where.strip() or plan.fusion != Fusion()):
-            raise BadInput(
-                "cannot search PostgreSQL so: found --where or an option of fusion, expected "
-                "neither, as it fuses by ranks; leave them out, or search a folder or s3://…"
-            )
-        self._store, self._plan = store, plan
-        if plan.where.strip() and isinstance(store, PassageStore):
-            # A condition that is no SQL is refused before anything is written.
-            store.search([], 0, mode=SearchMode.WORDS, where=plan.where)
-
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """As the store."""
-        plan = self._plan
-        if not isinstance(self._store, PassageStore):
-            from selfrag.retrieval.postgres.store import PgSearchMode
-
-            return self._store.search(queries, top_k, mode=PgSearchMode(plan.mode.value))
-        return self._store.search(
-            queries, top_k, mode=plan.mode, where=plan.where.strip() or None, fusion=plan.fusion
-        )
-
-
 def open_retriever(
-    store: "PassageStore | PgVectorStore", plan: SearchPlan, report: Reporter
+    store: "PassageStore | PgVectorStore", options: SearchOptions, report: Reporter
 ) -> Retriever:
-    """The store searched as `plan` says, with the reranker that it names."""
-    planned = Planned(store, plan)
-    if not plan.rerank:
-        return planned
+    """The store searched as `options` say, with the reranker that they name.
+
+    Raises `BadInput` for what PostgreSQL does not do, and for a condition that is no SQL.
+    """
+    searched = store.with_options(options)
+    if not options.rerank:
+        return searched
     from selfrag.retrieval.rerank import Reranker
 
-    weight = PACKAGED_WEIGHT if plan.rerank == PACKAGED else 1.0
+    usual = PACKAGED_WEIGHT if options.rerank == PACKAGED else 1.0
     return Reranker(
-        planned,
-        _cross_encoder(plan.rerank, report),
-        n_candidates=plan.candidates,
-        weight=weight if plan.rerank_weight is None else plan.rerank_weight,
+        searched,
+        _cross_encoder(options.rerank, report),
+        n_candidates=options.candidates,
+        weight=usual if options.rerank_weight is None else options.rerank_weight,
     )
 
 

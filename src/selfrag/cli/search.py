@@ -11,7 +11,7 @@ from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
 from selfrag.open import indexes
 from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
-from selfrag.retrieval.store import SearchMode
+from selfrag.retrieval.options import SearchMode, SearchOptions
 
 
 def search(
@@ -35,7 +35,7 @@ def search(
         )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
-    plan = retriever.SearchPlan(
+    plan = SearchOptions(
         mode=mode,
         where=where,
         fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),

@@ -6,7 +6,6 @@ A build works in a hidden folder beside its target, which the same build finds a
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,10 +94,8 @@ def build_folder(
                     f"cannot build the index {path}: found no passages, expected at least one; "
                     "name documents that contain text"
                 )
-            # Nobody reads it yet, so no older version is of use; also not one of just now. LanceDB
-            # would warn of 0.
-            time.sleep(2e-3)
-            writer.index(drop_older=timedelta(milliseconds=1))
+            # Nobody reads it yet, so no older version is of use.
+            writer.compact(keep=timedelta(0))
             with storage(path):
                 _put_in_place(workspace, path)
         except Exception:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder.base import Encoder, encode_queries
-from selfrag.retrieval.fusion import Fusion
+from selfrag.retrieval.fusion import Fusion, Scored, fused, hits_of, in_order
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location
-from selfrag.retrieval.ranking import Scored, fused, hits_of, in_order
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.table import (
     READ_COLUMNS,
     check_condition,
@@ -36,15 +35,6 @@ logger = logging.getLogger(__name__)
 
 # RaBitQ codes over 200,000 x 384 rows: recall@10 .98 to .996 with these (STACK 1.2, 1.3).
 PROBES, REFINE = 32, 10
-
-
-class SearchMode(StrEnum):
-    """What ranks the passages: both kinds of search fused, or one alone."""
-
-    HYBRID = "hybrid"
-    DENSE = "dense"
-    WORDS = "words"
-    BM25 = "words"  # the same by the name of its formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +59,12 @@ class PassageStore:
         table: Any,
         manifest: Manifest,
         encoder: Encoder,
-        mode: SearchMode = SearchMode.HYBRID,
+        options: SearchOptions,
     ) -> None:
         self._path = path
         self._table = table
         self._encoder = encoder
-        self._mode = mode
+        self._options = options
         self.manifest = manifest
 
     @staticmethod
@@ -110,10 +100,12 @@ class PassageStore:
         path: Location,
         encoder: Encoder,
         *,
-        mode: SearchMode = SearchMode.HYBRID,
+        options: SearchOptions | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> "PassageStore":
         """The index in folder `path`, or at s3://bucket/prefix, to be searched with `encoder`.
+
+        `options` are those of every search that has none of its own.
 
         Raises `IndexNotUsable` when it is absent, damaged or empty, `IndexMismatch` when it was
         built with another encoder, `StorageError` when an object store has not answered a request
@@ -121,7 +113,15 @@ class PassageStore:
         """
         manifest = open_manifest(path, encoder, timeout_s=timeout_s)
         passages, _ = open_tables(path, connect(path, timeout_s=timeout_s))
-        return cls(path, passages, manifest, encoder, mode)
+        return cls(path, passages, manifest, encoder, options or SearchOptions())
+
+    def with_options(self, options: SearchOptions) -> "PassageStore":
+        """The same passages, searched as `options` say unless a search has its own.
+
+        Raises `BadInput` when `where` is not understood.
+        """
+        self._check(options)
+        return PassageStore(self._path, self._table, self.manifest, self._encoder, options)
 
     @property
     def n_passages(self) -> int:
@@ -129,29 +129,22 @@ class PassageStore:
         return int(self._table.count_rows())
 
     def search(
-        self,
-        queries: Sequence[str],
-        top_k: int,
-        *,
-        mode: SearchMode | None = None,
-        where: str | None = None,
-        fusion: Fusion | None = None,
+        self, queries: Sequence[str], top_k: int, *, options: SearchOptions | None = None
     ) -> list[list[Hit]]:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
         Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are those of
         `fusion` of both proposals, DENSE scores are inner products or cosines, WORDS scores BM25. A
-        query without a content word has no WORDS hits, so in HYBRID only dense ones. `where` is an
-        SQL condition on the columns of a passage, which `metadata_condition` helps to write; it
-        comes before ranking. Raises `BadInput` when `top_k` is negative or `where` is not
-        understood, `IndexNotUsable` when the files turn out to be damaged, `StorageError` when an
-        object store does not answer.
+        query without a content word has no WORDS hits, so in HYBRID only dense ones. `where` is
+        what `metadata_condition` helps to write; `rerank` is not looked at, see `rerank.Reranker`.
+        Raises `BadInput` when `top_k` is negative or `where` is not understood, `IndexNotUsable`
+        when the files turn out to be damaged, `StorageError` when an object store does not answer.
         """
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
-        if where is not None:
-            check_condition(self._path, self._table, where, "search")
-        mode = mode or self._mode
+        options = options or self._options
+        self._check(options)
+        mode, where = options.mode, options.where.strip()
         n_found = max(4 * top_k, 20)
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
         rankings: list[list[_Ranking]] = [[] for _ in queries]
@@ -162,10 +155,14 @@ class PassageStore:
         if mode is not SearchMode.DENSE:
             for ranking, query in zip(rankings, queries, strict=True):
                 ranking.append(self._by_words(query, n_found, where))
-        ranked = [_one(ranking, fusion or Fusion()) for ranking in rankings]
+        ranked = [_one(ranking, options.fusion) for ranking in rankings]
         return [hits_of(ranking, top_k) for ranking in ranked]
 
-    def _by_meaning(self, vector: NDArray[np.float32], n_found: int, where: str | None) -> _Ranking:
+    def _check(self, options: SearchOptions) -> None:
+        if where := options.where.strip():
+            check_condition(self._path, self._table, where, "search")
+
+    def _by_meaning(self, vector: NDArray[np.float32], n_found: int, where: str) -> _Ranking:
         with reading(self._path):
             search = self._table.search(vector, vector_column_name="vector")
             search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
@@ -181,7 +178,7 @@ class PassageStore:
         )
         return _Ranking(found, found[-1].score if found else 0.0)
 
-    def _by_words(self, query: str, n_found: int, where: str | None) -> _Ranking:
+    def _by_words(self, query: str, n_found: int, where: str) -> _Ranking:
         with reading(self._path):
             rows = _rows(word_search(self._table, query), "_score", n_found, where)
         found = in_order(Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
@@ -205,8 +202,8 @@ def _one(rankings: Sequence[_Ranking], fusion: Fusion) -> list[Scored]:
     )
 
 
-def _rows(search: Any, score: str, n_found: int, where: str | None) -> list[dict[str, Any]]:
-    if where is not None:
+def _rows(search: Any, score: str, n_found: int, where: str) -> list[dict[str, Any]]:
+    if where:
         search = search.where(where, prefilter=True)
     rows: list[dict[str, Any]] = (
         search.select(["row", *READ_COLUMNS, score]).limit(n_found).to_list()

@@ -48,6 +48,9 @@ APPENDED_AT_ONCE = 1 << 20
 REPLACED_AT_ONCE = 8192
 # A vector index that knows less than this share of the rows is made anew.
 _KNOWN_SHARE = 0.5
+# Lance counts ages in milliseconds, and warns of 0.
+_LEAST_AGE = timedelta(milliseconds=1)
+_MAX_DROPS = 100
 # Rows of two files may carry the same ids, 1 to n for example.
 _PASSAGE_KEY = ["file", "id"]
 
@@ -230,17 +233,16 @@ class IndexWriter:
                 self._passages.add(_table(pending.batches))
             self._record(list(pending.files.values()))
 
-    def index(self, *, drop_older: timedelta | None = None, anew: bool = False) -> None:
+    def index(self, *, anew: bool = False) -> None:
         """Brings the search indexes up to date with the passages; makes those that are missing.
 
-        Versions of the table that are older than `drop_older` go. `anew`: the vector index is made
-        again, as for another kind.
+        `anew`: the vector index is made again, as for another kind.
         """
         self.flush()
         n_rows = self.n_passages
         with storage(self._location):
             # Merges files and, where they are, brings search indexes up to date.
-            self._passages.optimize(cleanup_older_than=drop_older)
+            self._passages.optimize()
             if not any("search_text" in index.columns for index in self._passages.list_indices()):
                 create_word_index(self._passages)
             if self._wants_vector_index(n_rows, anew):
@@ -251,11 +253,15 @@ class IndexWriter:
     def compact(self, *, keep: timedelta = timedelta(hours=1)) -> None:
         """Few large files in place of many small ones; versions older than `keep` are dropped.
 
-        A reader that is still at a dropped version fails, so `keep` is longer than any search.
+        A reader that is still at a dropped version fails, so `keep` is longer than any search; 0
+        drops all but the newest.
         """
-        self.index(drop_older=keep)
-        with storage(self._location):
-            self._files.optimize(cleanup_older_than=keep)
+        self.index()
+        for table in (self._passages, self._files):
+            with storage(self._location):
+                table.optimize(cleanup_older_than=max(keep, _LEAST_AGE))
+                if not keep:
+                    _drop_old_versions(table)
 
     def _push(self, passages: Iterable[Passage], origin: Origin) -> None:
         for passage in passages:
@@ -374,6 +380,19 @@ class _Counted:
             yield batch
             if self.n_rows >= APPENDED_AT_ONCE:
                 return
+
+
+def _drop_old_versions(table: Any) -> None:
+    """Leaves the newest version alone, and the files that only older ones need go with them.
+
+    Lance drops by age, and a version that is younger than the least age stays: so it is asked until
+    one is left. Only for a clock that was put back does it end before that.
+    """
+    for _ in range(_MAX_DROPS):
+        if len(table.list_versions()) == 1:
+            return
+        time.sleep(_LEAST_AGE.total_seconds())
+        table.optimize(cleanup_older_than=_LEAST_AGE)
 
 
 def _upsert(table: Any, key: list[str]) -> Any:

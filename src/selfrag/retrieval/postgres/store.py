@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any, LiteralString, Self
 
@@ -20,7 +19,15 @@ from numpy.typing import NDArray
 from selfrag.errors import BadInput, IndexMismatch
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.encoder.base import Encoder, encode_passages, encode_queries
-from selfrag.retrieval.fusion import reciprocal_rank_fusion
+from selfrag.retrieval.fusion import (
+    Fusion,
+    Scored,
+    fused,
+    hits_of,
+    in_order,
+    reciprocal_rank_fusion,
+)
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.postgres.table import (
     Database,
     any_of,
@@ -33,7 +40,6 @@ from selfrag.retrieval.postgres.table import (
     write_batch,
     written_vector,
 )
-from selfrag.retrieval.ranking import Scored, fused, hits_of, in_order
 from selfrag.retrieval.spec import Metric
 
 if TYPE_CHECKING:
@@ -50,28 +56,20 @@ _EF_SEARCH, _MAX_EF_SEARCH, _MAX_SCAN_TUPLES = 100, 1000, 200_000
 _QUERY_CHARS = 4000
 
 
-class PgSearchMode(StrEnum):
-    """What ranks the passages: both kinds of search fused, or one alone."""
-
-    HYBRID = "hybrid"
-    DENSE = "dense"
-    WORDS = "words"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Limits:
     n_found: int
-    where: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     @property
     def condition(self) -> LiteralString:
         # Not containment of nothing: the planner takes it for a rare thing and leaves the index.
-        return "metadata @> %(where)s" if self.where else "true"
+        return "metadata @> %(metadata)s" if self.metadata else "true"
 
     def values(self) -> dict[str, Any]:
         from psycopg.types.json import Jsonb
 
-        return {"n_found": self.n_found, "where": Jsonb(pairs(self.where))}
+        return {"n_found": self.n_found, "metadata": Jsonb(pairs(self.metadata))}
 
 
 class PgVectorStore:
@@ -84,13 +82,18 @@ class PgVectorStore:
     """
 
     def __init__(
-        self, database: Database, encoder: Encoder, table: str, language: str, mode: PgSearchMode
+        self,
+        database: Database,
+        encoder: Encoder,
+        table: str,
+        language: str,
+        options: SearchOptions,
     ) -> None:
         self._database = database
         self._encoder = encoder
         self._table = table
         self._language = language
-        self._mode = mode
+        self._options = _checked(options)
 
     @classmethod
     def create(
@@ -100,7 +103,7 @@ class PgVectorStore:
         *,
         table: str = DEFAULT_TABLE,
         language: str = "english",
-        mode: PgSearchMode = PgSearchMode.HYBRID,
+        options: SearchOptions | None = None,
     ) -> Self:
         r"""Makes the empty `table`, and beside it `table`_meta that says how; then opens it.
 
@@ -116,7 +119,7 @@ class PgVectorStore:
             )
         with _closed_on_failure(Database(dsn)) as database:
             create_tables(database, encoder.spec, table, language)
-            return cls(database, encoder, table, language, mode)
+            return cls(database, encoder, table, language, options or SearchOptions())
 
     @classmethod
     def open(
@@ -125,7 +128,7 @@ class PgVectorStore:
         encoder: Encoder,
         *,
         table: str = DEFAULT_TABLE,
-        mode: PgSearchMode = PgSearchMode.HYBRID,
+        options: SearchOptions | None = None,
     ) -> Self:
         """The passages in `table`, to be searched and changed with `encoder`.
 
@@ -141,7 +144,7 @@ class PgVectorStore:
                     f"({difference}), expected the one that it was made for; name that encoder, or "
                     "make another table"
                 )
-            return cls(database, encoder, table, language, mode)
+            return cls(database, encoder, table, language, options or SearchOptions())
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +155,10 @@ class PgVectorStore:
     def close(self) -> None:
         """Ends the connection."""
         self._database.close()
+
+    def with_options(self, options: SearchOptions) -> "PgVectorStore":
+        """The same passages on the same connection, searched as `options` say."""
+        return PgVectorStore(self._database, self._encoder, self._table, self._language, options)
 
     @property
     def n_passages(self) -> int:
@@ -192,33 +199,33 @@ class PgVectorStore:
         queries: Sequence[str],
         top_k: int,
         *,
-        mode: PgSearchMode | None = None,
-        where: Mapping[str, str] | None = None,
+        options: SearchOptions | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> list[list[Hit]]:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
         Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are the reciprocal
         rank fusion of both proposals, DENSE scores are inner products or cosines, WORDS scores
         `ts_rank_cd`. Any word of a query may match; one without a content word has no WORDS hits.
-        `where` keeps passages whose metadata holds all these names with these values. All queries
-        see one state of the table. Raises `BadInput` when `top_k` is negative, `StorageError` when
-        the server is out of reach, `IndexNotUsable` when the table has gone.
+        `metadata` keeps passages whose metadata holds all these names with these values. All
+        queries see one state of the table. Raises `BadInput` when `top_k` is negative,
+        `StorageError` when the server is out of reach, `IndexNotUsable` when the table has gone.
         """
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
         if top_k == 0 or not queries:
             return [[] for _ in queries]
-        mode = _known(mode or self._mode)
-        limits = _Limits(n_found=max(4 * top_k, 20), where=where or {})
+        mode = _checked(options or self._options).mode
+        limits = _Limits(n_found=max(4 * top_k, 20), metadata=metadata or {})
         queries = [storable(query) for query in queries]
         rankings: list[list[list[Scored]]] = [[] for _ in queries]
-        vectors = None if mode is PgSearchMode.WORDS else encode_queries(self._encoder, queries)
+        vectors = None if mode is SearchMode.WORDS else encode_queries(self._encoder, queries)
         with self._database.transaction(f"search {self._table}") as connection:
             _prepare(connection, limits.n_found)
             if vectors is not None:
                 for ranking, vector in zip(rankings, vectors, strict=True):
                     ranking.append(self._by_meaning(connection, vector, limits))
-            if mode is not PgSearchMode.DENSE:
+            if mode is not SearchMode.DENSE:
                 for ranking, lexemes in zip(
                     rankings, self._lexemes(connection, queries), strict=True
                 ):
@@ -286,14 +293,13 @@ def _one(rankings: Sequence[list[Scored]]) -> list[Scored]:
     return fused(rankings, lambda scores: reciprocal_rank_fusion(list(map(list, scores))))
 
 
-def _known(mode: str) -> PgSearchMode:
-    try:
-        return PgSearchMode(mode)
-    except ValueError:
-        names = ", ".join(PgSearchMode)
+def _checked(options: SearchOptions) -> SearchOptions:
+    if options.where.strip() or options.fusion != Fusion():
         raise BadInput(
-            f"cannot search PostgreSQL by {str(mode)!r}: expected one of {names}; choose one"
-        ) from None
+            "cannot search PostgreSQL so: found --where or an option of fusion, expected "
+            "neither, as it fuses by ranks; leave them out, or search a folder or s3://…"
+        )
+    return options
 
 
 @contextmanager
