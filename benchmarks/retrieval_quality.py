@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from selfrag import assets
 from selfrag.cli.retriever import PACKAGED_WEIGHT
-from selfrag.evaluate.retrieval import bootstrap_intervals, per_query, ranked_scores
+from selfrag.evaluate.retrieval import per_query, ranked_scores
 from selfrag.open.indexes import ENCODER_NAME
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
@@ -35,6 +35,7 @@ from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
 from selfrag.retrieval.reranker_asset import RERANKER
 from selfrag.retrieval.store import PassageStore
+from selfrag.statistics import bootstrap_intervals
 from selfrag.train.mix import read_set, wiki_passages
 
 SETS = ["squad", "nq_open", "scifact"]

@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from selfrag.evaluate.calibration import judged_candidates, reliability, risk_coverage
 
 from eval_parts import ROWS, cited, hit, output, question, questions_with_passages, random_system
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
 from selfrag.evaluate import page, plots
-from selfrag.evaluate.calibration import judged_candidates, reliability, risk_coverage
 from selfrag.evaluate.export import ExportFormat, cited_text, export
 from selfrag.evaluate.metrics import METRICS
 from selfrag.evaluate.published import check_run

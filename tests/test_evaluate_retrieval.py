@@ -12,12 +12,12 @@ from selfrag.evaluate.answers import answers_of, has_answer
 from selfrag.evaluate.judged import read_qrels, read_run
 from selfrag.evaluate.retrieval import (
     Ranking,
-    bootstrap_intervals,
     per_query,
     ranked_scores,
     score_answers,
     score_run,
 )
+from selfrag.statistics import bootstrap_intervals
 
 
 def ranking(*ids):

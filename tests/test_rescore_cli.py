@@ -122,7 +122,7 @@ def test_a_failure_while_drawing_leaves_nothing(trace, tmp_path, monkeypatch):
 
 def test_a_missing_matplotlib_is_told_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SelfRAGError, match=r'run `pip install "selfrag\[train\]"`'):
+    with pytest.raises(SelfRAGError, match=r'run `pip install "selfrag\[eval\]"`'):
         command.rescore([tmp_path / "none"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ from selfrag.annotate.judgement import LABELS, Group
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.errors import BadInput
 from selfrag.reflection import Relevance
-from selfrag.train.calibration import measure, reliability
+from selfrag.statistics import label_quality, reliability
 from selfrag.train.config import TrainConfig
 from selfrag.train.critic_data import (
     CriticRow,
@@ -25,7 +25,7 @@ from tiny_model import save_tiny_model
 
 def test_quality_worked_by_hand():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    found = measure(probs, np.array([0, 1, 1, 0]), ["a", "b"])
+    found = label_quality(probs, np.array([0, 1, 1, 0]), ["a", "b"])
     # Given a a b a: right, wrong, right, right.
     assert (found.n, found.accuracy, found.majority) == (4, 0.75, 0.5)
     # a: 2 of 3 given are right, 2 of 2 found: 2*2/(3+2) = 0.8; b: 2*1/(1+2) = 2/3.
@@ -36,7 +36,7 @@ def test_quality_worked_by_hand():
 
 
 def test_a_label_that_never_occurs_does_not_weigh_on_the_mean_f1():
-    found = measure(np.array([[1.0, 0.0, 0.0]]), np.array([0]), ["a", "b", "c"])
+    found = label_quality(np.array([[1.0, 0.0, 0.0]]), np.array([0]), ["a", "b", "c"])
     assert found.macro_f1 == 1.0
     assert found.f1 == {"a": 1.0, "b": 0.0, "c": 0.0}
 
@@ -44,7 +44,7 @@ def test_a_label_that_never_occurs_does_not_weigh_on_the_mean_f1():
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
 def test_bins_hold_every_prediction_once(pairs):
     confidence, right = (np.array(column) for column in zip(*pairs, strict=True))
-    bins = reliability(confidence, right)
+    bins = reliability(confidence, right).bins
     assert sum(b.n for b in bins) == len(pairs)
     assert sum(b.n * b.accuracy for b in bins) == pytest.approx(right.sum())
 
@@ -135,9 +135,9 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["text", "token"])
 def test_a_critic_learns_and_is_measured(base, data, tmp_path, form):
-    from selfrag.train.critic import train_critic
+    from selfrag.train.checkpoints import plot_run
+    from selfrag.train.critic import plot_reliability, train_critic
     from selfrag.train.critic_data import LabelForm
-    from selfrag.train.plot import plot_reliability, plot_run
 
     config = TrainConfig(
         base=str(base),

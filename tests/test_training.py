@@ -18,12 +18,12 @@ from selfrag.prompt import PromptFormat  # noqa: E402
 from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
 from selfrag.released import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.train.batches import collate, make_batches, token_losses  # noqa: E402
+from selfrag.train.checkpoints import plot_run  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402
 from selfrag.train.examples import LossWeights, encode_row, pack_tree  # noqa: E402
 from selfrag.train.export import export_adapter  # noqa: E402
 from selfrag.train.model import load_base  # noqa: E402
-from selfrag.train.plot import plot_run  # noqa: E402
 from selfrag.train.run import train_from_records  # noqa: E402
 
 

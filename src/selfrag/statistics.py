@@ -1,8 +1,9 @@
-"""How sure a number is: bootstrap intervals, and paired tests of two systems on one set.
+"""How far a number can be trusted: intervals, paired tests, calibration, risk against coverage.
 
-Values of single questions in, estimates out. Knows nothing of what the values measure.
+Arrays of values in, estimates out. Knows nothing of what the values measure.
 """
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ FloatArray = NDArray[np.float64]
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
+N_BINS = 10  # of a reliability diagram
 NOISE = 0.05  # a difference that chance gives more often than this is called noise
 
 
@@ -104,19 +106,35 @@ def compare(
     )
 
 
+def bootstrap_intervals(values: FloatArray, *, seed: int = 0) -> FloatArray:
+    """Shape (2, n_columns): the 95% percentile intervals of the means of the columns.
+
+    `values`: (n, n_columns). The columns share their `N_RESAMPLES` samples of the rows, so that
+    the interval of a difference is that of a column of differences.
+    """
+    rng = np.random.default_rng(seed)
+    means = np.empty((N_RESAMPLES, values.shape[1]))
+    for sample in range(N_RESAMPLES):
+        means[sample] = values[rng.integers(len(values), size=len(values))].mean(axis=0)
+    tail = (1 - CONFIDENCE) / 2
+    intervals: FloatArray = np.quantile(means, [tail, 1 - tail], axis=0)
+    return intervals
+
+
+def wilson(n_right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of the share `n_right` of `n`; `n` above 0."""
+    z = 1.959964
+    share, scale = n_right / n, 1 + z**2 / n
+    middle = (share + z**2 / (2 * n)) / scale
+    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / scale
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
 def _interval(sample: FloatArray, seed: int) -> tuple[float, float]:
     if sample.size < 2 or np.ptp(sample) == 0.0:  # resampling equal values gives that value
         return float(sample.mean()), float(sample.mean())
-    found = _stats().bootstrap(
-        (sample,),
-        np.mean,
-        n_resamples=N_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        batch=max(1, 2_000_000 // sample.size),
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = bootstrap_intervals(sample[:, None], seed=seed)[:, 0]
+    return float(low), float(high)
 
 
 def _is_all_or_none(sample: FloatArray) -> bool:
@@ -157,3 +175,126 @@ def _stats() -> Any:
             f'cannot compute intervals: {error}; run `pip install "selfrag[eval]"`'
         ) from error
     return stats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Scores of like size: how many, their mean, and the share of their labels that is true."""
+
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reliability:
+    """Scores in equal bins over [0, 1]; shape (N_BINS,) each, NaN in an empty bin.
+
+    `confidence`: mean score, `accuracy`: share of true labels, `count`. `ece`: the mean gap
+    between the two, weighted by count (Guo et al., arXiv 1706.04599, equation 3).
+    """
+
+    confidence: FloatArray
+    accuracy: FloatArray
+    count: FloatArray
+    ece: float
+    n: int
+
+    @property
+    def bins(self) -> tuple[Bin, ...]:
+        """The bins that hold anything, lowest first."""
+        columns = zip(self.count, self.confidence, self.accuracy, strict=True)
+        return tuple(
+            Bin(n=int(n), confidence=float(mean), accuracy=float(share))
+            for n, mean, share in columns
+            if n
+        )
+
+
+def reliability(scores: Sequence[float], labels: Sequence[bool]) -> Reliability:
+    """Bins of `scores` in [0, 1] against `labels`; 1.0 belongs to the last bin."""
+    score, label = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
+    place = np.minimum((score * N_BINS).astype(int), N_BINS - 1)
+    count = np.bincount(place, minlength=N_BINS).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        confidence = np.bincount(place, score, N_BINS) / count
+        accuracy = np.bincount(place, label, N_BINS) / count
+    gaps = np.abs(np.nan_to_num(confidence - accuracy))
+    ece = float((gaps * count).sum() / max(len(score), 1))
+    return Reliability(confidence=confidence, accuracy=accuracy, count=count, ece=ece, n=len(score))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelQuality:
+    """How good and how honest given labels are; all but `n` and `bins` in [0, 1].
+
+    `majority`: accuracy of always giving the most frequent label. `f1` by label, 0 where a label
+    neither occurs nor is given; `macro_f1`: their mean over labels that occur.
+    """
+
+    n: int
+    accuracy: float
+    majority: float
+    f1: dict[str, float]
+    macro_f1: float
+    ece: float
+    bins: tuple[Bin, ...]
+
+
+def label_quality(
+    probs: FloatArray, gold: NDArray[np.int64], labels: Sequence[str]
+) -> LabelQuality:
+    """Quality of `probs` (n, n_labels), rows summing to 1, against `gold` (n,), indices; n > 0.
+
+    The label given is the most probable one, the first of equals.
+    """
+    given = probs.argmax(axis=1)
+    right = given == gold
+    curve = reliability(probs[np.arange(len(gold)), given], right)
+    scores = {label: _f1(given == i, gold == i) for i, label in enumerate(labels)}
+    occurring = [scores[label] for i, label in enumerate(labels) if (gold == i).any()]
+    return LabelQuality(
+        n=len(gold),
+        accuracy=float(right.mean()),
+        majority=float(np.bincount(gold).max() / len(gold)),
+        f1=scores,
+        macro_f1=float(np.mean(occurring)),
+        ece=curve.ece,
+        bins=curve.bins,
+    )
+
+
+def _f1(given: NDArray[np.bool_], gold: NDArray[np.bool_]) -> float:
+    wanted = int(given.sum()) + int(gold.sum())
+    return float(2 * int((given & gold).sum()) / wanted) if wanted else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RiskCoverage:
+    """Error among the answers given when only the most supported are given.
+
+    `coverage`: (n,), shares of the questions from 1/n to 1; `risk`: (n,). `area` is the mean risk
+    (AURC; El-Yaniv and Wiener 2010).
+    """
+
+    coverage: FloatArray
+    risk: FloatArray
+    area: float
+
+    @property
+    def n(self) -> int:
+        """How many questions."""
+        return len(self.coverage)
+
+
+def risk_coverage(support: Sequence[float], correct: Sequence[float]) -> RiskCoverage:
+    """Answers from the most to the least supported; ties keep the order of the questions."""
+    right = np.asarray(correct, dtype=float)
+    order = np.argsort(-np.asarray(support, dtype=float), kind="stable")
+    n_given = np.arange(1, len(order) + 1)
+    risk = np.cumsum(1.0 - right[order]) / n_given
+    return RiskCoverage(
+        coverage=n_given / max(len(order), 1),
+        risk=risk,
+        area=float(risk.mean()) if len(order) else float("nan"),
+    )

@@ -5,15 +5,18 @@ and resumed reports the same. Knows nothing of how it is shown.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from selfrag import plots
 from selfrag.annotate.balance import LabelShares
 from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
 from selfrag.reflection import Support
+from selfrag.statistics import wilson
 
 _EXAMPLE_CHARACTERS = 300
 
@@ -148,7 +151,7 @@ def _agreement(group: Group, confusion: Confusion) -> dict[str, Any]:
         "n": total,
         "same": same,
         "share": round(same / total, 4),
-        "interval": wilson(same, total),
+        "interval": [round(end, 4) for end in wilson(same, total)],
         **full,
         "kappa": None if kappa is None else round(kappa, 4),
         "gold_to_label": {
@@ -159,13 +162,18 @@ def _agreement(group: Group, confusion: Confusion) -> dict[str, Any]:
     }
 
 
-def wilson(same: int, total: int) -> list[float]:
-    """Wilson's 95% interval of a share, its ends rounded to four places; `total` above 0."""
-    z = 1.959964
-    share, scale = same / total, 1 + z**2 / total
-    middle = (share + z**2 / (2 * total)) / scale
-    reach = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / scale
-    return [round(max(0.0, middle - reach), 4), round(min(1.0, middle + reach), 4)]
+def plot_labels(report: Mapping[str, Any], path: Path) -> bool:
+    """Draws the counts of `report`; False where matplotlib is missing or nothing was counted."""
+    counts: Mapping[str, Mapping[str, int]] = report["counts"]
+    if not counts or find_spec("matplotlib") is None:
+        return False
+    titles = {}
+    for group in counts:
+        agreement = report["agreement"].get(group)
+        agreed = f"\n{agreement['share']:.0%} of {agreement['n']} as gold" if agreement else ""
+        titles[group] = f"{group}{agreed}"
+    plots.save(plots.label_figure(counts, titles), path)
+    return True
 
 
 def _example(judgement: Judgement) -> dict[str, Any]:

@@ -308,8 +308,8 @@ def spent(judge: "Judge", prices: "Prices") -> str:
 
 
 def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    from selfrag.annotate.plot import plot_labels
     from selfrag.annotate.rejects import beside
+    from selfrag.annotate.report import plot_labels
 
     plot_labels(summary, beside(out, ".report.png"))
     if as_json:

@@ -1,7 +1,6 @@
 """`selfrag eval`: measures of the parts on questions with known answers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +48,10 @@ def scores_to_json(scores: RetrievalScores) -> dict[str, Any]:
     return {
         "n_queries": scores.n_queries,
         "depth": scores.depth,
-        "measures": {name: asdict(each) for name, each in scores.estimates.items()},
+        "measures": {
+            name: {"mean": each.mean, "low": each.low, "high": each.high}
+            for name, each in scores.estimates.items()
+        },
         "without_results": list(scores.without_results),
         "without_judgements": list(scores.without_judgements),
     }

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
+from selfrag import plots
 from selfrag.cli.console import print_json, stdout
-from selfrag.errors import SelfRAGError, StorageError
+from selfrag.errors import StorageError
+from selfrag.statistics import FloatArray
 from selfrag.trace.grid import Grid
 from selfrag.trace.rescore import RescoreTable, load_traces
 from selfrag.trace.rescore import rescore as rescore_traces
@@ -50,7 +53,7 @@ def rescore(
 ) -> None:
     """Rescore recorded searches under other thresholds and weights, without a model."""
     grid = Grid.parse(threshold=threshold, w_rel=w_rel, w_sup=w_sup, w_use=w_use, w_seq=w_seq)
-    figure_class()  # a missing library is told before the work
+    plots.require_matplotlib()  # a missing library is told before the work
     recorded = load_traces(*traces)
     rows = table_rows(rescore_traces(recorded, grid))
     files = save_report(rows, out, recorded.n_questions)
@@ -115,18 +118,6 @@ def curve(rows: Sequence[Row], name: str) -> list[Row]:
     return sorted(alike, key=lambda row: math.inf if row[name] is None else row[name])
 
 
-def figure_class() -> Any:
-    """The figure of matplotlib; raises `SelfRAGError` when that is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SelfRAGError(
-            f"cannot draw curves: {error}; rescoring needs matplotlib, "
-            'so run `pip install "selfrag[train]"`'
-        ) from error
-    return Figure
-
-
 def _or_none(value: float, digits: int = 12) -> float | None:
     return None if math.isnan(value) else round(float(value), digits)
 
@@ -154,60 +145,34 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _plot_threshold(path: Path, rows: Sequence[Row], n_questions: int) -> None:
-    figure = figure_class()(figsize=(7, 4.2), layout="constrained")
-    axis = figure.add_subplot()
     numbered = [row for row in rows if row["threshold"] is not None]
-    x = [row["threshold"] for row in numbered]
-    axis.plot(x, _column(numbered, "retrieval_rate"), "o-", label="retrieval rate")
-    axis.plot(x, _column(numbered, "accuracy"), "s-", label="accuracy")
-    unrecorded = [row["n_unrecorded"] / n_questions for row in numbered]
-    if any(unrecorded):
-        axis.plot(x, unrecorded, ":", color="gray", label="not recorded, so not judged")
-    for row in rows:
-        if row["threshold"] is None:
-            _level(axis, row["retrieval_rate"], "C0", "retrieval rate, emitted token decides")
-            _level(axis, row["accuracy"], "C1", "accuracy, emitted token decides")
-    axis.set(
+    names = {"retrieval rate": "retrieval_rate", "accuracy": "accuracy"}
+    emitted = next((row for row in rows if row["threshold"] is None), {})
+    figure = plots.threshold_figure(
+        _column(numbered, "threshold"),
+        {name: _column(numbered, key) for name, key in names.items()},
+        _column(numbered, "n_unrecorded") / n_questions,
         title=f"gate threshold, {n_questions} questions ({_fixed(rows[0], 'threshold')})",
-        xlabel="retrieve above this probability (gate threshold)",
-        ylabel="share of questions",
-        xlim=(-0.02, 1.02),
+        levels={
+            f"{name}, emitted token decides": emitted[key]
+            for name, key in names.items()
+            if emitted.get(key) is not None
+        },
     )
-    _finish(figure, axis, path)
+    plots.save(figure, path)
 
 
 def _plot_w_sup(path: Path, rows: Sequence[Row]) -> None:
-    figure = figure_class()(figsize=(7, 4.2), layout="constrained")
-    axis = figure.add_subplot()
-    x = [row["w_sup"] for row in rows]
-    axis.plot(
-        x, _column(rows, "citation_precision"), "o-", label="citation precision (of cited passages)"
-    )
-    axis.plot(
-        x, _column(rows, "accuracy"), "s--", label="accuracy (of answers)", color="C1", alpha=0.7
-    )
-    axis.set(
-        title=f"weight of support, {rows[0]['n_judged']} questions ({_fixed(rows[0], 'w_sup')})",
-        xlabel="weight of support (w_sup, no unit)",
-        ylabel="share",
-    )
-    _finish(figure, axis, path)
+    shares = {
+        "accuracy (of answers)": _column(rows, "accuracy"),
+        "citation precision (of cited passages)": _column(rows, "citation_precision"),
+    }
+    title = f"weight of support, {rows[0]['n_judged']} questions ({_fixed(rows[0], 'w_sup')})"
+    plots.save(plots.weight_figure(_column(rows, "w_sup"), shares, title=title), path)
 
 
-def _finish(figure: Any, axis: Any, path: Path) -> None:
-    axis.set_ylim(-0.02, 1.02)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="best")
-    figure.savefig(path, dpi=120)
-
-
-def _level(axis: Any, value: float | None, color: str, label: str) -> None:
-    if value is not None:
-        axis.axhline(value, linestyle="--", color=color, alpha=0.6, label=label)
-
-
-def _column(rows: Sequence[Row], name: str) -> list[float]:
-    return [_or(row[name], math.nan) for row in rows]
+def _column(rows: Sequence[Row], name: str) -> FloatArray:
+    return np.array([_or(row[name], math.nan) for row in rows], dtype=float)
 
 
 def _fixed(row: Row, name: str) -> str:

@@ -118,8 +118,8 @@ def generator(
 
 
 def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
+    from selfrag.train.checkpoints import plot_run
     from selfrag.train.config import is_first_process
-    from selfrag.train.plot import plot_run
     from selfrag.train.run import train_from_file
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -168,10 +168,10 @@ def critic(
 
 
 def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
+    from selfrag.train.checkpoints import plot_run
     from selfrag.train.config import is_first_process
-    from selfrag.train.critic import train_critic
+    from selfrag.train.critic import plot_reliability, train_critic
     from selfrag.train.critic_data import LabelForm
-    from selfrag.train.plot import plot_reliability, plot_run
 
     if labels not in list(LabelForm):
         raise BadInput(f"cannot train a critic: --labels is {labels!r}; expected text or token")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from selfrag import plots
 from selfrag.cli import options
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.report import Reporter
@@ -86,24 +87,11 @@ def _show_ways(found: "list[Tuned]", best: "Tuned | None") -> None:
 
 
 def _draw(found: "list[Tuned]", out: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"cannot draw {out}: {error}; expected matplotlib, so "
-            'run pip install "selfrag[train]" or leave --plot out'
-        ) from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for kind in dict.fromkeys(each.kind for each in found):
-        ways = [each for each in found if each.kind is kind]
-        label = f"{kind.value}, {ways[0].index_mb:.1f} MB"
-        axes.plot([e.p50_ms for e in ways], [e.recall for e in ways], "o", label=label)
-    axes.set(xlabel="median milliseconds a query", ylabel="recall@10", xscale="log")
-    axes.set_title(f"{found[0].n_rows} passages")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(out, dpi=120)
+    ways: dict[str, list[tuple[float, float]]] = {}
+    for each in found:
+        label = f"{each.kind.value}, {each.index_mb:.1f} MB"
+        ways.setdefault(label, []).append((each.p50_ms, each.recall))
+    plots.save(plots.latency_figure(ways, f"{found[0].n_rows} passages"), out)
 
 
 def _apply(path: str, manifest: Manifest, best: "Tuned") -> None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from selfrag import plots
 from selfrag.errors import SelfRAGError
-from selfrag.evaluate import plots
 from selfrag.evaluate.report import TaskReport
 from selfrag.evaluate.summary import Run
 from selfrag.statistics import Estimate, estimate
+from selfrag.trace.rescore import RescoreTable
 
 COSTS = ("passages_read", "tokens", "seconds")
 
@@ -139,7 +140,7 @@ def _bars_image(part: TaskReport) -> str:
     """Empty where no question was answered."""
     rows = _bars(part)
     label = f"{part.headline}, mean and 95% interval"
-    return _image(plots.bars_figure(rows, label)) if rows else ""
+    return _image(plots.svg(plots.bars_figure(rows, label))) if rows else ""
 
 
 def _costs(part: TaskReport, name: str, run: Run) -> list[str]:
@@ -171,7 +172,7 @@ def _counts(run: Run) -> dict[str, Any]:
 
 
 def _curves(part: TaskReport) -> list[dict[str, str]]:
-    shown: list[tuple[str, str]] = []
+    shown: list[tuple[str, plots.Figure]] = []
     if part.relevance:
         drawn = plots.reliability_figure(part.relevance, "relevance", "the passage has a gold")
         shown.append(("Is relevance calibrated?", drawn))
@@ -181,9 +182,29 @@ def _curves(part: TaskReport) -> list[dict[str, str]]:
     if part.abstention:
         shown.append(("What abstaining would give", plots.risk_figure(part.abstention)))
     for each in part.controls:
-        shown.append(("Gate", plots.threshold_figure(each.threshold, each.title)))
-        shown.append(("Weight of support", plots.weight_figure(each.support, each.title)))
-    return [{"caption": caption, "image": _image(svg)} for caption, svg in shown]
+        shown.append(("Gate", _threshold_figure(each.threshold, each.title)))
+        shown.append(("Weight of support", _weight_figure(each.support, each.title)))
+    return [{"caption": caption, "image": _image(plots.svg(found))} for caption, found in shown]
+
+
+def _threshold_figure(table: RescoreTable, title: str) -> plots.Figure:
+    has_answer = table.n_answered > 0
+    n_questions = table.n_answered + table.n_unrecorded
+    shares = {"retrieval rate": table.retrieval_rate, "match_words": table.accuracy}
+    return plots.threshold_figure(
+        table.threshold[has_answer],
+        {name: share[has_answer] for name, share in shares.items()},
+        (table.n_unrecorded / n_questions)[has_answer],
+        title=title,
+    )
+
+
+def _weight_figure(table: RescoreTable, title: str) -> plots.Figure:
+    shares = {
+        "match_words": table.accuracy,
+        "cited passages with a gold": table.citation_precision,
+    }
+    return plots.weight_figure(table.weights[:, 1], shares, title=title)
 
 
 def _image(svg: str) -> str:

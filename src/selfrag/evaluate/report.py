@@ -4,22 +4,25 @@ All of it comes from records; no model is opened. Knows nothing of HTML.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selfrag.errors import BadInput
-from selfrag.evaluate.calibration import (
-    Reliability,
-    RiskCoverage,
-    judged_candidates,
-    reliability,
-    risk_coverage,
-)
 from selfrag.evaluate.metrics import METRICS, is_share
 from selfrag.evaluate.record import RECORDS, Record
 from selfrag.evaluate.summary import Run
-from selfrag.statistics import Difference, Estimate, compare, estimate
+from selfrag.gold import holds_gold
+from selfrag.statistics import (
+    Difference,
+    Estimate,
+    Reliability,
+    RiskCoverage,
+    compare,
+    estimate,
+    reliability,
+    risk_coverage,
+)
 from selfrag.trace.grid import Grid
 from selfrag.trace.rescore import RescoreTable, load_traces, rescore
 
@@ -142,6 +145,33 @@ def _comparisons(task: str, metric: str, named: Mapping[str, Run]) -> list[Compa
 def _reliabilities(named: Mapping[str, Run], group: str) -> dict[str, Reliability]:
     found = {name: judged_candidates(run.records, group) for name, run in named.items()}
     return {name: reliability(*judged) for name, judged in found.items() if judged[0]}
+
+
+def judged_candidates(records: Iterable[Record], group: str) -> tuple[list[float], list[bool]]:
+    """Scores of `group`, relevance or support, of every segment read from one passage, and labels.
+
+    A gold string in the passage makes it relevant; one in the segment makes it supported: proxies,
+    told as such.
+    """
+    scores: list[float] = []
+    labels: list[bool] = []
+    for record in records:
+        golds = record.question.answers
+        if record.output is None or not golds or record.question.labels:
+            continue
+        for node in _read_nodes(record.output.trace):
+            score = node["segment"]["scores"][group]
+            if score is None:
+                continue
+            text = node["hits"][0]["text"] if group == "relevance" else node["segment"]["text"]
+            scores.append(float(score))
+            labels.append(holds_gold(text, golds))
+    return scores, labels
+
+
+def _read_nodes(trace: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    nodes = [row for row in trace if row["type"] == "node" and row["segment"] is not None]
+    return [node for node in nodes if len(node["hits"]) == 1]
 
 
 def _abstentions(named: Mapping[str, Run], metric: str) -> dict[str, RiskCoverage]:

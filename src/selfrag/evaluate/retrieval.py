@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, SelfRAGError
+from selfrag.statistics import Estimate, FloatArray, bootstrap_intervals
 
 # By their names in ir-measures, where RR is the value that MRR is the mean of.
 MEASURES = ("R@1", "R@5", "R@20", "R@100", "RR", "nDCG@10")
 ANSWER_MEASURES = ("Success@1", "Success@5", "Success@20", "Success@100", "RR")
-N_RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 # Relevance by passage id, above 0 where the passage is relevant, by query id.
 Qrels = Mapping[str, Mapping[str, int]]
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +33,6 @@ class Ranking:
     def depth(self) -> int:
         """How many passages were retrieved."""
         return max(len(self.scores), len(self.holds_answer or ()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean over queries and its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,21 +130,6 @@ def per_query(
     return values
 
 
-def bootstrap_intervals(values: FloatArray, *, seed: int = 0) -> FloatArray:
-    """Shape (2, n_columns): the 95 % percentile intervals of the means of the columns.
-
-    `values`: (n_queries, n_columns). The columns share their `N_RESAMPLES` samples of the queries,
-    so that the interval of a difference is that of a column of differences.
-    """
-    rng = np.random.default_rng(seed)
-    means = np.empty((N_RESAMPLES, values.shape[1]))
-    for sample in range(N_RESAMPLES):
-        means[sample] = values[rng.integers(len(values), size=len(values))].mean(axis=0)
-    tail = (1 - CONFIDENCE) / 2
-    intervals: FloatArray = np.quantile(means, [tail, 1 - tail], axis=0)
-    return intervals
-
-
 def _scores(
     queries: Sequence[str],
     measures: Sequence[str],
@@ -174,7 +147,7 @@ def _scores(
     means, (low, high) = values.mean(axis=0), bootstrap_intervals(values, seed=seed)
     names = ["MRR" if name == "RR" else name for name in measures]
     estimates = [
-        Estimate(mean=float(mean), low=float(a), high=float(b))
+        Estimate(mean=float(mean), low=float(a), high=float(b), n=len(queries))
         for mean, a, b in zip(means, low, high, strict=True)
     ]
     return RetrievalScores(

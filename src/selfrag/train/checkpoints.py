@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from selfrag import plots
 from selfrag.reflection import REFLECTION_TOKENS
 from selfrag.train.batches import Batch, token_losses
 
@@ -67,6 +68,20 @@ def read_held_out(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def plot_run(run: Path) -> Path:
+    """Draws `curve.png` from `log.json` and `held_out.jsonl` of a run folder; its path."""
+    log = [row for row in json.loads((run / "log.json").read_text()) if "loss" in row]
+    held = read_held_out(run / HELD_OUT_FILE)
+    figure = plots.loss_figure(
+        [(row["step"], float(row["loss"])) for row in log],
+        {
+            kind: [(row["step"], row[kind]) for row in held]
+            for kind in sorted({key for row in held for key in row} - {"step"})
+        },
+    )
+    return plots.save(figure, run / "curve.png")
 
 
 class HeldOutLosses(TrainerCallback):

@@ -5,7 +5,7 @@ group; a label of one token gives the same as reading the logits once.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from selfrag import plots
 from selfrag.annotate.judgement import LABELS
 from selfrag.prompt import Tokenizer
+from selfrag.statistics import LabelQuality, label_quality
 from selfrag.train.batches import collate, packs_cleanly, token_losses
-from selfrag.train.calibration import Quality, measure
 from selfrag.train.config import TrainConfig, is_first_process
 from selfrag.train.critic_data import (
     CriticRow,
@@ -43,7 +44,7 @@ class TrainedCritic:
 
     folder: Path
     rows: CriticRows
-    quality: dict[str, Quality]
+    quality: dict[str, LabelQuality]
 
 
 def train_critic(path: Path, config: TrainConfig, form: LabelForm) -> TrainedCritic:
@@ -72,7 +73,7 @@ def train_critic(path: Path, config: TrainConfig, form: LabelForm) -> TrainedCri
 
 def judge(
     model: Any, rows: Sequence[CriticRow], tokenizer: Tokenizer, config: TrainConfig
-) -> dict[str, Quality]:
+) -> dict[str, LabelQuality]:
     """Quality by group on `rows`; every probability goes to `predictions.jsonl`."""
     probs = label_probs(model, rows, tokenizer, config)
     if is_first_process():
@@ -94,14 +95,21 @@ def judge(
 
 def quality_by_group(
     rows: Sequence[CriticRow], probs: Sequence[NDArray[np.float64]]
-) -> dict[str, Quality]:
-    """`measure` for every group that `rows` has."""
+) -> dict[str, LabelQuality]:
+    """`label_quality` of every group that `rows` has."""
     found = {}
     for group in sorted({row.group for row in rows}):
         own = [(row, p) for row, p in zip(rows, probs, strict=True) if row.group is group]
         gold = np.array([LABELS[group].index(row.label) for row, _ in own])
-        found[str(group)] = measure(np.stack([p for _, p in own]), gold, LABELS[group])
+        found[str(group)] = label_quality(np.stack([p for _, p in own]), gold, LABELS[group])
     return found
+
+
+def plot_reliability(quality: Mapping[str, LabelQuality], path: Path) -> Path:
+    """Draws how often labels are right against how sure the critic is, by group; `path`."""
+    bins = {group: found.bins for group, found in quality.items()}
+    titles = {group: f"{group}: ECE {q.ece:.3f}, n {q.n}" for group, q in quality.items()}
+    return plots.save(plots.bins_figure(bins, titles), path)
 
 
 def label_probs(
@@ -169,7 +177,7 @@ def _runs(trees: Sequence[Tree], tokens_per_batch: int) -> Iterator[list[Tree]]:
 
 
 def _save_report(
-    path: Path, rows: CriticRows, n_held_out: int, quality: dict[str, Quality]
+    path: Path, rows: CriticRows, n_held_out: int, quality: dict[str, LabelQuality]
 ) -> None:
     report = {
         "n_rows": len(rows.rows),
