@@ -5,19 +5,20 @@ import re
 
 import numpy as np
 import pytest
-from selfrag.evaluate.calibration import judged_candidates, reliability, risk_coverage
 
 from eval_parts import ROWS, cited, hit, output, question, questions_with_passages, random_system
+from selfrag import plots
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
-from selfrag.evaluate import page, plots
+from selfrag.evaluate import page
 from selfrag.evaluate.export import ExportFormat, cited_text, export
 from selfrag.evaluate.metrics import METRICS
 from selfrag.evaluate.published import check_run
 from selfrag.evaluate.record import Record, RecordFile
-from selfrag.evaluate.report import build_report
+from selfrag.evaluate.report import build_report, judged_candidates
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import Run, load_run, measure
+from selfrag.statistics import reliability, risk_coverage
 
 pytest.importorskip("scipy")
 
@@ -59,7 +60,7 @@ def runs(tmp_path):
 
 
 def test_words_of_a_figure_are_text_that_cannot_end_it():
-    figure = plots.bars_figure([("ours </svg>", 0.5, 0.4, 0.6)], "match_words")
+    figure = plots.svg(plots.bars_figure([("ours </svg>", 0.5, 0.4, 0.6)], "match_words"))
     assert re.search(r"<text[^>]*>match_words</text>", figure)
     assert "ours &lt;/svg&gt;" in figure
     assert figure.count("</svg>") == 1
