@@ -98,6 +98,10 @@ class CachedEngine:
         """The inner engine's tokenizer."""
         return self._engine.tokenizer
 
+    def close(self) -> None:
+        """Closes the engine inside."""
+        self._engine.close()
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Completions in order; equal requests share one."""
         keys = [(r.prompt_ids, r.max_new_tokens, r.stop_ids, r.watch_ids) for r in requests]

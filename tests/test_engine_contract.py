@@ -188,6 +188,34 @@ def test_a_prompt_may_fill_the_context_and_no_more(engine):
         engine.generate([Request(prefix_ids=(*full, full[0]), max_new_tokens=4)])
 
 
+def test_earlier_calls_change_nothing(engine):
+    """Every path is continued as a search does: from what was written, by several candidates."""
+    fresh = [replace(request, max_new_tokens=6) for request in requests(engine, [40, 33, 1])]
+    written = engine.generate(fresh)
+    paths = [
+        (*request.prompt_ids, *done.token_ids) for request, done in zip(fresh, written, strict=True)
+    ]
+    ends = prompts(engine, [1, 30, 7])
+    later = [replace(fresh[0], prefix_ids=path, suffix_ids=end) for path in paths for end in ends]
+    warm = engine.generate(later)
+    engine._batcher._cache.clear()
+    for found, request in zip(warm, later, strict=True):
+        (expected,) = engine.generate([request])
+        assert_same(found, expected)
+        engine._batcher._cache.clear()
+
+
+def test_a_closed_engine_cannot_be_used(request, engine, tmp_path):
+    cases = {"scripted": scripted_case, "llama": llama_case, "transformers": transformers_case}
+    kind = request.node.callspec.params["engine"]
+    mine = cases[kind]() if kind == "scripted" else cases[kind](tmp_path)
+    mine.generate(requests(mine, [5]))
+    mine.close()
+    mine.close()
+    with pytest.raises(EngineError, match="was closed"):
+        mine.generate(requests(mine, [5]))
+
+
 def oracle_logprobs(model, token_ids):
     """Log-probabilities after every position, (T, V), from one plain forward pass."""
     import torch
@@ -231,14 +259,20 @@ def test_transformers_engine_equals_a_full_forward_pass_on_any_batch(tiny, start
         assert_greedy(tiny.model, request, completion)
 
 
-def shapes_read(engine, batch):
-    """The shape of `input_ids` in every forward pass of one call."""
+def torch_model(engine):
+    return engine._batcher._model._model
+
+
+def shapes_read(engine, *batches):
+    """The shape of `input_ids` in every forward pass of some calls, nothing being cached before."""
+    engine._batcher._cache.clear()
     shapes = []
-    hook = engine._model.register_forward_pre_hook(
+    hook = torch_model(engine).register_forward_pre_hook(
         lambda module, args, fields: shapes.append(tuple(fields["input_ids"].shape)),
         with_kwargs=True,
     )
-    engine.generate(batch)
+    for batch in batches:
+        engine.generate(batch)
     hook.remove()
     return shapes
 
@@ -261,13 +295,13 @@ def test_finished_rows_leave_the_batch(tiny):
     assert shapes_read(tiny.engine, batch) == [(3, 3), (2, 1), (2, 1)]
 
 
-def test_groups_respect_rows_and_padded_tokens(tiny):
-    from selfrag.engine.batching import MAX_PADDED_TOKENS, groups
-
-    short = [Request(prefix_ids=(1,) * n, max_new_tokens=1) for n in (2, 1, 3, 1, 2)]
-    assert groups(short, 2) == [[1, 3], [0, 4], [2]]
-    half = Request(prefix_ids=(1,) * (MAX_PADDED_TOKENS // 2), max_new_tokens=1)
-    assert groups([half] * 5, 16) == [[0, 1], [2, 3], [4]]
+def test_the_next_call_reads_only_what_is_new(tiny):
+    first = Request(prefix_ids=tuple(prompts(tiny.engine, [40])[0]), max_new_tokens=4)
+    (done,) = tiny.engine.generate([first])
+    path = (*first.prompt_ids, *done.token_ids)
+    # 43 of these are known: the last id written was chosen, but never read.
+    later = [Request(prefix_ids=path, suffix_ids=(n, n, n), max_new_tokens=1) for n in (5, 6)]
+    assert shapes_read(tiny.engine, [first], later) == [(1, 40), *[(1, 1)] * 3, (2, 4)]
 
 
 @pytest.mark.parametrize(("n_prompt", "n_new"), [(0, 1), (1, 0)])
@@ -280,7 +314,7 @@ def test_a_failing_back_end_is_an_engine_error(tiny):
     def fail(*args):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    hook = tiny.engine._model.register_forward_pre_hook(fail)
+    hook = torch_model(tiny.engine).register_forward_pre_hook(fail)
     with pytest.raises(EngineError, match="can't allocate memory; if memory is short"):
         tiny.engine.generate(requests(tiny.engine, [5]))
     hook.remove()

@@ -28,8 +28,9 @@ class FinishReason(StrEnum):
 class Request:
     """One greedy completion to compute.
 
-    The prompt is `prefix_ids + suffix_ids`; requests with equal `prefix_ids` let an engine
-    compute that part once. `watch_ids` are the ids whose log-probabilities come back each step.
+    The prompt is `prefix_ids + suffix_ids`; engines read a beginning that prompts have in common
+    once, wherever the two parts meet. `watch_ids` are the ids whose log-probabilities come back
+    each step.
     """
 
     prefix_ids: tuple[int, ...]
@@ -79,6 +80,10 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request greedily, in order; an empty batch gives an empty list.
 
-        Batch composition never changes a result beyond rounding. Raises `EngineError`.
+        Neither the batch nor earlier calls change a result beyond rounding. Raises `EngineError`.
         """
+        ...
+
+    def close(self) -> None:
+        """Lets go of the model; `generate` raises `EngineError` after. Closing twice is allowed."""
         ...

@@ -1,93 +1,40 @@
-"""What every engine needs around its model: grouping requests, and drafts being written.
+"""What every engine needs around its model: which rows to read together, and drafts in progress.
 
-Numpy alone. Knows nothing of architectures or caches.
+Requests lie in a trie of token ids. What the prefix cache holds is not read, a beginning that
+several rows share is read once for all of them, and what was read and written is kept for later
+calls. Numpy alone. Knows nothing of architectures.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, FinishReason, FloatArray, Request
+from selfrag.engine.prefix_cache import Known, PrefixCache, Spans, common_length
 from selfrag.errors import BadInput, EngineError
 
-# Prompt ids, padding included, that one forward pass may hold: bounds memory, not results.
+# Prompt ids, padding included, that one group may hold: bounds memory, not results.
 MAX_PADDED_TOKENS = 8192
 
-# A common start shorter than this is cheaper to compute in every row than in a pass of its own.
-MIN_SHARED_TOKENS = 32
+# A pass of its own costs about as much as reading this many tokens more in a pass that is made
+# anyway, so a common beginning is read first where that saves more.
+MIN_SAVED_TOKENS = 32
 
+# Memory for states that later calls may continue.
+CACHE_BYTES = 1 << 30
 
-class Rows(Protocol):
-    """Prompts in flight. `logits`: shape (B, V), of the next id of every row."""
-
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """Shape (B, V)."""
-        ...
-
-
-R = TypeVar("R", bound=Rows)
-
-
-def complete_in_groups(
-    requests: Sequence[Request],
-    *,
-    max_batch: int,
-    max_context: int,
-    read: Callable[[Sequence[Request]], R],
-    write: Callable[[R, list[int], NDArray[np.int64]], R],
-) -> list[Completion]:
-    """Greedy completions, in order, of requests that are computed in groups of similar length.
-
-    `read` takes the prompts of one group; `write` keeps the rows listed and lets each read the id
-    (B,) that it just chose. A request for one token costs no `write`. Raises `BadInput` for a
-    prompt that leaves no room.
-    """
-    for request in requests:
-        require_room(request, max_context)
-    completions: dict[int, Completion] = {}
-    for group in groups(requests, max_batch):
-        completed = _complete([requests[index] for index in group], read, write)
-        completions.update(zip(group, completed, strict=True))
-    return [completions[index] for index in range(len(requests))]
-
-
-def _complete(
-    requests: Sequence[Request],
-    read: Callable[[Sequence[Request]], R],
-    write: Callable[[R, list[int], NDArray[np.int64]], R],
-) -> list[Completion]:
-    drafts = [_Draft(request) for request in requests]
-    writing = list(drafts)
-    rows = read(requests)
-    while True:
-        logprobs = log_softmax(rows.logits)
-        chosen = logprobs.argmax(axis=-1)
-        for draft, token_id, row in zip(writing, chosen.tolist(), logprobs, strict=True):
-            draft.add(token_id, row)
-        kept = [row for row, draft in enumerate(writing) if draft.finish_reason is None]
-        if not kept:
-            return [draft.completion() for draft in drafts]
-        writing = [writing[row] for row in kept]
-        rows = write(rows, kept, chosen[kept])
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities of every row, (B, V), nats."""
-    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+Ids = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
-class _Draft:
-    """One completion being written."""
+class Draft:
+    """One completion in progress."""
 
     request: Request
     token_ids: list[int] = field(default_factory=list)
@@ -95,18 +42,23 @@ class _Draft:
     watched: list[FloatArray] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
-    def add(self, token_id: int, logprobs: NDArray[np.float32]) -> None:
-        """Appends `token_id`; `logprobs`: shape (V,), nats."""
-        self.token_ids.append(token_id)
-        self.logprobs.append(float(logprobs[token_id]))
-        watched = logprobs[list(self.request.watch_ids)]
-        self.watched.append(watched.astype(np.float64))
-        if token_id in self.request.stop_ids:
+    def add(self, step: "Step") -> None:
+        """Appends what was chosen; at a stop id or the limit the draft is finished."""
+        self.token_ids.append(step.token_id)
+        self.logprobs.append(step.logprob)
+        self.watched.append(step.watched)
+        if step.token_id in self.request.stop_ids:
             self.finish_reason = FinishReason.STOP
         elif len(self.token_ids) == self.request.max_new_tokens:
             self.finish_reason = FinishReason.LENGTH
 
+    @property
+    def read_ids(self) -> Ids:
+        """All that the model has read; the id chosen last is read only to choose another."""
+        return (*self.request.prompt_ids, *self.token_ids[:-1])
+
     def completion(self) -> Completion:
+        """The finished completion."""
         if self.finish_reason is None:
             raise ValueError("cannot close a completion that is still being written")
         return Completion(
@@ -115,6 +67,167 @@ class _Draft:
             watched=np.stack(self.watched),
             finish_reason=self.finish_reason,
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One decode step of one row: the id chosen and its log-probability, and those watched."""
+
+    token_id: int
+    logprob: float
+    watched: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row(Generic[S]):
+    """What one row reads now, after the positions known; room is needed for `n_more` further."""
+
+    known: Known[S]
+    ids: Ids
+    n_more: int = 0
+
+
+class Rows(Protocol[S_co]):
+    """Prompts in flight, all of whose ids have been read."""
+
+    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
+        """The next id of every row; row i belongs to draft i."""
+        ...
+
+    def span(self, row: int, start: int, stop: int) -> S_co:
+        """A copy of the state of some positions of one row."""
+        ...
+
+
+R = TypeVar("R", bound=Rows[Any])
+
+
+class Model(Spans[S], Protocol[S, R]):
+    """A language model that reads rows in passes. S: the state of a run of positions."""
+
+    def read(self, rows: Sequence[Row[S]]) -> R:
+        """One forward pass over the new ids of every row, at least one each."""
+        ...
+
+    def write(self, rows: R, kept: Sequence[int], token_ids: Sequence[int]) -> R:
+        """One decode step: the rows kept read the id that each just chose."""
+        ...
+
+
+class Batcher(Generic[S, R]):
+    """Greedy completions from a `Model`, in groups of rows.
+
+    Where `share` is false every row is read on its own, from its first id: for a model whose state
+    is not one of keys and values by position.
+    """
+
+    def __init__(
+        self,
+        model: Model[S, R],
+        *,
+        name: str,
+        max_context: int,
+        max_batch: int,
+        cache_bytes: int = CACHE_BYTES,
+        share: bool = True,
+    ) -> None:
+        self._model: Model[S, R] | None = model
+        self._name = name
+        self._max_context = max_context
+        self._max_batch = max_batch
+        self._share = share
+        self._cache: PrefixCache[S] = PrefixCache(model, max_bytes=cache_bytes if share else 0)
+
+    def close(self) -> None:
+        """Lets go of the model and of all states; closing twice is allowed."""
+        self._model = None
+        self._cache.clear()
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Greedy completions, in order. A request for one token costs no decode step.
+
+        Raises `BadInput` for a prompt that leaves no room, and `EngineError` once closed.
+        """
+        if self._model is None:
+            raise EngineError(
+                f"cannot complete {len(requests)} prompts: {self._name} was closed; expected an "
+                "engine in use, so open the model again"
+            )
+        for request in requests:
+            require_room(request, self._max_context)
+        for request in requests:
+            self._cache.find(request.prompt_ids)  # what this call needs is evicted last
+        completions: dict[int, Completion] = {}
+        for group in groups([request.prompt_ids for request in requests], self._max_batch):
+            completed = self._complete(self._model, [requests[index] for index in group])
+            completions.update(zip(group, completed, strict=True))
+        return [completions[index] for index in range(len(requests))]
+
+    def _complete(self, model: Model[S, R], requests: Sequence[Request]) -> list[Completion]:
+        drafts = [Draft(request) for request in requests]
+        known = self._read_common(model, [request.prompt_ids for request in requests])
+        rows = model.read(
+            [
+                Row(start, request.prompt_ids[start.n :], request.max_new_tokens)
+                for start, request in zip(known, requests, strict=True)
+            ]
+        )
+        writing = list(drafts)
+        while True:
+            for draft, step in zip(writing, rows.choose(writing), strict=True):
+                draft.add(step)
+            kept = [row for row, draft in enumerate(writing) if draft.finish_reason is None]
+            for row, draft in enumerate(writing):
+                if draft.finish_reason is not None:
+                    self._keep(rows, row, draft.read_ids)
+            if not kept:
+                return [draft.completion() for draft in drafts]
+            writing = [writing[row] for row in kept]
+            rows = model.write(rows, kept, [draft.token_ids[-1] for draft in writing])
+
+    def _read_common(self, model: Model[S, R], prompts: Sequence[Ids]) -> list[Known[S]]:
+        """What is known of every prompt once the beginnings that several share are read.
+
+        Of every prompt at least the last id is left, as its logits are needed.
+        """
+        known: list[Known[S]] = [self._cache.find(prompt[:-1]) for prompt in prompts]
+        if not self._share:
+            return known
+        while ends := common_starts(prompts, [start.n for start in known]):
+            rows = model.read(
+                [Row(known[first], prompts[first][known[first].n : end]) for first, _, end in ends]
+            )
+            for row, (first, last, end) in enumerate(ends):
+                start = known[first]
+                self._keep(rows, row, prompts[first][:end])
+                longer = start.then(rows.span(row, start.n, end), end - start.n)
+                known[first : last + 1] = [longer] * (last + 1 - first)
+        return known
+
+    def _keep(self, rows: R, row: int, ids: Ids) -> None:
+        self._cache.add(ids, lambda start, stop: rows.span(row, start, stop))
+
+
+def greedy(logits: NDArray[np.float32], drafts: Sequence[Draft]) -> list[Step]:
+    """The most probable id of every row of `logits` (B, V), and the log-probabilities asked for."""
+    logprobs = log_softmax(logits)
+    return [
+        Step(
+            token_id,
+            float(row[token_id]),
+            row[list(draft.request.watch_ids)].astype(np.float64),
+        )
+        for draft, token_id, row in zip(
+            drafts, logprobs.argmax(axis=-1).tolist(), logprobs, strict=True
+        )
+    ]
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log-probabilities of every row, (B, V), nats."""
+    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
 
 
 def require_room(request: Request, max_context: int) -> None:
@@ -133,53 +246,68 @@ def require_room(request: Request, max_context: int) -> None:
         )
 
 
-def groups(requests: Sequence[Request], max_batch: int) -> list[list[int]]:
-    """Indices of requests of similar length, shortest first; ties keep their order."""
+def groups(prompts: Sequence[Ids], max_batch: int) -> list[list[int]]:
+    """Indices of prompts to be read together, in the order of their trie."""
     made: list[list[int]] = []
-    for index in sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids)):
-        n_padded = len(requests[index].prompt_ids) * (len(made[-1]) + 1 if made else 0)
+    longest = 0
+    for index in trie_order(prompts):
+        longest = max(longest, len(prompts[index]))
+        n_padded = longest * (len(made[-1]) + 1 if made else 0)
         if not made or len(made[-1]) >= max_batch or n_padded > MAX_PADDED_TOKENS:
             made.append([])
+            longest = len(prompts[index])
         made[-1].append(index)
     return made
 
 
-def shared_length(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many first ids to read once for all rows; every row keeps at least one for itself."""
-    if len(prompts) < 2:
-        return 0
-    columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
-    n_shared = min(sum(1 for _ in columns), min(len(prompt) for prompt in prompts) - 1)
-    return n_shared if n_shared >= MIN_SHARED_TOKENS else 0
+def trie_order(prompts: Sequence[Ids]) -> list[int]:
+    """Indices such that prompts with a common beginning lie side by side.
+
+    Where prompts part, the branch whose longest prompt is shorter comes first: rows of similar
+    length waste less padding. Equal prompts keep their order.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    common = _common_lengths([prompts[index] for index in order])
+    done: list[int] = []
+    branches = [(0, len(order) - 1)] if order else []
+    while branches:
+        first, last = branches.pop()
+        if first == last:
+            done.append(order[first])
+            continue
+        parts = _parted(common, first, last, at=min(common[first:last]))
+        parts.sort(key=lambda part: max(len(prompts[i]) for i in order[part[0] : part[1] + 1]))
+        branches += reversed(parts)
+    return done
 
 
-def end_of_sequence(path: Path) -> str:
-    """The surface of the end token, from `tokenizer_config.json` in a model folder."""
-    token = _read_json(path / "tokenizer_config.json").get("eos_token")
-    surface = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(surface, str):
-        raise EngineError(
-            f"cannot learn the end token from {path / 'tokenizer_config.json'}: found {token!r}; "
-            "expected a JSON object with eos_token, so restore the model folder"
-        )
-    return surface
+def common_starts(prompts: Sequence[Ids], known: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The beginnings to read next, as (first row, last row, end), where rows lie in trie order.
+
+    `known`: how many ids of every row are read already. Empty where reading beginnings first would
+    save less than it costs.
+    """
+    common = _common_lengths(prompts)
+    found: list[tuple[int, int, int]] = []
+    branches = [(0, len(prompts) - 1)]
+    while branches:
+        first, last = branches.pop()
+        if first >= last:
+            continue
+        end = min(common[first:last])
+        if (last - first) * (end - known[first]) >= MIN_SAVED_TOKENS:
+            found.append((first, last, end))
+        else:
+            branches += _parted(common, first, last, at=end)
+    return found
 
 
-def read_model_config(path: Path) -> dict[str, Any]:
-    """`config.json` of a model folder; raises `EngineError`."""
-    return _read_json(path / "config.json")
+def _common_lengths(prompts: Sequence[Ids]) -> list[int]:
+    """How many ids each prompt shares with the next; each keeps at least one for itself."""
+    return [min(common_length(a, b), len(a) - 1, len(b) - 1) for a, b in pairwise(prompts)]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(
-            f"cannot load a model: {path} is not readable ({error}); expected a JSON file of a "
-            "model folder, so restore the folder"
-        ) from error
-    if not isinstance(data, dict):
-        raise EngineError(
-            f"cannot load a model: {path} holds no JSON object; restore the model folder"
-        )
-    return data
+def _parted(common: Sequence[int], first: int, last: int, *, at: int) -> list[tuple[int, int]]:
+    """The runs of rows from `first` to `last` that have more than `at` ids in common."""
+    cuts = [row for row in range(first, last) if common[row] == at]
+    return list(zip([first, *(cut + 1 for cut in cuts)], [*cuts, last], strict=True))

@@ -9,7 +9,7 @@ attention (arXiv 2305.13245). Knows nothing of Self-RAG.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -17,13 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import (
-    complete_in_groups,
-    end_of_sequence,
-    read_model_config,
-    shared_length,
-)
-from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Row, Step, greedy
+from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence, read_model_config
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
@@ -83,19 +78,26 @@ class LlamaShape:
 class LlamaEngine:
     """A Llama model folder (config.json, model.safetensors, tokenizer.json) as an `Engine`.
 
-    Computes in fp32 with numpy's BLAS and its threads. `max_batch` is in rows. Raises
-    `EngineError` where the folder does not hold such a model.
+    Computes in fp32 with numpy's BLAS and its threads. `max_batch` is in rows; `cache_bytes` bounds
+    what is kept for later calls. Raises `EngineError` where the folder does not hold such a model.
     """
 
-    def __init__(self, path: Path, *, name: str, max_batch: int = 16) -> None:
+    def __init__(
+        self, path: Path, *, name: str, max_batch: int = 16, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         started = time.perf_counter()
         self._name = name
-        self._max_batch = max_batch
         self._tokenizer = FileTokenizer(
             path / "tokenizer.json", end_of_sequence=end_of_sequence(path)
         )
         self._shape = LlamaShape.read(path)
-        self._weights = _load(path, self._shape)
+        self._batcher = Batcher(
+            _Llama(_load(path, self._shape), self._shape, name),
+            name=name,
+            max_context=self.max_context,
+            max_batch=max_batch,
+            cache_bytes=cache_bytes,
+        )
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
 
     @property
@@ -116,46 +118,64 @@ class LlamaEngine:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request greedily, in order; an empty batch gives an empty list.
 
-        A start that all rows of a group share is computed once, and a request for one token costs
-        no decode step. Raises `BadInput` for a prompt that leaves no room and `EngineError` when
-        memory runs out.
+        Raises `BadInput` for a prompt that leaves no room and `EngineError` when memory runs out.
         """
-        return complete_in_groups(
-            requests,
-            max_batch=self._max_batch,
-            max_context=self.max_context,
-            read=self._read,
-            write=self._write,
-        )
+        return self._batcher.complete(requests)
 
-    def _read(self, requests: Sequence[Request]) -> "_Rows":
-        """One pass over the prompts; the caches have room for all that may be written."""
-        prompts = [request.prompt_ids for request in requests]
-        n_shared = shared_length(prompts)
+    def close(self) -> None:
+        """Lets go of the weights; the engine cannot be used after."""
+        self._batcher.close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Span:
+    """Keys and values of consecutive positions, (n_layers, n_kv_heads, n, head_dim) each."""
+
+    keys: Array
+    values: Array
+
+    def copy(self, start: int, stop: int) -> "_Span":
+        return _Span(self.keys[:, :, start:stop].copy(), self.values[:, :, start:stop].copy())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Llama:
+    """The model as `batching.Model`."""
+
+    weights: "_Weights"
+    shape: LlamaShape
+    name: str
+
+    def read(self, rows: Sequence[Row[_Span]]) -> "_Rows":
+        """One pass over the new ids of every row; the caches have room for all that follows."""
         caches = [
-            _Cache.empty(self._shape, len(request.prompt_ids) + request.max_new_tokens)
-            for request in requests
+            _Cache.after(row.known.spans, self.shape, row.known.n + len(row.ids) + row.n_more)
+            for row in rows
         ]
-        if n_shared:
-            start = _Cache.empty(self._shape, n_shared)
-            self._forward([prompts[0][:n_shared]], [start])
-            caches = [cache.after(start) for cache in caches]
-        return self._forward([prompt[n_shared:] for prompt in prompts], caches)
+        return self._forward([row.ids for row in rows], caches)
 
-    def _write(self, rows: "_Rows", kept: list[int], token_ids: NDArray[np.int64]) -> "_Rows":
-        """One decode step: every row kept reads the id that it just chose."""
-        return self._forward([[int(i)] for i in token_ids], [rows.caches[row] for row in kept])
+    def write(self, rows: "_Rows", kept: Sequence[int], token_ids: Sequence[int]) -> "_Rows":
+        """One decode step of the rows kept."""
+        return self._forward([(i,) for i in token_ids], [rows.caches[row] for row in kept])
+
+    def cut(self, span: _Span, start: int, stop: int) -> _Span:
+        """A copy of some positions."""
+        return span.copy(start, stop)
+
+    def n_bytes(self, span: _Span) -> int:
+        """The memory that a span holds."""
+        return span.keys.nbytes + span.values.nbytes
 
     def _forward(self, ids: Sequence[Sequence[int]], caches: Sequence["_Cache"]) -> "_Rows":
         try:
-            logits = _logits(self._weights, self._shape, ids, caches)
+            logits = _logits(self.weights, self.shape, ids, caches)
         except MemoryError as error:
             n_tokens = sum(len(row) for row in ids)
             raise EngineError(
-                f"cannot run {self._name} on {len(ids)} rows of {n_tokens} tokens together: "
+                f"cannot run {self.name} on {len(ids)} rows of {n_tokens} tokens together: "
                 f"{error}; memory is short, so lower max_batch or top_k"
             ) from error
-        grown = [cache.grown(len(row)) for row, cache in zip(ids, caches, strict=True)]
+        grown = [_Cache(c.span, c.n_used + len(row)) for row, c in zip(ids, caches, strict=True)]
         return _Rows(grown, logits)
 
 
@@ -185,29 +205,26 @@ class _Weights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cache:
-    """Keys and values of one row, (n_layers, n_kv_heads, n_places, head_dim) each.
+    """The span of one row, of which the first `n_used` positions are filled.
 
-    The first `n_used` places are filled; a forward pass fills more in place.
+    A forward pass fills more in place.
     """
 
-    keys: Array
-    values: Array
+    span: _Span
     n_used: int
 
     @classmethod
-    def empty(cls, shape: LlamaShape, n_places: int) -> "_Cache":
+    def after(cls, known: Sequence[_Span], shape: LlamaShape, n_places: int) -> "_Cache":
+        """Room for `n_places`, begun with a copy of the spans known."""
         size = (shape.n_layers, shape.n_kv_heads, n_places, shape.head_dim)
-        return cls(np.empty(size, np.float32), np.empty(size, np.float32), 0)
-
-    def after(self, start: "_Cache") -> "_Cache":
-        """The same cache, begun with all of `start`."""
-        n = start.keys.shape[2]
-        self.keys[:, :, :n] = start.keys
-        self.values[:, :, :n] = start.values
-        return replace(self, n_used=n)
-
-    def grown(self, n: int) -> "_Cache":
-        return replace(self, n_used=self.n_used + n)
+        span = _Span(np.empty(size, np.float32), np.empty(size, np.float32))
+        n_used = 0
+        for start in known:
+            end = n_used + start.keys.shape[2]
+            span.keys[:, :, n_used:end] = start.keys
+            span.values[:, :, n_used:end] = start.values
+            n_used = end
+        return cls(span, n_used)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,6 +233,14 @@ class _Rows:
 
     caches: list[_Cache]
     logits: Array
+
+    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
+        """The next id of every row."""
+        return greedy(self.logits, drafts)
+
+    def span(self, row: int, start: int, stop: int) -> _Span:
+        """A copy of some positions of one row."""
+        return self.caches[row].span.copy(start, stop)
 
 
 def _logits(
@@ -243,7 +268,7 @@ def _logits(
         seen = np.empty((len(hidden), shape.n_heads, shape.head_dim), np.float32)
         for row, cache in zip(rows, caches, strict=True):
             places = slice(cache.n_used, cache.n_used + row.stop - row.start)
-            keys, values = cache.keys[number], cache.values[number]
+            keys, values = cache.span.keys[number], cache.span.values[number]
             keys[:, places] = rotated[row, shape.n_heads :].swapaxes(0, 1)
             values[:, places] = qkv[row, n_rotated:].swapaxes(0, 1)
             queries = rotated[row, : shape.n_heads]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfrag.engine.base import Completion, FinishReason, Request
+from selfrag.engine.batching import Batcher, Draft, Row, Step
 from selfrag.errors import BadInput, EngineError
 from selfrag.reflection import REFLECTION_TOKENS
 
@@ -113,15 +114,30 @@ class ScriptedEngine:
     """An `Engine` that looks its completions up.
 
     `script` maps a prompt as `ScriptedTokenizer.surface` spells it, or is a function of its ids.
-    `calls` holds every batch received, in order.
+    `calls` holds every batch received, in order. Batches are grouped and prefixes are cached as in
+    any other engine, so that `n_tokens_read` is what a model would have read.
     """
 
     def __init__(
-        self, tokenizer: ScriptedTokenizer, script: Script, *, max_context: int = 4096
+        self,
+        tokenizer: ScriptedTokenizer,
+        script: Script,
+        *,
+        max_context: int = 4096,
+        max_batch: int = 16,
+        cache_tokens: int = 1 << 16,
     ) -> None:
         self._tokenizer = tokenizer
         self._script = script
         self._max_context = max_context
+        self._reader = _Reader()
+        self._batcher = Batcher(
+            self._reader,
+            name=self.name,
+            max_context=max_context,
+            max_batch=max_batch,
+            cache_bytes=cache_tokens,
+        )
         self.calls: list[tuple[Request, ...]] = []
 
     @property
@@ -139,6 +155,11 @@ class ScriptedEngine:
         """The vocabulary this model reads."""
         return self._tokenizer
 
+    @property
+    def n_tokens_read(self) -> int:
+        """How many tokens all forward passes so far would have computed."""
+        return self._reader.n_tokens
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request by the script, in order; an empty batch gives an empty list.
 
@@ -146,7 +167,12 @@ class ScriptedEngine:
         stop id or `max_new_tokens`, and `BadInput` for a prompt that leaves no room.
         """
         self.calls.append(tuple(requests))
-        return [self._complete(request) for request in requests]
+        self._reader.completions = {request: self._complete(request) for request in requests}
+        return self._batcher.complete(requests)
+
+    def close(self) -> None:
+        """The engine cannot be used after."""
+        self._batcher.close()
 
     def _complete(self, request: Request) -> Completion:
         n_prompt = len(request.prompt_ids)
@@ -210,3 +236,41 @@ class ScriptedEngine:
                 f"{request.max_new_tokens} tokens; end it with {END_OF_SEQUENCE!r}"
             )
         return tuple(written[: request.max_new_tokens]), FinishReason.LENGTH
+
+
+class _Reader:
+    """A model that only counts, as `batching.Model`; its state of n positions is n."""
+
+    def __init__(self) -> None:
+        self.n_tokens = 0
+        self.completions: dict[Request, Completion] = {}
+
+    def read(self, rows: Sequence[Row[int]]) -> "_Reader":
+        """Counts the new ids."""
+        self.n_tokens += sum(len(row.ids) for row in rows)
+        return self
+
+    def write(self, rows: "_Reader", kept: Sequence[int], token_ids: Sequence[int]) -> "_Reader":
+        """Counts one id a row."""
+        self.n_tokens += len(kept)
+        return self
+
+    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
+        """The next id of every completion as it was scripted."""
+        steps = []
+        for draft in drafts:
+            done, n = self.completions[draft.request], len(draft.token_ids)
+            steps.append(Step(done.token_ids[n], float(done.logprobs[n]), done.watched[n]))
+        return steps
+
+    def span(self, row: int, start: int, stop: int) -> int:
+        """The state of some positions."""
+        return stop - start
+
+    def cut(self, span: int, start: int, stop: int) -> int:
+        """The state of some of them."""
+        return stop - start
+
+    def n_bytes(self, span: int) -> int:
+        """One for each position, so that the bound is one in tokens."""
+        return span

@@ -1,10 +1,13 @@
 """A `tokenizer.json` as our `Tokenizer`: plain text in, ids out, no control ids from text.
 
-Knows nothing of models. Uses the Rust `tokenizers` library directly, which imports in milliseconds.
+Also reads the JSON files beside it. Knows nothing of weights. Uses the Rust `tokenizers` library
+directly, which imports in milliseconds.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -49,3 +52,35 @@ class FileTokenizer:
         if token_id is None:
             raise KeyError(token)
         return int(token_id)
+
+
+def end_of_sequence(path: Path) -> str:
+    """The surface of the end token, from `tokenizer_config.json` in a model folder."""
+    token = _read_json(path / "tokenizer_config.json").get("eos_token")
+    surface = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(surface, str):
+        raise EngineError(
+            f"cannot learn the end token from {path / 'tokenizer_config.json'}: found {token!r}; "
+            "expected a JSON object with eos_token, so restore the model folder"
+        )
+    return surface
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
+    """`config.json` of a model folder; raises `EngineError`."""
+    return _read_json(path / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"cannot load a model: {path} is not readable ({error}); expected a JSON file of a "
+            "model folder, so restore the folder"
+        ) from error
+    if not isinstance(data, dict):
+        raise EngineError(
+            f"cannot load a model: {path} holds no JSON object; restore the model folder"
+        )
+    return data

@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import complete_in_groups, end_of_sequence, shared_length
-from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Row, Step, greedy
+from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
 try:
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache
+    from transformers.cache_utils import DynamicLayer
     from transformers.utils import logging as transformers_logging
 except ImportError as error:
     raise EngineError(
@@ -39,7 +40,8 @@ class TransformersEngine:
     """A causal language model folder (config, safetensors, tokenizer.json) as an `Engine`.
 
     `n_threads` sets torch's threads for the whole process; `None` leaves them. `max_batch` is in
-    rows. Raises `EngineError` where the folder does not hold a model.
+    rows; `cache_bytes` bounds what is kept for later calls, on the device. Raises `EngineError`
+    where the folder does not hold a model.
     """
 
     def __init__(
@@ -51,20 +53,25 @@ class TransformersEngine:
         max_batch: int = 16,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         started = time.perf_counter()
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         self._name = name
-        self._max_batch = max_batch
         self._tokenizer = FileTokenizer(
             path / "tokenizer.json", end_of_sequence=end_of_sequence(path)
         )
-        self._model = _load_model(path, dtype).to(device)
-        self._device = torch.device(device)
-        # transformers 5.24 renamed the argument.
-        accepted = inspect.signature(self._model.forward).parameters
-        self._cache_argument = "cache" if "cache" in accepted else "past_key_values"
+        model = _CausalModel(_load_model(path, dtype).to(device), name)
+        self._max_context = int(model.config.max_position_embeddings)
+        self._batcher = Batcher(
+            model,
+            name=name,
+            max_context=self._max_context,
+            max_batch=max_batch,
+            cache_bytes=cache_bytes,
+            share=model.has_plain_cache(),
+        )
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
 
     @property
@@ -75,7 +82,7 @@ class TransformersEngine:
     @property
     def max_context(self) -> int:
         """How many tokens prompt and completion may hold together."""
-        return int(self._model.config.max_position_embeddings)
+        return self._max_context
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -85,38 +92,76 @@ class TransformersEngine:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request greedily, in order; an empty batch gives an empty list.
 
-        Rows of similar length are computed together, and a start that all of them share is
-        computed once. A request for one token costs no decode step. Raises `BadInput` for a
-        prompt that leaves no room and `EngineError` when the back end fails.
+        Raises `BadInput` for a prompt that leaves no room and `EngineError` when the back end
+        fails.
         """
-        return complete_in_groups(
-            requests,
-            max_batch=self._max_batch,
-            max_context=self.max_context,
-            read=self._read,
-            write=self._write,
-        )
+        return self._batcher.complete(requests)
 
-    def _read(self, requests: Sequence[Request]) -> "_Batch":
-        """One pass over the prompts, padded on the left; a long common start is read once."""
-        prompts = [request.prompt_ids for request in requests]
-        n_shared = shared_length(prompts)
-        cache = DynamicCache(config=self._model.config)
-        if n_shared:
-            self._forward(cache, _pad_left([prompts[0][:n_shared]], 0, self._device))
-            cache.batch_repeat_interleave(len(prompts))
-        rows = _pad_left([prompt[n_shared:] for prompt in prompts], n_shared, self._device)
-        logits = self._forward(cache, rows)
-        return _Batch(cache, rows.mask, rows.positions[:, -1:], logits)
+    def close(self) -> None:
+        """Lets go of the model and its memory; the engine cannot be used after."""
+        self._batcher.close()
 
-    def _write(self, batch: "_Batch", kept: list[int], token_ids: NDArray[np.int64]) -> "_Batch":
-        """One decode step: every row kept reads the id that it just chose."""
-        batch = batch.select(kept)
-        ids = torch.from_numpy(token_ids).to(self._device)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Span:
+    """Keys and values of consecutive positions, by layer, (n_kv_heads, n, head_dim) each."""
+
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @property
+    def n(self) -> int:
+        return int(self.layers[0][0].shape[1])
+
+
+class _CausalModel:
+    """The model as `batching.Model`."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model = model
+        self._name = name
+        self.config = model.config
+        # transformers 5.24 renamed the argument.
+        accepted = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in accepted else "past_key_values"
+
+    def has_plain_cache(self) -> bool:
+        """Whether every layer keeps keys and values of all positions.
+
+        Sliding windows and recurrent states cannot be taken apart by position.
+        """
+        layers = DynamicCache(config=self.config).layers
+        return all(type(layer) is DynamicLayer for layer in layers)
+
+    def read(self, rows: Sequence[Row[_Span]]) -> "_Batch":
+        """One pass; what is known and what is new are each padded on the left."""
+        cache = DynamicCache(config=self.config)
+        n_known = max(row.known.n for row in rows)
+        if n_known:
+            with torch.inference_mode():
+                for number, layer in enumerate(_joined([row.known.spans for row in rows])):
+                    cache.update(*layer, number)
+        padded = _pad_left(rows, n_known, self._model.device)
+        logits = self._forward(cache, padded)
+        return _Batch(cache, padded.mask, padded.positions[:, -1:], logits)
+
+    def write(self, rows: "_Batch", kept: Sequence[int], token_ids: Sequence[int]) -> "_Batch":
+        """One decode step of the rows kept."""
+        batch = rows.select(kept)
+        ids = torch.tensor(token_ids, device=batch.mask.device)
         mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
         positions = batch.positions + 1
         logits = self._forward(batch.cache, _Padded(ids[:, None], mask, positions))
         return _Batch(batch.cache, mask, positions, logits)
+
+    def cut(self, span: _Span, start: int, stop: int) -> _Span:
+        """A copy of some positions."""
+        return _Span(
+            tuple((k[:, start:stop].clone(), v[:, start:stop].clone()) for k, v in span.layers)
+        )
+
+    def n_bytes(self, span: _Span) -> int:
+        """The memory that a span holds."""
+        return sum(k.nbytes + v.nbytes for k, v in span.layers)
 
     def _forward(self, cache: Any, rows: "_Padded") -> NDArray[np.float32]:
         """Logits of the last position, (B, V); `cache` grows in place."""
@@ -148,6 +193,23 @@ class _Batch:
     positions: torch.Tensor
     logits: NDArray[np.float32]
 
+    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
+        """The next id of every row."""
+        return greedy(self.logits, drafts)
+
+    def span(self, row: int, start: int, stop: int) -> _Span:
+        """A copy of some positions of one row, padding left out."""
+        columns = self.mask[row].nonzero()[start:stop, 0]
+        return _Span(
+            tuple(
+                (
+                    layer.keys[row].index_select(1, columns),
+                    layer.values[row].index_select(1, columns),
+                )
+                for layer in self.cache.layers
+            )
+        )
+
     def select(self, rows: Sequence[int]) -> "_Batch":
         """Only `rows`; the cache is cut in place."""
         if len(rows) == len(self.mask):
@@ -160,9 +222,9 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Padded:
-    """Prompts padded on the left. `ids`, `positions`: (B, T), T the longest.
+    """New ids padded on the left. `ids`, `positions`: (B, T), T the longest.
 
-    `mask`: (B, n_before + T), 0 on padding.
+    `mask`: (B, n_known + T), 0 on padding.
     """
 
     ids: torch.Tensor
@@ -170,19 +232,35 @@ class _Padded:
     positions: torch.Tensor
 
 
-def _pad_left(
-    prompts: Sequence[Sequence[int]], n_before: int, device: torch.device | str
-) -> _Padded:
-    """Rows of one length, after `n_before` ids that every row has read already."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = np.zeros((len(prompts), longest), np.int64)
+def _joined(rows: Sequence[Sequence[_Span]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every layer, (B, n_kv_heads, n, head_dim), rows padded on the left."""
+    n_longest = max(sum(span.n for span in spans) for spans in rows)
+    first = next(span for spans in rows for span in spans)
+    for number, layer in enumerate(first.layers):
+        both = []
+        for part, like in enumerate(layer):
+            # Zeros, as padding is masked but still multiplied.
+            padded = like.new_zeros(len(rows), like.shape[0], n_longest, like.shape[2])
+            for row, spans in zip(padded, rows, strict=True):
+                if spans:
+                    known = torch.cat([span.layers[number][part] for span in spans], dim=1)
+                    row[:, n_longest - known.shape[1] :] = known
+            both.append(padded)
+        yield both[0], both[1]
+
+
+def _pad_left(rows: Sequence[Row[_Span]], n_known: int, device: torch.device) -> _Padded:
+    """New ids of one length, after `n_known` columns for what rows have read already."""
+    longest = max(len(row.ids) for row in rows)
+    ids = np.zeros((len(rows), longest), np.int64)
     positions = np.zeros_like(ids)
-    mask = np.ones((len(prompts), n_before + longest), np.int64)
-    for row, prompt in enumerate(prompts):
-        n_padding = longest - len(prompt)
-        ids[row, n_padding:] = prompt
-        positions[row, n_padding:] = np.arange(n_before, n_before + len(prompt))
-        mask[row, n_before : n_before + n_padding] = 0
+    mask = np.zeros((len(rows), n_known + longest), np.int64)
+    for number, row in enumerate(rows):
+        n_padding = longest - len(row.ids)
+        ids[number, n_padding:] = row.ids
+        positions[number, n_padding:] = np.arange(row.known.n, row.known.n + len(row.ids))
+        mask[number, n_known - row.known.n : n_known] = 1
+        mask[number, n_known + n_padding :] = 1
     there = [torch.from_numpy(array).to(device) for array in (ids, mask, positions)]
     return _Padded(*there)
 

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from selfrag.engine.adapter import ADAPTER_TENSORS, REFLECTION_ROWS, read_description
-from selfrag.engine.batching import end_of_sequence
-from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
 from selfrag.errors import BadInput
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Retrieve

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from selfrag.engine.batching import end_of_sequence, read_model_config
+from selfrag.engine.tokenizer import end_of_sequence, read_model_config
 from selfrag.errors import BadInput, StorageError
 
 
