@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from selfrag import indexing
 from selfrag.cli import app
-from selfrag.cli import index as index_commands
 from selfrag.ingest.formats import EXPECTED
 from selfrag.open import indexes
 from selfrag.passage import Document
@@ -193,11 +193,11 @@ def test_what_a_broken_off_build_of_other_files_left_is_taken_out(run, docs, tmp
     other.mkdir()
     (other / "a.txt").write_text("Left over.")
 
-    def stop(writer, *_):
-        writer.flush()
+    def stop(intake, _):
+        intake.writer.flush()
         raise RuntimeError("broken off")
 
-    monkeypatch.setattr(index_commands, "drop_others", stop)
+    monkeypatch.setattr(indexing, "_drop_others", stop)
     with pytest.raises(RuntimeError, match="broken off"):
         app.app(["index", "build", str(other), "--out", str(tmp_path / "i")], standalone_mode=False)
     assert (tmp_path / ".i.building").is_dir()

@@ -18,9 +18,10 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import Event
 from selfrag.decode.search import search
 from selfrag.engine.base import Engine, Request
-from selfrag.open.engines import EngineKind, Silent, load_engine, open_engine
+from selfrag.open.engines import EngineKind, load_engine, open_engine
 from selfrag.open.indexes import open_index
 from selfrag.passage import Passage
+from selfrag.progress import SILENT
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
 from selfrag.retrieval.base import GivenPassages, Retriever
@@ -52,7 +53,7 @@ class SelfRAG:
         s3://bucket/prefix `index`, else the demo index; what is missing of the defaults is fetched
         and built on first use. Raises `SelfRAGError`.
         """
-        report = Silent()
+        report = SILENT
         kind = EngineKind(engine)
         retriever: Retriever
         if passages is not None:

@@ -6,45 +6,17 @@ Knows nothing of indexes or of searches.
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from selfrag import assets
 from selfrag.errors import AssetError, BadInput
+from selfrag.progress import Progress
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
 
 MODEL_NAME = "selfrag-smollm2-135m"
 PLAIN_MODEL_NAME = "SmolLM2-135M-Instruct"
-
-
-class Progress(Protocol):
-    """Who is told what takes long; the command line draws it."""
-
-    def say(self, message: str) -> None:
-        """One line."""
-        ...
-
-    def progress(self, label: str, done: int, total: int) -> None:
-        """`done` of `total`."""
-        ...
-
-    def close(self) -> None:
-        """The work under way has ended."""
-        ...
-
-
-class Silent:
-    """Tells nobody."""
-
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def progress(self, label: str, done: int, total: int) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 class EngineKind(StrEnum):

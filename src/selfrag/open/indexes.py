@@ -15,8 +15,9 @@ from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
 from selfrag.open import engines
-from selfrag.open.engines import Progress, fetch_asset
+from selfrag.open.engines import fetch_asset
 from selfrag.passage import Passage
+from selfrag.progress import Progress
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision

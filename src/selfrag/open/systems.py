@@ -20,7 +20,8 @@ from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.evaluate.templates import template_named
 from selfrag.open import engines, indexes
-from selfrag.open.engines import PLAIN_MODEL_NAME, EngineKind, Progress, Silent
+from selfrag.open.engines import PLAIN_MODEL_NAME, EngineKind
+from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.base import Retriever
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def _whole(path: str | None) -> str | None:
 
 
 def _open_on_worker(setup: Setup) -> System:
-    return open_system(setup, Silent())
+    return open_system(setup, SILENT)
 
 
 def _reflecting_engine(setup: Setup, report: Progress) -> "Engine":

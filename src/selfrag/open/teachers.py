@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from selfrag.errors import BadInput
 from selfrag.open import engines
-from selfrag.open.engines import Progress, Silent
+from selfrag.progress import SILENT, Progress
 from selfrag.serial import setting
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _on_cluster(options: TeacherOptions, report: Progress) -> "Iterator[Teacher]
 
 
 def _open_on_worker(options: TeacherOptions) -> "AbstractContextManager[Teacher]":
-    return open_teacher(options, Silent())
+    return open_teacher(options, SILENT)
 
 
 def is_url(text: str) -> bool:

@@ -1,0 +1,402 @@
+"""Files and pages become passages, and passages an index: built, changed and kept small.
+
+    from selfrag import indexing
+
+    indexing.build(["docs"], "notes")
+    indexing.update("notes")  # after the files have changed
+
+Draws and prints nothing. An encoder that is not given is the index's own, or the default one for a
+build. Knows nothing of language models.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+
+from selfrag.errors import BadInput, StorageError
+from selfrag.ingest.chunking import Chunking, chunk_document
+from selfrag.ingest.faults import OnSkip, Skipped, log_skip
+from selfrag.ingest.files import Found, SourceFile, find_files, fixed_part, list_files
+from selfrag.ingest.formats import ReadOptions
+from selfrag.ingest.readers import read_all
+from selfrag.ingest.web import fetch
+from selfrag.passage import Document, Passage
+from selfrag.progress import SILENT, Progress
+from selfrag.retrieval.build import build_folder, new_manifest, open_writer
+from selfrag.retrieval.encoder.base import Encoder
+from selfrag.retrieval.encoder.named import open_encoder, usual_precision
+from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.objectstore import Location, is_remote
+from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
+from selfrag.retrieval.table import quoted
+from selfrag.retrieval.writer import FileState, IndexWriter
+
+_TOLD_EVERY = 20_000  # passages
+
+# An encoder, or what opens it once it is needed: after the files were found, for example.
+EncoderSource = Encoder | Callable[[], Encoder] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """How files are cut, in `size` words a passage, and what answers a search by meaning."""
+
+    chunking: Chunking = Chunking.WORDS
+    size: int = 100
+    kind: IndexKind = IndexKind.AUTO
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise BadInput(
+                f"cannot build an index: --size is {self.size}; expected at least 1 word"
+            )
+
+
+class Outcome(StrEnum):
+    """What became of one file; the first three are those of `FileChange`."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+    DELETED = "deleted"
+    SKIPPED = "skipped"
+
+
+@dataclass(slots=True)
+class Changes:
+    """What became of all files, and how many passages the index holds then.
+
+    `missing` are roots of the index that are gone: their passages stay.
+    """
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
+    n_passages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Intake:
+    """One change of an index while it is made."""
+
+    writer: IndexWriter
+    read: ReadOptions
+    changes: Changes
+    on_skip: OnSkip
+    progress: Progress
+
+    def skip(self, fault: Skipped) -> None:
+        """A file of which nothing was read counts as skipped."""
+        self.changes.outcomes[Outcome.SKIPPED] += fault.whole
+        self.on_skip(fault)
+
+
+def build(
+    paths: Sequence[str | Path],
+    out: Location,
+    encoder: EncoderSource = None,
+    *,
+    options: BuildOptions | None = None,
+    read: ReadOptions | None = None,
+    on_skip: OnSkip = log_skip,
+    progress: Progress = SILENT,
+) -> Changes:
+    """An index of files, folders and patterns in the folder `out`, or at s3://bucket/prefix.
+
+    What a build of the same encoder and cutting that was broken off has done is kept; an index that
+    is there is replaced once the new one is complete. `on_skip` is told of every file, or part of
+    one, that could not be read. Raises as `find_files` and `build_folder` do.
+    """
+    options, read = options or BuildOptions(), read or ReadOptions()
+    if pages := [str(path) for path in paths if is_url(path)]:
+        raise BadInput(
+            f"cannot build an index from {pages[0]}: a build reads files; build it of files, then "
+            "add pages with `selfrag index add DIR URL --allow-urls`"
+        )
+    roots, changes = _roots(paths), Changes()
+    found = _told(find_files(roots, options=read), changes, on_skip)
+    model = _opened_encoder(encoder, DEFAULT_ENCODER, usual_precision(DEFAULT_ENCODER), None)
+    manifest = new_manifest(
+        model.spec,
+        kind=options.kind,
+        chunking=options.chunking.value,
+        chunk_words=options.size,
+        roots=roots,
+        cut_rows=read.cut_rows,
+        encoding=read.encoding,
+    )
+
+    def fill(writer: IndexWriter) -> None:
+        intake = _Intake(writer, read, changes, on_skip, progress)
+        _put_files(intake, found.files)
+        if not is_remote(out):  # there others may be putting files of their own
+            _drop_others(intake, {key_of(file.path) for file in found.files})
+        writer.flush()
+        changes.n_passages = writer.n_passages
+
+    build_folder(out, model, manifest, fill, on_progress=_counter(progress))
+    return changes
+
+
+def add(
+    index: Location,
+    paths: Sequence[str | Path],
+    encoder: EncoderSource = None,
+    *,
+    allow_urls: bool = False,
+    max_mb: int = ReadOptions().max_mb,
+    on_skip: OnSkip = log_skip,
+    progress: Progress = SILENT,
+) -> Changes:
+    """Puts files, folders and patterns into an index, and web pages where `allow_urls` is on.
+
+    They are read as those of the build were; a later `update` reads the files again, but no page.
+    Raises `BadInput` for a page that is not allowed or a name with nothing behind it.
+    """
+    pages = [str(name) for name in paths if is_url(name)]
+    roots = _roots([name for name in paths if not is_url(name)])
+    if pages and not allow_urls:
+        raise BadInput(
+            f"cannot add {pages[0]}: web pages are not fetched unless you say so; "
+            "give --allow-urls, or save the page as a file and add that"
+        )
+    with _changed(index, encoder, max_mb, on_skip, progress) as intake:
+        for page in pages:
+            progress.say(f"fetching {page}")
+            _put_page(intake, fetch.fetch_document(page))
+        if roots:
+            found = find_files(roots, options=intake.read)
+            _put_files(intake, _told(found, intake.changes, on_skip).files)
+            manifest = intake.writer.manifest
+            known = tuple(dict.fromkeys([*manifest.roots, *roots]))
+            intake.writer.manifest = replace(manifest, roots=known)
+    return intake.changes
+
+
+def update(
+    index: Location,
+    paths: Sequence[str | Path] = (),
+    encoder: EncoderSource = None,
+    *,
+    max_mb: int = ReadOptions().max_mb,
+    on_skip: OnSkip = log_skip,
+    progress: Progress = SILENT,
+) -> Changes:
+    """Reads what has changed by its hash, and takes out the files that are gone.
+
+    Of `paths` alone, else of all that the index was built of. A root that is gone keeps its
+    passages: it may be a disk that is not there now.
+    """
+    roots = _roots(paths) or Manifest.load(index).roots
+    if not roots:
+        raise BadInput(
+            f"cannot update {index}: it was not built of files; expected one of "
+            "`selfrag index build`, so name the files or folders to read"
+        )
+    there = [root for root in roots if fixed_part(root).exists()]
+    with _changed(index, encoder, max_mb, on_skip, progress) as intake:
+        intake.changes.missing += [root for root in roots if root not in there]
+        found = list_files(there, options=intake.read)
+        _put_files(intake, _told(found, intake.changes, on_skip).files)
+        _drop_missing(intake, [fixed_part(root) for root in there])
+    return intake.changes
+
+
+def delete(
+    index: Location,
+    encoder: EncoderSource = None,
+    *,
+    files: Sequence[str | Path] = (),
+    ids: Sequence[str] = (),
+    where: str = "",
+) -> tuple[int, int]:
+    """Takes out files, folders and pages, passages by id, and those for which `where` holds.
+
+    How many passages went, and how many are left. Raises `BadInput` where nothing is named, for a
+    file that the index does not hold and for what is no SQL condition.
+    """
+    if not (files or ids or where):
+        raise BadInput(
+            "cannot delete: nothing is named; expected --file, --id or --where, so name what goes"
+        )
+    with _opened(index, encoder, None) as writer:
+        names: set[str] = set()
+        for name in files:
+            found = _named_files(writer, name)
+            if not found:
+                raise BadInput(
+                    f"cannot delete from {index}: it holds no file {key_of(name)}; "
+                    "expected one that `selfrag index info --files` lists"
+                )
+            names |= found
+        n_gone = writer.delete_files(sorted(names))
+        if ids:
+            n_gone += writer.delete(f"id IN ({', '.join(map(quoted, ids))})")
+        if where:
+            n_gone += writer.delete(where)
+        keys = set(map(key_of, files))
+        roots = tuple(root for root in writer.manifest.roots if root not in keys)
+        writer.manifest = replace(writer.manifest, roots=roots)
+        return n_gone, writer.n_passages
+
+
+def compact(
+    index: Location, encoder: EncoderSource = None, *, keep: timedelta = timedelta(hours=1)
+) -> None:
+    """Merges small files, brings the search indexes up to date, drops versions older than `keep`.
+
+    A reader that is still at a dropped version fails; 0 drops all but the newest.
+    """
+    if keep < timedelta(0):
+        minutes = keep / timedelta(minutes=1)
+        raise BadInput(f"cannot compact: --keep-minutes is {minutes}; expected 0 or more")
+    with _opened(index, encoder, None) as writer:
+        writer.compact(keep=keep)
+
+
+def is_url(name: str | Path) -> bool:
+    """Whether a name is that of a page rather than of a file."""
+    return str(name).lower().startswith(("http://", "https://"))
+
+
+def key_of(name: str | Path) -> str:
+    """The name under which the index holds a file: its absolute path; a URL is its own."""
+    return str(name) if is_url(name) else os.path.abspath(os.path.expanduser(name))
+
+
+def _roots(names: Iterable[str | Path]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(key_of, names)))
+
+
+@contextmanager
+def _opened(
+    index: Location, encoder: EncoderSource, on_progress: Callable[[int], None] | None
+) -> Iterator[IndexWriter]:
+    spec = Manifest.load(index).encoder
+    model = _opened_encoder(encoder, spec.name, spec.precision, spec.max_tokens)
+    with open_writer(index, model, on_progress=on_progress) as writer:
+        yield writer
+
+
+def _opened_encoder(
+    encoder: EncoderSource, name: str, precision: Precision, max_tokens: int | None
+) -> Encoder:
+    if encoder is None:
+        return open_encoder(name, precision=precision, max_tokens=max_tokens)
+    return encoder() if callable(encoder) else encoder
+
+
+@contextmanager
+def _changed(
+    index: Location, encoder: EncoderSource, max_mb: int, on_skip: OnSkip, progress: Progress
+) -> Iterator[_Intake]:
+    with _opened(index, encoder, _counter(progress)) as writer:
+        there = writer.manifest
+        read = ReadOptions(encoding=there.encoding, max_mb=max_mb, cut_rows=there.cut_rows)
+        intake = _Intake(writer, read, Changes(), on_skip, progress)
+        yield intake
+        writer.flush()
+        intake.changes.n_passages = writer.n_passages
+
+
+def _told(found: Found, changes: Changes, on_skip: OnSkip) -> Found:
+    for fault in found.skipped:
+        changes.outcomes[Outcome.SKIPPED] += fault.whole
+        on_skip(fault)
+    return found
+
+
+def _counter(progress: Progress) -> Callable[[int], None]:
+    """Says how many passages have been encoded, every so many: one file may hold millions."""
+    told = 0
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if done // _TOLD_EVERY > told:
+            told = done // _TOLD_EVERY
+            progress.say(f"{done} passages encoded")
+
+    return tell
+
+
+def _put_files(intake: _Intake, files: Sequence[SourceFile]) -> None:
+    """Every file that the index does not hold as it is now; broken ones keep what was there."""
+    writer, outcomes = intake.writer, intake.changes.outcomes
+    held = {name: state.version for name, state in writer.files.items()}
+    total = sum(file.n_bytes for file in files)
+    done = 0
+    for file, documents in read_all(files, on_skip=intake.skip, options=intake.read):
+        intake.progress.progress("reading", done, total)
+        done += file.n_bytes
+        try:
+            state = FileState(
+                file=key_of(file.path),
+                version=file.sha256,
+                n_bytes=file.n_bytes,
+                mtime_ns=file.mtime_ns,
+            )
+        except StorageError as error:
+            intake.skip(Skipped(path=file.path, reason=str(error)))
+            continue
+        if held.get(state.file) == state.version:
+            outcomes[Outcome.UNCHANGED] += 1
+            continue
+        # Of a file that gives no document the fault has been told; what was held of it stays.
+        first = next(documents, None)
+        if first is not None:
+            change = writer.put_file(state, _passages(chain([first], documents), writer.manifest))
+            outcomes[Outcome(change.value)] += 1
+
+
+def _put_page(intake: _Intake, document: Document) -> None:
+    """One web page, as it is now; `source` is its URL."""
+    text = f"{document.title}\n{document.text}".encode()
+    state = FileState(file=document.source, version=sha256(text).hexdigest(), n_bytes=len(text))
+    change = intake.writer.put_file(state, _passages([document], intake.writer.manifest))
+    intake.changes.outcomes[Outcome(change.value)] += 1
+
+
+def _passages(documents: Iterable[Document], manifest: Manifest) -> Iterator[Passage]:
+    chunking = Chunking(manifest.chunking)
+    for document in documents:
+        yield from chunk_document(document, chunking=chunking, size=manifest.chunk_words)
+
+
+def _drop_others(intake: _Intake, keys: set[str]) -> None:
+    """Takes out what a broken-off build of other files left."""
+    _delete_files(intake, _held(intake.writer) - keys)
+
+
+def _drop_missing(intake: _Intake, roots: Sequence[Path]) -> None:
+    """Takes out the files under `roots` that are no longer there."""
+    names = (name for name in _held(intake.writer) if not is_url(name))
+    _delete_files(
+        intake,
+        {name for name in names if not Path(name).exists() and _is_under(Path(name), roots)},
+    )
+
+
+def _delete_files(intake: _Intake, names: set[str]) -> None:
+    if names:
+        intake.writer.delete_files(sorted(names))
+        intake.changes.outcomes[Outcome.DELETED] += len(names)
+
+
+def _named_files(writer: IndexWriter, name: str | Path) -> set[str]:
+    """The file of that name, or all files of the folder."""
+    key = Path(key_of(name))
+    return {file for file in _held(writer) if file == key_of(name) or _is_under(Path(file), [key])}
+
+
+def _held(writer: IndexWriter) -> set[str]:
+    return set(writer.files) | writer.unfinished_files()
+
+
+def _is_under(path: Path, roots: Sequence[Path]) -> bool:
+    return any(root == path or root in path.parents for root in roots)
