@@ -21,6 +21,7 @@ from selfrag.cli.eval_progress import RunningBar
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.settings import apply_settings, threshold_from
+from selfrag.cluster import Workers
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
@@ -38,7 +39,6 @@ from selfrag.evaluate.tasks import TASKS, Task, task_named
 from selfrag.evaluate.templates import template_named
 from selfrag.open.engines import EngineKind
 from selfrag.open.systems import (
-    ClusterOptions,
     Setup,
     SystemKind,
     opened_answerer,
@@ -103,7 +103,7 @@ def evaluate(
     found = load_questions(data or fetched(chosen_task), chosen_task)
     questions = choose(found.questions, limit=limit, sample=sample, seed=seed)
     setup = replace(setup, has_passages=found.n_without_passages < len(found.questions))
-    cluster = ClusterOptions(ray=ray, n_workers=workers, worker_cpus=worker_cpus)
+    cluster = Workers(ray=ray, n_workers=workers, n_cpus=worker_cpus)
     config = run_config(setup, found, questions, limit=limit, sample=sample)
     _tell_faults(found, questions, setup)
     _run(setup, config, questions, folder, cluster, retry_failed=retry_failed)
@@ -140,7 +140,7 @@ def _run(
     config: Mapping[str, Any],
     questions: Sequence[Question],
     out: Path,
-    cluster: ClusterOptions,
+    cluster: Workers,
     *,
     retry_failed: bool,
 ) -> None:
