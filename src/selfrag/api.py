@@ -119,7 +119,7 @@ class SelfRAG:
 
         The raw use of the released quick start: no gate, no search, no scores.
         """
-        fmt = PromptFormat.of(self.engine.tokenizer)
+        fmt = PromptFormat.of(self.engine.tokenizer, model=self.engine.name)
         prompt = fmt.instruction(question)
         if passage is not None:
             (hit,) = GivenPassages([passage]).hits

@@ -62,7 +62,7 @@ def search(
     context allows.
     """
     started = clock()
-    fmt = PromptFormat.of(engine.tokenizer)
+    fmt = PromptFormat.of(engine.tokenizer, model=engine.name)
     histories = histories or [()] * len(questions)
     roots = [
         _root(question, turns, fmt, engine, config)
