@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from selfrag.decode.vote import choice_of
+from selfrag.decode.closed_set import choice_of
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.evaluate.question import Question
 from selfrag.evaluate.record import Output

@@ -175,7 +175,9 @@ class PromptedSystem:
         return best is None or (best.support or 0.0) < ENOUGH_SUPPORT
 
     def _add(self, state: _State, hits: tuple[Hit, ...], segment: Segment) -> None:
-        node = state.root.child((), hits, segment, wants=None, rule=self._config.path_score)
+        node = state.root.child(
+            len(state.nodes) + 1, segment, lead_ids=(), hits=hits, rule=self._config.path_score
+        )
         state.nodes.append(node)
         state.events.append(CandidateEvent(question=0, node=node))
 

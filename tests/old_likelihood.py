@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from old_node import Node
+from selfrag.decode.closed_set import choice_of
 from selfrag.decode.config import SearchConfig
-from selfrag.decode.node import Node
-from selfrag.decode.vote import choice_of
 from selfrag.engine.base import Engine, Request
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance

@@ -7,9 +7,9 @@ after its first token. Knows nothing of ranking or of how a level ends.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from old_node import Node
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.events import RetrievalEvent, SkipEvent, Usage
-from selfrag.decode.node import Node
 from selfrag.decode.score import relevance_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request

@@ -1,0 +1,133 @@
+"""A frozen node of the search tree: one segment, linked to the path before it."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from selfrag.decode.node import PathScore
+from selfrag.decode.segment import Segment
+from selfrag.passage import Hit
+from selfrag.reflection import Retrieve, Support
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Node:
+    """One hypothesis: its parent's path plus one segment. The root holds the instruction only.
+
+    The ids that a node adds to its path are `lead_ids`, the decision and the passages `hits` that
+    it reads, and those of its segment. `wants` is what the next segment needs, None once
+    finished.
+    """
+
+    parent: "Node | None"
+    lead_ids: tuple[int, ...]
+    hits: tuple[Hit, ...] = ()
+    segment: Segment | None = None
+    wants: Retrieve | None = None
+    path_score: float = 0.0
+
+    @classmethod
+    def root(cls, prompt_ids: tuple[int, ...]) -> "Node":
+        """The node before the first segment; the gate has not decided yet."""
+        return cls(parent=None, lead_ids=prompt_ids)
+
+    def decided(self, wants: Retrieve) -> "Node":
+        """The same root with the gate's decision."""
+        return replace(self, wants=wants)
+
+    def child(
+        self,
+        lead_ids: tuple[int, ...],
+        hits: tuple[Hit, ...],
+        segment: Segment,
+        *,
+        wants: Retrieve | None,
+        rule: PathScore = PathScore.SUM,
+    ) -> "Node":
+        """The node that goes on from here with `segment`."""
+        totals = [node.segment.scores.total for node in self.path if node.segment is not None]
+        return Node(
+            parent=self,
+            lead_ids=lead_ids,
+            hits=hits,
+            segment=segment,
+            wants=wants,
+            path_score=path_score([*totals, segment.scores.total], rule),
+        )
+
+    @property
+    def hit(self) -> Hit | None:
+        """The first passage that the segment was written from, if there is one."""
+        return self.hits[0] if self.hits else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another segment is to be written from here."""
+        return self.wants is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended its answer here, or ran into a limit."""
+        return self.segment is not None and self.wants is None
+
+    @property
+    def body_ids(self) -> tuple[int, ...]:
+        """The ids of this segment alone; the root has none."""
+        return self.segment.body_ids if self.segment else ()
+
+    @property
+    def depth(self) -> int:
+        """How many segments the path has; 0 at the root."""
+        return len(self.path)
+
+    @property
+    def text(self) -> str:
+        """The text of this segment alone; the root has none."""
+        return self.segment.text if self.segment else ""
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the model judged this segment to have no support."""
+        return self.segment is not None and Support.NONE in self.segment.critique
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an earlier segment of the path holds the text of this one, in whole words."""
+        said = (f" {before.text} " for before in self.path[:-1])
+        return self.text != "" and any(f" {self.text} " in text for text in said)
+
+    @property
+    def support(self) -> float | None:
+        """The support of the least supported segment on the path that was judged, or None."""
+        judged = [node.segment.scores.support for node in self.path if node.segment is not None]
+        return min((value for value in judged if value is not None), default=None)
+
+    @property
+    def path(self) -> tuple["Node", ...]:
+        """The nodes from the first segment to this one; empty at the root."""
+        return tuple(reversed([node for node in self._upward() if node.segment is not None]))
+
+    def path_ids(self, *, with_passages: bool = True) -> tuple[int, ...]:
+        """Everything the model has read and written on the way here, as ids.
+
+        Without passages a path is the instruction and all segments with their critique, as the
+        released long-form script builds it.
+        """
+        ids: tuple[int, ...] = ()
+        for node in self._upward():
+            lead = node.lead_ids if with_passages or node.parent is None else ()
+            ids = lead + node.body_ids + ids
+        return ids
+
+    def _upward(self) -> Iterator["Node"]:
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+
+def path_score(totals: list[float], rule: PathScore) -> float:
+    """One number for the totals of a path with at least one segment, first to last."""
+    if rule is PathScore.PRODUCT:
+        return math.prod(totals)
+    return sum(totals) / (len(totals) if rule is PathScore.MEAN else 1)
