@@ -12,9 +12,8 @@ from eval_parts import questions_with_passages, random_system, write_rows
 from ray_nodes import environment, kill, wait_for
 from selfrag.cluster import Workers
 from selfrag.errors import EngineError, SelfRAGError
-from selfrag.evaluate.cluster import ClusterAnswerer
 from selfrag.evaluate.record import RECORDS
-from selfrag.evaluate.run import Batch, answer_all, answer_batch
+from selfrag.evaluate.run import Batch, ClusterAnswerer, answer_all, answer_batch
 from selfrag.open.systems import opened_answerer
 
 pytest.importorskip("scipy")
@@ -38,7 +37,7 @@ def _answer_now(open_system, batch):
 
 
 def test_batches_that_come_early_wait_for_their_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("selfrag.evaluate.cluster._answer", _answer_now)
+    monkeypatch.setattr("selfrag.evaluate.run._answer_there", _answer_now)
     questions = questions_with_passages()
     for name, answerer in (("here", None), ("there", ClusterAnswerer(Backwards()))):
         (tmp_path / name).mkdir()

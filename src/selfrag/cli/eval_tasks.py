@@ -26,12 +26,19 @@ from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
 from selfrag.evaluate import page
-from selfrag.evaluate.data import QuestionSet, choose, load_questions, reasons_counted
-from selfrag.evaluate.fetch import SOURCES, fetch_questions, fetched_path, how_to_bring
+from selfrag.evaluate.data import (
+    SOURCES,
+    QuestionSet,
+    choose,
+    fetch_questions,
+    fetched_path,
+    how_to_bring,
+    load_questions,
+    reasons_counted,
+)
 from selfrag.evaluate.files import write_text
 from selfrag.evaluate.metrics import metrics_named
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import RECORDS, without_failures
+from selfrag.evaluate.record import RECORDS, Question, without_failures
 from selfrag.evaluate.report import build_report
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary

@@ -30,8 +30,7 @@ from selfrag.engine.base import FloatArray
 from selfrag.errors import BadInput
 from selfrag.evaluate import rubrics
 from selfrag.evaluate.model import Prompt, TextModel
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Call, Output
+from selfrag.evaluate.record import Call, Output, Question
 from selfrag.evaluate.rubrics import Rubric
 from selfrag.evaluate.systems import answer_output, find_hits
 from selfrag.passage import Hit, Passage

@@ -13,8 +13,7 @@ from selfrag.decode.drive import drive
 from selfrag.decode.events import Event
 from selfrag.decode.search import Model, steps
 from selfrag.engine.base import Engine
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Output, Sentence
+from selfrag.evaluate.record import Output, Question, Sentence
 from selfrag.passage import Hit
 from selfrag.retrieval.base import GivenPassages, Retriever
 from selfrag.trace.file import TraceEncoder

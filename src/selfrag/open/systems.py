@@ -199,7 +199,7 @@ def opened_answerer(workers: Workers) -> "Iterator[Answerer | None]":
     if not workers.ray:
         yield None
         return
-    from selfrag.evaluate.cluster import ClusterAnswerer
+    from selfrag.evaluate.run import ClusterAnswerer
 
     with connected(workers.ray, "evaluate", workers) as cluster:
         yield ClusterAnswerer(cluster)
@@ -263,7 +263,7 @@ def text_model(
 ) -> TextModel:
     """A model that is asked in words; raises `BadInput` for what it cannot be."""
     if base_url is not None:
-        from selfrag.evaluate.openai_model import ApiModel, Sampling
+        from selfrag.evaluate.model import ApiModel, Sampling
 
         if model is None:
             raise BadInput(
