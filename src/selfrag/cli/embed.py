@@ -21,7 +21,7 @@ from selfrag.passage import Passage
 from selfrag.retrieval.spec import CONTRIEVER, DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
-    from selfrag.retrieval.embed.run import Corpus, Plan
+    from selfrag.retrieval.embed.plan import Corpus, Plan
     from selfrag.retrieval.encoder.base import Encoder
     from selfrag.retrieval.spec import EncoderSpec
 
@@ -87,7 +87,8 @@ def embed(
     Rows with an id are passages as they are, others are cut into blocks of 100 words.
     """
     from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
-    from selfrag.retrieval.embed.run import embed_corpus, survey
+    from selfrag.retrieval.embed.plan import survey
+    from selfrag.retrieval.embed.run import embed_corpus
     from selfrag.retrieval.encoder.named import usual_precision
 
     places = [name.strip() for name in encoding.devices.split(",") if name.strip()]
@@ -152,8 +153,7 @@ def open_encoder(name: str, precision: Precision, batch_size: int, device: str) 
 
 def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> None:
     """Says what is whole and what to do next, and makes the `index` when all is."""
-    from selfrag.retrieval.embed.run import unfinished_shards
-    from selfrag.retrieval.embed.shards import index_shards
+    from selfrag.retrieval.embed.run import index_shards, unfinished_shards
 
     n_passages = plan.corpus.n_passages
     left = unfinished_shards(out, plan)
@@ -227,7 +227,7 @@ def _shard_of(text: str) -> tuple[int, int]:
 
 def _plan(out: Path, spec: "EncoderSpec", corpus: "Corpus", n_shards: int, at_least: int) -> "Plan":
     """As many shards as asked for; else as in the folder, if it is begun, or as usual."""
-    from selfrag.retrieval.embed.run import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
+    from selfrag.retrieval.embed.plan import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
 
     there = Plan.load(out) if (out / PLAN_NAME).is_file() else None
     usual = there.n_shards if there else default_shards(corpus.n_passages, at_least=at_least)
