@@ -314,7 +314,7 @@ def test_the_recipe_of_the_paper_runs_through_on_a_tiny_model(tmp_path):
         "MODEL_7B": str(model), "DATA": str(data), "OUT": str(out), "TASKS": "popqa asqa",
         "DEVICE": "cpu", "ENGINE": "llama", "LIMIT": "2",
         "EXTRA": "--set max_new_tokens=8 --set max_passage_tokens=16",
-        "SELFRAG": f"{sys.executable} -m selfrag.cli", "PYTHONPATH": str(ROOT / "src"),
+        "SELFRAG": f"{sys.executable} -m selfrag", "PYTHONPATH": str(ROOT / "src"),
     }  # fmt: skip
     script = ROOT / "recipes" / "reproduce.sh"
     ended = subprocess.run(
