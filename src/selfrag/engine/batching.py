@@ -5,15 +5,16 @@ several rows share is read once for all of them, and what was read and written i
 calls. Numpy alone. Knows nothing of architectures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, FinishReason, FloatArray, Request
+from selfrag.engine.lookup import Guesses, Ids
 from selfrag.engine.prefix_cache import Known, PrefixCache, Spans, common_length
 from selfrag.errors import BadInput, EngineError
 
@@ -29,7 +30,6 @@ CACHE_BYTES = 1 << 30
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
-Ids = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +41,17 @@ class Draft:
     logprobs: list[float] = field(default_factory=list)
     watched: list[FloatArray] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+
+    def take(self, steps: "Sequence[Step]", guess: Ids) -> int:
+        """Appends what was chosen, as far as `guess` held; returns how many ids that were.
+
+        `steps`: what the model chose after the last id and after every id guessed.
+        """
+        for n, step in enumerate(steps):
+            self.add(step)
+            if self.finish_reason is not None or n >= len(guess) or guess[n] != step.token_id:
+                break
+        return n + 1
 
     def add(self, step: "Step") -> None:
         """Appends what was chosen; at a stop id or the limit the draft is finished."""
@@ -87,11 +98,26 @@ class Row(Generic[S]):
     n_more: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What a row in flight reads next: `ids`, after its first `n_read` positions.
+
+    Positions beyond were guesses that did not hold.
+    """
+
+    row: int
+    n_read: int
+    ids: Ids
+
+
 class Rows(Protocol[S_co]):
     """Prompts in flight, all of whose ids have been read."""
 
-    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
-        """The next id of every row; row i belongs to draft i."""
+    def choose(self, drafts: Sequence[Draft]) -> list[list[Step]]:
+        """What comes next in every row: after its last id, or after each id of a `Next`.
+
+        Row i belongs to draft i.
+        """
         ...
 
     def span(self, row: int, start: int, stop: int) -> S_co:
@@ -109,8 +135,8 @@ class Model(Spans[S], Protocol[S, R]):
         """One forward pass over the new ids of every row, at least one each."""
         ...
 
-    def write(self, rows: R, kept: Sequence[int], token_ids: Sequence[int]) -> R:
-        """One decode step: the rows kept read the id that each just chose."""
+    def write(self, rows: R, steps: Sequence[Next]) -> R:
+        """One decode step: some rows read the id that each just chose, and ids that are guessed."""
         ...
 
 
@@ -118,7 +144,8 @@ class Batcher(Generic[S, R]):
     """Greedy completions from a `Model`, in groups of rows.
 
     Where `share` is false every row is read on its own, from its first id: for a model whose state
-    is not one of keys and values by position.
+    is not one of keys and values by position. `guess`: ids are guessed and verified, for a model
+    whose `write` takes several ids a row.
     """
 
     def __init__(
@@ -130,7 +157,9 @@ class Batcher(Generic[S, R]):
         max_batch: int,
         cache_bytes: int = CACHE_BYTES,
         share: bool = True,
+        guess: bool = False,
     ) -> None:
+        self._guesses = Guesses() if guess else None
         self._model: Model[S, R] | None = model
         self._name = name
         self._max_context = max_context
@@ -172,18 +201,27 @@ class Batcher(Generic[S, R]):
                 for start, request in zip(known, requests, strict=True)
             ]
         )
-        writing = list(drafts)
+        texts = [self._guesses.row(d.request.prompt_ids) for d in drafts] if self._guesses else []
+        writing = [(index, Ids()) for index in range(len(drafts))]  # with what was guessed
         while True:
-            for draft, step in zip(writing, rows.choose(writing), strict=True):
-                draft.add(step)
-            kept = [row for row, draft in enumerate(writing) if draft.finish_reason is None]
-            for row, draft in enumerate(writing):
+            chosen = rows.choose([drafts[index] for index, _ in writing])
+            steps = []
+            for row, ((index, guess), after) in enumerate(zip(writing, chosen, strict=True)):
+                draft = drafts[index]
+                n_new = draft.take(after, guess)
                 if draft.finish_reason is not None:
                     self._keep(rows, row, draft.read_ids)
-            if not kept:
+                if texts:
+                    texts[index].wrote(draft.token_ids[-n_new:])
+                if draft.finish_reason is None:
+                    n_left = draft.request.max_new_tokens - len(draft.token_ids) - 1
+                    ahead = texts[index].next(n_left) if texts and n_left else ()
+                    ids = (draft.token_ids[-1], *ahead)
+                    steps.append((index, Next(row, len(draft.read_ids), ids)))
+            if not steps:
                 return [draft.completion() for draft in drafts]
-            writing = [writing[row] for row in kept]
-            rows = model.write(rows, kept, [draft.token_ids[-1] for draft in writing])
+            writing = [(index, step.ids[1:]) for index, step in steps]
+            rows = model.write(rows, [step for _, step in steps])
 
     def _read_common(self, model: Model[S, R], prompts: Sequence[Ids]) -> list[Known[S]]:
         """What is known of every prompt once the beginnings that several share are read.
@@ -208,26 +246,48 @@ class Batcher(Generic[S, R]):
         self._cache.add(ids, lambda start, stop: rows.span(row, start, stop))
 
 
-def greedy(logits: NDArray[np.float32], drafts: Sequence[Draft]) -> list[Step]:
-    """The most probable id of every row of `logits` (B, V), and the log-probabilities asked for."""
-    logprobs = log_softmax(logits)
-    return [
-        Step(
-            token_id,
-            float(row[token_id]),
-            row[list(draft.request.watch_ids)].astype(np.float64),
-        )
-        for draft, token_id, row in zip(
-            drafts, logprobs.argmax(axis=-1).tolist(), logprobs, strict=True
-        )
-    ]
+def greedy(
+    logits: NDArray[np.float32], drafts: Sequence[Draft], n_each: Sequence[int]
+) -> list[list[Step]]:
+    """The most probable ids and the log-probabilities asked for, from `logits` (N, V).
+
+    The first `n_each[0]` rows of them belong to the first draft, and so on.
+    """
+    chosen = logits.argmax(axis=-1)
+    top = logits[np.arange(len(logits)), chosen]
+    # Most of the time goes into exp over the vocabulary: in place, on one copy.
+    powers = logits - top[:, None]
+    np.exp(powers, out=powers)
+    normalisers = top + np.log(powers.sum(axis=-1))
+    return steps_of(
+        chosen,
+        top - normalisers,
+        lambda rows, ids: logits[rows][:, ids] - normalisers[rows, None],
+        drafts,
+        n_each,
+    )
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities of every row, (B, V), nats."""
-    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+def steps_of(
+    chosen: NDArray[Any],
+    logprobs: NDArray[np.float32],
+    watched: Callable[[slice, list[int]], NDArray[np.float32]],
+    drafts: Sequence[Draft],
+    n_each: Sequence[int],
+) -> list[list[Step]]:
+    """Steps by draft. `watched(rows, ids)`: the log-probabilities of ids, (n_rows, n_ids), nats."""
+    ends = list(accumulate(n_each))
+    steps = []
+    for draft, end, n in zip(drafts, ends, n_each, strict=True):
+        rows = slice(end - n, end)
+        seen = watched(rows, list(draft.request.watch_ids)).astype(np.float64)
+        steps.append(
+            [
+                Step(int(token_id), float(logprob), row)
+                for token_id, logprob, row in zip(chosen[rows], logprobs[rows], seen, strict=True)
+            ]
+        )
+    return steps
 
 
 def require_room(request: Request, max_context: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Row, Step, greedy
+from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
 from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence, read_model_config
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
@@ -97,6 +97,7 @@ class LlamaEngine:
             max_context=self.max_context,
             max_batch=max_batch,
             cache_bytes=cache_bytes,
+            guess=True,
         )
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
 
@@ -154,9 +155,10 @@ class _Llama:
         ]
         return self._forward([row.ids for row in rows], caches)
 
-    def write(self, rows: "_Rows", kept: Sequence[int], token_ids: Sequence[int]) -> "_Rows":
-        """One decode step of the rows kept."""
-        return self._forward([(i,) for i in token_ids], [rows.caches[row] for row in kept])
+    def write(self, rows: "_Rows", steps: Sequence[Next]) -> "_Rows":
+        """One decode step; every id read gets its logits."""
+        caches = [_Cache(rows.caches[step.row].span, step.n_read) for step in steps]
+        return self._forward([step.ids for step in steps], caches, every=True)
 
     def cut(self, span: _Span, start: int, stop: int) -> _Span:
         """A copy of some positions."""
@@ -166,9 +168,11 @@ class _Llama:
         """The memory that a span holds."""
         return span.keys.nbytes + span.values.nbytes
 
-    def _forward(self, ids: Sequence[Sequence[int]], caches: Sequence["_Cache"]) -> "_Rows":
+    def _forward(
+        self, ids: Sequence[Sequence[int]], caches: Sequence["_Cache"], *, every: bool = False
+    ) -> "_Rows":
         try:
-            logits = _logits(self.weights, self.shape, ids, caches)
+            logits = _logits(self.weights, self.shape, ids, caches, every=every)
         except MemoryError as error:
             n_tokens = sum(len(row) for row in ids)
             raise EngineError(
@@ -176,7 +180,7 @@ class _Llama:
                 f"{error}; memory is short, so lower max_batch or top_k"
             ) from error
         grown = [_Cache(c.span, c.n_used + len(row)) for row, c in zip(ids, caches, strict=True)]
-        return _Rows(grown, logits)
+        return _Rows(grown, logits, [len(row) if every else 1 for row in ids])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,14 +233,15 @@ class _Cache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """Rows in flight: a cache each, and `logits` (B, V) of the next ids."""
+    """Rows in flight: a cache each, and `logits` (N, V) of what comes next, `n_each` a row."""
 
     caches: list[_Cache]
     logits: Array
+    n_each: list[int]
 
-    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
-        """The next id of every row."""
-        return greedy(self.logits, drafts)
+    def choose(self, drafts: Sequence[Draft]) -> list[list[Step]]:
+        """What comes next in every row."""
+        return greedy(self.logits, drafts, self.n_each)
 
     def span(self, row: int, start: int, stop: int) -> _Span:
         """A copy of some positions of one row."""
@@ -248,8 +253,10 @@ def _logits(
     shape: LlamaShape,
     ids: Sequence[Sequence[int]],
     caches: Sequence[_Cache],
+    *,
+    every: bool,
 ) -> Array:
-    """Logits after the last id of every row, (B, V); fills the next places of the caches.
+    """Logits after the last id of each row, (B, V), or after `every` id; fills the caches.
 
     Rows lie end to end, without padding: only attention tells one from another.
     """
@@ -276,7 +283,7 @@ def _logits(
         hidden = hidden + _linear(seen.reshape(len(hidden), -1), layer.out)
         read = _rms_norm(hidden, layer.mlp_norm, shape.rms_eps)
         hidden += _linear(_silu_product(_linear(read, layer.gate_up)), layer.down)
-    last = hidden[[end - 1 for end in ends]]
+    last = hidden if every else hidden[[end - 1 for end in ends]]
     return _linear(_rms_norm(last, weights.norm, shape.rms_eps), weights.head)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfrag.engine.base import Completion, FinishReason, Request
-from selfrag.engine.batching import Batcher, Draft, Row, Step
+from selfrag.engine.batching import Batcher, Draft, Next, Row, Step
 from selfrag.errors import BadInput, EngineError
 from selfrag.reflection import REFLECTION_TOKENS
 
@@ -250,17 +250,17 @@ class _Reader:
         self.n_tokens += sum(len(row.ids) for row in rows)
         return self
 
-    def write(self, rows: "_Reader", kept: Sequence[int], token_ids: Sequence[int]) -> "_Reader":
+    def write(self, rows: "_Reader", steps: Sequence[Next]) -> "_Reader":
         """Counts one id a row."""
-        self.n_tokens += len(kept)
+        self.n_tokens += len(steps)
         return self
 
-    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
+    def choose(self, drafts: Sequence[Draft]) -> list[list[Step]]:
         """The next id of every completion as it was scripted."""
         steps = []
         for draft in drafts:
             done, n = self.completions[draft.request], len(draft.token_ids)
-            steps.append(Step(done.token_ids[n], float(done.logprobs[n]), done.watched[n]))
+            steps.append([Step(done.token_ids[n], float(done.logprobs[n]), done.watched[n])])
         return steps
 
     def span(self, row: int, start: int, stop: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Row, Step, greedy
+from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
 from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
@@ -144,10 +144,10 @@ class _CausalModel:
         logits = self._forward(cache, padded)
         return _Batch(cache, padded.mask, padded.positions[:, -1:], logits)
 
-    def write(self, rows: "_Batch", kept: Sequence[int], token_ids: Sequence[int]) -> "_Batch":
-        """One decode step of the rows kept."""
-        batch = rows.select(kept)
-        ids = torch.tensor(token_ids, device=batch.mask.device)
+    def write(self, rows: "_Batch", steps: Sequence[Next]) -> "_Batch":
+        """One decode step of one id a row."""
+        batch = rows.select([step.row for step in steps])
+        ids = torch.tensor([step.ids[0] for step in steps], device=batch.mask.device)
         mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
         positions = batch.positions + 1
         logits = self._forward(batch.cache, _Padded(ids[:, None], mask, positions))
@@ -193,9 +193,9 @@ class _Batch:
     positions: torch.Tensor
     logits: NDArray[np.float32]
 
-    def choose(self, drafts: Sequence[Draft]) -> list[Step]:
+    def choose(self, drafts: Sequence[Draft]) -> list[list[Step]]:
         """The next id of every row."""
-        return greedy(self.logits, drafts)
+        return greedy(self.logits, drafts, [1] * len(drafts))
 
     def span(self, row: int, start: int, stop: int) -> _Span:
         """A copy of some positions of one row, padding left out."""

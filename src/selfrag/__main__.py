@@ -1,5 +1,0 @@
-"""`python -m selfrag`."""
-
-from selfrag.cli import main
-
-main()

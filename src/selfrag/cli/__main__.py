@@ -1,0 +1,5 @@
+"""`python -m selfrag.cli`."""
+
+from selfrag.cli.app import main
+
+main()
