@@ -129,7 +129,7 @@ def measure(texts: Sequence[str], *, name: str, precision: Precision, n_threads:
 def _ours(name: str, precision: Precision, n_threads: int) -> Encoder:
     if precision is not Precision.INT8:
         return open_encoder(name, precision=precision, device="cpu")
-    from selfrag.retrieval.encoder.onnx_encoder import OnnxEncoder
+    from selfrag.retrieval.encoder.onnx import OnnxEncoder
 
     return OnnxEncoder(_folder(name), name=name, n_threads=n_threads)
 

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from selfrag.errors import StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.build import new_manifest
+from selfrag.retrieval.build import new_manifest, open_remote_writer
 from selfrag.retrieval.options import SearchMode, SearchOptions
-from selfrag.retrieval.remote import open_remote_writer
 from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import PASSAGES, connect, vector_index

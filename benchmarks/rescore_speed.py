@@ -67,7 +67,8 @@ def _candidate(root: Node, place: int, rng: np.random.Generator) -> Node:
         n_tokens=21,
     )
     hits = (Hit(passage=passage, score=0.5, rank=place + 1),) if place % 2 == 0 else ()
-    return root.child(tuple(range(120)) if hits else (0,), hits, segment, wants=None)
+    lead_ids = tuple(range(120)) if hits else (0,)
+    return root.child(place + 1, segment, lead_ids=lead_ids, hits=hits)
 
 
 def measure(n_questions: int, n_candidates: int) -> dict[str, float]:

@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag import assets
-from selfrag.cli.retriever import PACKAGED_WEIGHT
 from selfrag.evaluate.retrieval import per_query, ranked_scores
 from selfrag.open.indexes import ENCODER_NAME
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransformerEncoder
 from selfrag.retrieval.fusion import Fusion, FusionKind
-from selfrag.retrieval.options import SearchMode, SearchOptions
+from selfrag.retrieval.options import PACKAGED_WEIGHT, SearchMode, SearchOptions
 from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
 from selfrag.retrieval.reranker_asset import RERANKER
 from selfrag.retrieval.store import PassageStore

@@ -4,8 +4,7 @@ import json
 
 from random_model import PASSAGES, RandomModel
 from selfrag.decode.config import SearchConfig
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Output, Record, Sentence
+from selfrag.evaluate.record import Output, Question, Record, Sentence
 from selfrag.evaluate.systems import SelfRagSystem
 from selfrag.passage import Hit, Passage
 

@@ -12,6 +12,7 @@ from chat_server import chat_reply, chat_server
 from ray_nodes import environment, kill, wait_for
 from selfrag.annotate.cluster import MAX_CHUNK, chunk_size
 from selfrag.cli.report import Reporter
+from selfrag.cluster import Workers
 from selfrag.errors import SelfRAGError
 from selfrag.open.teachers import TeacherOptions, open_teacher
 from selfrag.passage import Passage
@@ -58,7 +59,9 @@ def test_chunks_are_small_enough_for_all_places_and_to_be_lost():
 
 def test_ray_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    options = TeacherOptions(teacher="http://127.0.0.1:1/v1", model="m", ray="auto")
+    options = TeacherOptions(
+        teacher="http://127.0.0.1:1/v1", model="m", workers=Workers(ray="auto")
+    )
     told = r'cannot annotate on the Ray cluster auto: .* run pip install "selfrag\[ray\]"'
     with pytest.raises(SelfRAGError, match=told), open_teacher(options, Reporter()):
         pass

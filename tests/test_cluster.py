@@ -17,14 +17,8 @@ from selfrag.cluster import Workers
 from selfrag.errors import AssetError, BadInput, ConfigError, SelfRAGError
 from selfrag.passage import Passage
 from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
-from selfrag.retrieval.embed.run import (
-    Corpus,
-    Plan,
-    committed_rows,
-    embed_corpus,
-    survey,
-)
-from selfrag.retrieval.embed.shards import read_shards
+from selfrag.retrieval.embed.plan import Corpus, Plan, survey
+from selfrag.retrieval.embed.run import committed_rows, embed_corpus, read_shards
 from words import WordEncoder
 
 Driver = subprocess.Popen[str]

@@ -20,21 +20,18 @@ from typer.testing import CliRunner
 from selfrag.cli import embed as command
 from selfrag.errors import BadInput, ConfigError, EngineError, StorageError
 from selfrag.passage import Passage
+from selfrag.retrieval.embed.plan import COMMIT_ROWS, Corpus, Plan, default_shards, survey
 from selfrag.retrieval.embed.run import (
-    COMMIT_ROWS,
-    Corpus,
-    Plan,
     committed_rows,
-    default_shards,
     embed_corpus,
     embed_shard,
-    survey,
+    index_shards,
+    read_shards,
     unfinished_shards,
 )
-from selfrag.retrieval.embed.shards import index_shards, read_shards
-from selfrag.retrieval.lance import import_lancedb
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.store import PassageStore
+from selfrag.retrieval.table import import_lancedb
 from words import WordEncoder
 
 ENCODER = WordEncoder(dim=8)

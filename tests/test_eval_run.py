@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from eval_parts import ROWS, question, questions_with_passages, random_system
+from random_model import PASSAGES, WORDS, RandomModel
+from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput, EngineError, StorageError
 from selfrag.evaluate.record import (
     RECORDS,
@@ -22,8 +24,8 @@ from selfrag.evaluate.record import (
 )
 from selfrag.evaluate.run import MAX_FAILURES, answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary, summarise
-from selfrag.evaluate.systems import QuestionPassages
-from selfrag.retrieval.base import FixedRetriever
+from selfrag.evaluate.systems import SelfRagSystem
+from selfrag.retrieval.base import GivenPassages
 from selfrag.trace.candidates import recorded_questions
 from selfrag.trace.file import load_trace
 
@@ -211,12 +213,20 @@ def test_a_damaged_record_is_named_by_line(tmp_path):
 
 def test_a_search_is_for_the_question_not_for_what_stands_around_it():
     asked = question(text="Tea heals.", instruction="Is it so?\n\nTea heals.")
-    inner = FixedRetriever({"Tea heals.": [], "Tea heals. It does.": []})
     heard = []
-    inner.search = lambda queries, top_k: heard.append(queries) or [[] for _ in queries]
-    passages = QuestionPassages([asked], inner)
-    passages.search(["Is it so?\n\nTea heals.", "Is it so?\n\nTea heals. It does."], 3)
-    assert heard == [["Tea heals.", "Tea heals. It does."]]
+
+    class Recording:
+        def search(self, queries, top_k):
+            heard.extend(queries)
+            return [list(GivenPassages(PASSAGES).hits[:top_k]) for _ in queries]
+
+    model = RandomModel(5)
+    config = SearchConfig(threshold=0.0, max_segments=2)
+    SelfRagSystem(model.engine, Recording(), config).answer([asked])
+    first, *later = heard
+    assert first == "Tea heals."
+    assert later and all(query.split()[:2] == ["Tea", "heals."] for query in later)
+    assert all(query.split()[2] in WORDS for query in later)
 
 
 def test_questions_that_share_an_instruction_keep_their_own_passages():

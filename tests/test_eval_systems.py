@@ -273,7 +273,7 @@ def api(monkeypatch):
 
 
 def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
-    from selfrag.evaluate.openai_model import ApiModel, Sampling
+    from selfrag.evaluate.model import ApiModel, Sampling
 
     model = ApiModel(base_url=api, model="m")
     replies = model.complete([Prompt(text=t, chat=True) for t in ("a", "b")], 7)
@@ -287,7 +287,7 @@ def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
 
 
 def test_an_apis_distribution_is_read_by_label(api):
-    from selfrag.evaluate.openai_model import ApiModel
+    from selfrag.evaluate.model import ApiModel
 
     ((yes, no),) = ApiModel(base_url=api, model="m").rate(
         [Prompt(text="a", chat=True)], ("Yes", "No")
@@ -300,7 +300,7 @@ def test_an_apis_distribution_is_read_by_label(api):
     ("text", "told"), [("break", "Error code: 400"), ("proxy", "expected a completion")]
 )
 def test_an_api_that_fails_is_an_engine_that_fails(api, text, told):
-    from selfrag.evaluate.openai_model import ApiModel
+    from selfrag.evaluate.model import ApiModel
 
     model = ApiModel(base_url=api, model="m")
     with pytest.raises(EngineError, match=f"cannot ask m at http://127.*{told}"):
@@ -309,7 +309,7 @@ def test_an_api_that_fails_is_an_engine_that_fails(api, text, told):
 
 
 def test_a_key_is_needed_and_said_so(monkeypatch, api):
-    from selfrag.evaluate.openai_model import ApiModel
+    from selfrag.evaluate.model import ApiModel
 
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(BadInput, match="set OPENAI_API_KEY"):

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from selfrag.errors import BadInput
 from selfrag.evaluate.answers import answers_of, has_answer
-from selfrag.evaluate.judged import read_qrels, read_run
 from selfrag.evaluate.retrieval import (
     Ranking,
     per_query,
     ranked_scores,
+    read_qrels,
+    read_run,
     score_answers,
     score_run,
 )

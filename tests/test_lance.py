@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from selfrag.retrieval.lance import import_lancedb, put_off
+from selfrag.retrieval.table import import_lancedb, put_off
 
 
 @pytest.fixture

@@ -102,5 +102,5 @@ def test_a_replay_answers_alike(tmp_path):
     given, _, told = answer(silent(), choices=("true", "false"))
     save_trace(tmp_path / "t", ["Q"], told, config=config)
     trace = load_trace(tmp_path / "t")
-    (again,) = collect_answers(trace.texts, trace.events, config.choices)
+    (again,) = collect_answers(trace.texts, trace.events, closed_sets=[config.choices])
     assert answer_to_json(again) == answer_to_json(given)

@@ -23,8 +23,8 @@ from selfrag.retrieval.embed.pickles import (
     join_pickles,
     read_pickled_shard,
 )
-from selfrag.retrieval.embed.run import Plan, committed_rows, survey
-from selfrag.retrieval.embed.shards import read_shards
+from selfrag.retrieval.embed.plan import Plan, survey
+from selfrag.retrieval.embed.run import committed_rows, read_shards
 from selfrag.retrieval.spec import EncoderSpec
 
 reconstruct = np.zeros(1).__reduce__()[0]

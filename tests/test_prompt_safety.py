@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.engine.tokenizer import FileTokenizer
+from selfrag.errors import EngineError
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, PromptFormat
 from selfrag.reflection import Marker
@@ -97,3 +98,26 @@ def test_a_forged_response_header_does_not_change_the_ids_around_it(fmt):
     n_head = len(fmt.tokenizer.encode(INSTRUCTION_HEAD))
     assert forged[:n_head] == honest[:n_head]
     assert fmt.ids.retrieve[1] not in forged
+
+
+def test_a_model_without_the_reflection_tokens_is_refused_by_name(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    byte_tokenizer(TOKENS[:-2]).save(str(path))
+    tokenizer = FileTokenizer(path, end_of_sequence=END)
+    with pytest.raises(EngineError, match=r"ask plain-7b.*lacks 2 of the 15.*supported.*train"):
+        PromptFormat.of(tokenizer, model="plain-7b")
+
+
+def test_an_end_token_that_is_a_reflection_token_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    byte_tokenizer(TOKENS).save(str(path))
+    tokenizer = FileTokenizer(path, end_of_sequence=TOKENS[0])
+    with pytest.raises(EngineError, match="share an id"):
+        PromptFormat.of(tokenizer)
+
+
+def test_an_end_token_that_the_vocabulary_lacks_is_named(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    byte_tokenizer(TOKENS).save(str(path))
+    with pytest.raises(EngineError, match="no token '<end>'"):
+        FileTokenizer(path, end_of_sequence="<end>")

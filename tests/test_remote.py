@@ -18,12 +18,16 @@ import pytest
 from seaweed import ACCESS_KEY, SECRET_KEY, SeaweedCluster, seaweed_cluster, weed_binary
 from selfrag.errors import BadInput, IndexMismatch, IndexNotUsable, SelfRAGError, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval import remote
-from selfrag.retrieval.build import build_folder, new_manifest, open_writer
+from selfrag.retrieval import build as builds
+from selfrag.retrieval.build import (
+    build_folder,
+    new_manifest,
+    open_remote_writer,
+    open_writer,
+)
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import checked, is_remote
 from selfrag.retrieval.options import SearchMode, SearchOptions
-from selfrag.retrieval.remote import open_remote_writer
 from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import FILES, PASSAGES, connect
 from selfrag.retrieval.verify import verify_index
@@ -443,20 +447,20 @@ def failing(*causes: str) -> tuple[Callable[[], str], list[str]]:
 
 
 def test_a_change_that_came_second_is_made_again_but_not_without_end(monkeypatch):
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(builds.time, "sleep", lambda seconds: None)
     change, done = failing(CONFLICT, CONFLICT)
-    assert remote._settled(change, "s3://b/i") == "made"
+    assert builds._settled(change, "s3://b/i") == "made"
     assert len(done) == 3
     change, done = failing(*[CONFLICT] * 99)
     with pytest.raises(StorageError, match=r"other writers came first 20 times .*try again when"):
-        remote._settled(change, "s3://b/i")
+        builds._settled(change, "s3://b/i")
     assert len(done) == 20
 
 
 def test_what_the_store_refuses_is_not_tried_again():
     change, done = failing("no room")
     with pytest.raises(StorageError, match="cannot write"):
-        remote._settled(change, "s3://b/i")
+        builds._settled(change, "s3://b/i")
     assert len(done) == 1
 
 

@@ -11,7 +11,7 @@ from selfrag.cli import main
 from selfrag.cli.questions import N_NAMED, question_of, read_questions
 from selfrag.cli.retrieve import Output, as_json, retrieved
 from selfrag.errors import BadInput, StorageError
-from selfrag.open import engines, indexes
+from selfrag.open import indexes
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval import rerank
 from selfrag.retrieval.base import FixedRetriever
@@ -365,7 +365,7 @@ def test_the_packaged_reranker_has_a_small_share_unless_told_otherwise(run, buil
         def score(self, pairs):
             return np.array([len(passage.title) for _, passage in pairs], dtype=np.float32)
 
-    monkeypatch.setattr(engines, "fetch_asset", lambda asset, report: "fetched")
+    monkeypatch.setattr(indexes, "fetch_asset", lambda asset, report: "fetched")
     monkeypatch.setattr(rerank, "OnnxCrossEncoder", Backwards)
     arguments = ("search", "titan", "--index", built, "--rerank", "small", "--json")
     for more, first in (([], "p1"), (["--rerank-weight", 1], "p2")):

@@ -5,6 +5,7 @@ import pytest
 
 from selfrag.decode.answer import answer_questions, answer_to_json
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import search
 from selfrag.decode.events import (
     CandidateEvent,
     FinishEvent,
@@ -14,7 +15,6 @@ from selfrag.decode.events import (
     RetrievalEvent,
 )
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.search import search
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit, Passage

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from selfrag.decode.answer import answer_questions, answer_to_json
 from selfrag.decode.config import QueryPolicy, SearchConfig
+from selfrag.decode.drive import drive
 from selfrag.decode.events import (
     CandidateEvent,
     FinishEvent,
@@ -19,7 +20,7 @@ from selfrag.decode.events import (
 )
 from selfrag.decode.gate import GateKind, RetrievalMode
 from selfrag.decode.node import PathScore, path_score
-from selfrag.decode.search import search
+from selfrag.decode.search import Model, steps
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import ConfigError
 from selfrag.passage import Passage
@@ -461,15 +462,13 @@ def test_the_released_prefix_leaves_earlier_passages_out():
 def test_a_budget_of_seconds_ends_before_the_next_level():
     model = RandomModel(5, endless=True)
     ticks = iter([0.0, 1.0, 2.5, 9.0, 9.0])
-    events = list(
-        search(
-            ["Q"],
-            engine=model.engine,
-            retriever=GivenPassages(PASSAGES[:2]),
-            config=SearchConfig(max_seconds=2.0),
-            clock=lambda: next(ticks),
-        )
+    asked = steps(
+        "Q",
+        model=Model.of(model.engine),
+        config=SearchConfig(max_seconds=2.0),
+        clock=lambda: next(ticks),
     )
+    events = list(drive([asked], model.engine, GivenPassages(PASSAGES[:2])))
     finish = events[-1]
     assert finish.stopped_by == "max_seconds"
     assert finish.best.depth == 1  # one level began at 1.0 s, the next would have at 2.5 s

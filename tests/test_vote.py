@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.decode.vote import choice_of, normalise, vote
+from selfrag.decode.closed_set import choice_of, normalise, vote
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from selfrag.decode.answer import Answer, answer_questions
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import search
 from selfrag.decode.events import Event
-from selfrag.decode.search import search
 from selfrag.engine.base import Engine, Request
 from selfrag.open.engines import EngineKind, load_engine, open_engine
 from selfrag.open.indexes import open_index
@@ -119,7 +119,7 @@ class SelfRAG:
 
         The raw use of the released quick start: no gate, no search, no scores.
         """
-        fmt = PromptFormat.of(self.engine.tokenizer)
+        fmt = PromptFormat.of(self.engine.tokenizer, model=self.engine.name)
         prompt = fmt.instruction(question)
         if passage is not None:
             (hit,) = GivenPassages([passage]).hits

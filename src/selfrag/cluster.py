@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from selfrag.errors import ConfigError, SelfRAGError
+from selfrag.serial import setting
 
 _POLL_S = 2.0
 # Nodes that a piece may lose before the run is given up.
@@ -23,15 +24,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """What each worker takes of a Ray cluster, and how many there may be at once.
+    """The Ray cluster, what each worker takes of it, and how many there may be at once.
 
-    `n_workers` 0: as many as the cluster holds, now and when nodes come. `n_gpus` may be a fraction
-    of one. After `stall_s` seconds in which nothing gets on anywhere the run is given up.
+    `ray` is host:port, "auto" for the cluster of this node, "local" to start one, and empty for
+    work without a cluster. `n_workers` 0: as many as it holds, now and when nodes come. `n_gpus`
+    may be a fraction of one. After `stall_s` seconds in which nothing gets on anywhere the run is
+    given up.
     """
 
-    n_workers: int = 0
-    n_cpus: float = 1.0
-    n_gpus: float = 0.0
+    ray: str = setting("", "Cluster: host:port, auto, or local to start one.")
+    n_workers: int = setting(0, "On Ray; 0: as many as it holds.", "--workers")
+    n_cpus: float = setting(1.0, "CPUs of a worker on Ray.", "--worker-cpus")
+    n_gpus: float = setting(0.0, "GPUs of a worker on Ray, 0.5 for two on one.", "--worker-gpus")
     stall_s: float = 1800.0
 
     def __post_init__(self) -> None:

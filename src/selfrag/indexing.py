@@ -37,6 +37,7 @@ from selfrag.retrieval.objectstore import Location, is_remote
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 from selfrag.retrieval.table import quoted
 from selfrag.retrieval.writer import FileState, IndexWriter
+from selfrag.serial import setting
 
 _TOLD_EVERY = 20_000  # passages
 
@@ -48,9 +49,9 @@ EncoderSource = Encoder | Callable[[], Encoder] | None
 class BuildOptions:
     """How files are cut, in `size` words a passage, and what answers a search by meaning."""
 
-    chunking: Chunking = Chunking.WORDS
-    size: int = 100
-    kind: IndexKind = IndexKind.AUTO
+    chunking: Chunking = setting(Chunking.WORDS, "Where to cut.")
+    size: int = setting(100, "Words a passage.")
+    kind: IndexKind = setting(IndexKind.AUTO, "What answers a dense search.")
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from selfrag.errors import EngineError
 from selfrag.passage import Passage
-from selfrag.reflection import Marker, ReflectionIds, bind
+from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionIds, bind
 
 INSTRUCTION_HEAD = "### Instruction:\n"
 INPUT_HEAD = "\n\n### Input:\n"
@@ -60,10 +61,16 @@ class PromptFormat:
     ids: ReflectionIds
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "PromptFormat":
-        """Binds the reflection tokens of `tokenizer`; raises `KeyError` where it lacks one."""
+    def of(cls, tokenizer: Tokenizer, *, model: str = "the model") -> "PromptFormat":
+        """Binds the reflection tokens of `tokenizer`; `model` is named where that fails.
+
+        Raises `EngineError` for a vocabulary that lacks one of the tokens or lets two share an id.
+        """
         end = tokenizer.end_of_sequence_id
-        return cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
+        try:
+            return cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
+        except (KeyError, ValueError) as error:
+            raise EngineError(_unusable(tokenizer, model)) from error
 
     def instruction(self, instruction: str, task_input: str = "") -> list[int]:
         """`### Instruction:` wrapper around the question; the next id is the model's.
@@ -109,3 +116,24 @@ class PromptFormat:
             parts += [self.tokenizer.decode(plain), token.value]
             plain = []
         return "".join([*parts, self.tokenizer.decode(plain)])
+
+
+def _unusable(tokenizer: Tokenizer, model: str) -> str:
+    lacking = [token.value for token in REFLECTION_TOKENS if not _knows(tokenizer, token.value)]
+    found = (
+        f"its vocabulary lacks {len(lacking)} of the 15 reflection tokens, {lacking[0]} among them"
+        if lacking
+        else "some of its 15 reflection tokens share an id with each other or the end of sequence"
+    )
+    return (
+        f"cannot ask {model} for reflections: {found}; expected a Self-RAG model, so use "
+        "`default` or `selfrag/selfrag_llama2_7b`, or train this one with `selfrag train generator`"
+    )
+
+
+def _knows(tokenizer: Tokenizer, token: str) -> bool:
+    try:
+        tokenizer.token_to_id(token)
+    except KeyError:
+        return False
+    return True

@@ -89,7 +89,7 @@ class Labels:
 def critic(
     seeds: Annotated[Path, typer.Argument(help="Seed rows, or a folder of labelled sets.")],
     run: Run,
-    teacher: Annotated[TeacherOptions, options.Without({"critic", "engine"})],
+    teacher: Annotated[TeacherOptions, options.Without({"critic", "engine", "workers.n_gpus"})],
     labels: Labels,
 ) -> None:
     """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
@@ -146,7 +146,7 @@ def _label(
             return
         judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
         try:
-            window = WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1)
+            window = WINDOW * (_CLUSTER_WINDOWS if chosen.workers.ray else 1)
             shares = judged_shares(rows(), judge, groups=groups, window=window) if balance else None
             summary = write_critic_data(
                 rows(),
@@ -172,7 +172,7 @@ def generator(
     ],
     run: Run,
     index: options.Index = None,
-    teacher: Annotated[TeacherOptions, options.Without({"explain"})],
+    teacher: Annotated[TeacherOptions, options.Without({"explain", "workers.n_gpus"})],
     rules: AssemblyConfig,
     bugs: Annotated[
         str, typer.Option(help="Of the reference rules: names with commas, or all.")
@@ -223,7 +223,7 @@ def _annotate(
                 run.out,
                 config,
                 prices=run.prices,
-                window=WINDOW * (_CLUSTER_WINDOWS if chosen.ray else 1),
+                window=WINDOW * (_CLUSTER_WINDOWS if chosen.workers.ray else 1),
                 on_progress=lambda done: report.progress("annotating", done, n_rows),
             )
         finally:

@@ -19,8 +19,8 @@ from selfrag.cli.report import Reporter
 from selfrag.cli.settings import apply_settings
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import search as run_search
 from selfrag.decode.events import Event
-from selfrag.decode.search import search as run_search
 from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.open import indexes
 from selfrag.open.engines import EngineKind
@@ -125,7 +125,7 @@ def _answer_one(
     events: list[Event] = []
     found = run_search([text], engine=model, retriever=store, config=config)
     told = render.narrate(stdout, found) if show.stream else found
-    (answer,) = collect_answers([text], told, config.choices, events.append)
+    (answer,) = collect_answers([text], told, closed_sets=[config.choices], on_event=events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
     if show.trace is not None:
         save_trace(show.trace, [text], events, config=config)
@@ -150,8 +150,7 @@ def replay(
         told[event.question].append(event)
     answers: list[Answer] = []
     for question, events in zip(recorded.questions, told.values(), strict=True):
-        choices = question.config.choices if question.config else ()
-        found = list(collect_answers(recorded.texts, events, choices))
+        found = collect_answers(recorded.texts, events, closed_sets=recorded.closed_sets)
         answers += found
         if not as_json:
             render.show_tree(stdout, question.text, events)

@@ -26,7 +26,7 @@ def follow_reference(
     """
     completer = EngineCompleter(
         engine=engine,
-        fmt=PromptFormat.of(engine.tokenizer),
+        fmt=PromptFormat.of(engine.tokenizer, model=engine.name),
         special_tokens_in_text=True,
         max_passage_tokens=config.max_passage_tokens,
     )

@@ -3,7 +3,7 @@
 import glob
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 from selfrag.cli import options
 from selfrag.cli.console import stdout
 from selfrag.cli.report import Reporter
+from selfrag.cluster import Workers
 from selfrag.errors import BadInput
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_documents
@@ -20,36 +21,12 @@ from selfrag.passage import Passage
 from selfrag.retrieval.spec import CONTRIEVER, DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
-    from selfrag.retrieval.embed.run import Corpus, Plan
+    from selfrag.retrieval.embed.plan import Corpus, Plan
     from selfrag.retrieval.encoder.base import Encoder
     from selfrag.retrieval.spec import EncoderSpec
 
 # What made the embeddings that Self-RAG gives away (retrieval_lm, README).
 ORIGINAL_ENCODER = CONTRIEVER.spec("facebook/contriever-msmarco", dim=768, max_tokens=512)
-
-Passages = Annotated[
-    list[str], typer.Option("--passages", help="Files or patterns: psgs_w100.tsv, corpus.jsonl")
-]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the shards; run again to go on.")]
-Shard = Annotated[str, typer.Option("--shard", help="Only shard i of n, as 0/16; i from 0.")]
-Shards = Annotated[int, typer.Option(help="How many shards; 0: one for 65,536 passages.")]
-EncoderOption = Annotated[
-    str, typer.Option("--encoder", help="Model by name or folder: contriever-msmarco, E5, …")
-]
-PrecisionOption = Annotated[
-    Precision | None, typer.Option(help="What it computes in; else int8 for MiniLM on a CPU.")
-]
-BatchSize = Annotated[int, typer.Option(help="Passages encoded together.")]
-Devices = Annotated[str, typer.Option(help="One process each, as cuda:0,cuda:1.")]
-WorkerGpus = Annotated[float, typer.Option(help="GPUs of a worker on Ray, 0.5 for two on one.")]
-StallMinutes = Annotated[float, typer.Option(help="Ray is given up after so long without commit.")]
-FromPickles = Annotated[
-    list[str] | None,
-    typer.Option("--from-pickles", help="Embeddings of the original, as 'dir/passages_*'."),
-]
-Index = Annotated[
-    Path | None, typer.Option("--index", help="Make this index of the shards once all are whole.")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,63 +40,95 @@ class PassageFiles:
             yield from chunk_document(document)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shards:
+    """The folder of shards, and which of them are made here."""
+
+    out: Annotated[Path, typer.Option("--out", help="Folder of the shards; run again to go on.")]
+    shard: Annotated[str, typer.Option(help="Only shard i of n, as 0/16; i from 0.")] = ""
+    shards: Annotated[int, typer.Option(help="How many; 0: one for 65,536 passages.")] = 0
+    from_pickles: Annotated[
+        list[str] | None, typer.Option(help="Embeddings of the original, as 'dir/passages_*'.")
+    ] = None
+    index: Annotated[
+        Path | None, typer.Option(help="Make this index of the shards once all are whole.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What encodes."""
+
+    encoder: Annotated[
+        str, typer.Option(help="Model by name or folder: contriever-msmarco, E5, …")
+    ] = DEFAULT_ENCODER
+    precision: Annotated[
+        Precision | None, typer.Option(help="What it computes in; else int8 for MiniLM on a CPU.")
+    ] = None
+    batch_size: Annotated[int, typer.Option(help="Passages encoded together.")] = 64
+    devices: Annotated[str, typer.Option(help="One process each, as cuda:0,cuda:1.")] = ""
+
+
+@options.command
 def embed(
-    passages: Passages,
-    out: Out,
-    shard: Shard = "",
-    shards: Shards = 0,
-    encoder: EncoderOption = DEFAULT_ENCODER,
-    precision: PrecisionOption = None,
-    batch_size: BatchSize = 64,
-    devices: Devices = "",
-    ray: options.Ray = "",
-    workers: options.Workers = 0,
-    worker_cpus: options.WorkerCpus = 1.0,
-    worker_gpus: WorkerGpus = 0.0,
-    stall_minutes: StallMinutes = 30.0,
-    from_pickles: FromPickles = None,
-    index: Index = None,
+    *,
+    passages: Annotated[
+        list[str], typer.Option("--passages", help="Files or patterns: psgs_w100.tsv, corpus.jsonl")
+    ],
+    shards: Shards,
+    encoding: Encoding,
+    workers: Workers,
+    stall_minutes: Annotated[
+        float, typer.Option(help="Ray is given up after so long without commit.")
+    ] = 30.0,
 ) -> None:
     """Encode a corpus into shards, and these into an index; run again to go on after any end.
 
     Rows with an id are passages as they are, others are cut into blocks of 100 words.
     """
-    from selfrag.cluster import Workers
     from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
-    from selfrag.retrieval.embed.run import embed_corpus, survey
+    from selfrag.retrieval.embed.plan import survey
+    from selfrag.retrieval.embed.run import embed_corpus
     from selfrag.retrieval.encoder.named import usual_precision
 
-    places = [name.strip() for name in devices.split(",") if name.strip()]
+    places = [name.strip() for name in encoding.devices.split(",") if name.strip()]
     _refuse_together(
-        {"--shard": shard, "--devices": places[1:], "--ray": ray, "--from-pickles": from_pickles}
+        {
+            "--shard": shards.shard,
+            "--devices": places[1:],
+            "--ray": workers.ray,
+            "--from-pickles": shards.from_pickles,
+        }
     )
-    number, n_shards = _shard_of(shard) if shard else (None, shards)
-    _refuse_below(1, batch_size=batch_size)
+    number, n_shards = _shard_of(shards.shard) if shards.shard else (None, shards.shards)
+    _refuse_below(1, batch_size=encoding.batch_size)
     _refuse_below(0, shards=n_shards)
-    files, report = PassageFiles(tuple(passages)), Reporter()
-    if from_pickles:
-        plan = _import(from_pickles, files, out, encoder, n_shards, report)
-        _finish(out, plan, index, report)
+    files, out, report = PassageFiles(tuple(passages)), shards.out, Reporter()
+    if shards.from_pickles:
+        plan = _import(shards.from_pickles, files, out, encoding.encoder, n_shards, report)
+        _finish(out, plan, shards.index, report)
         return
-    held = Workers(
-        n_workers=workers, n_cpus=worker_cpus, n_gpus=worker_gpus, stall_s=stall_minutes * 60
-    )
+    workers = replace(workers, stall_s=stall_minutes * 60)
     device = places[0] if places else ""
-    precision = precision or usual_precision(encoder, device=device)  # one for all workers
-    make = partial(open_encoder, encoder, precision, batch_size)
+    # One precision for all workers.
+    precision = encoding.precision or usual_precision(encoding.encoder, device=device)
+    make = partial(open_encoder, encoding.encoder, precision, encoding.batch_size)
     # Where others do the work, this process wants to know no more than the dims.
-    model = make("cpu" if ray or places[1:] else device)
+    model = make("cpu" if workers.ray or places[1:] else device)
     report.say("counting the passages")
-    plan = _plan(out, model.spec, survey(files), n_shards, max(workers, len(places)))
+    at_least = max(workers.n_workers, len(places))
+    plan = _plan(out, model.spec, survey(files), n_shards, at_least)
     own = None if number is None else [number]
     job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
-    if ray:
+    if workers.ray:
         there = partial(make, device)
-        job = partial(embed_on_cluster, files, there, out, plan, address=ray, workers=held)
+        job = partial(
+            embed_on_cluster, files, there, out, plan, address=workers.ray, workers=workers
+        )
     elif places[1:]:
         job = partial(embed_on_devices, files, make, out, plan, places)
     _with_bar(job, plan, report, number)
-    _finish(out, plan, index, report)
+    _finish(out, plan, shards.index, report)
 
 
 def _with_bar(
@@ -144,8 +153,7 @@ def open_encoder(name: str, precision: Precision, batch_size: int, device: str) 
 
 def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> None:
     """Says what is whole and what to do next, and makes the `index` when all is."""
-    from selfrag.retrieval.embed.run import unfinished_shards
-    from selfrag.retrieval.embed.shards import index_shards
+    from selfrag.retrieval.embed.run import index_shards, unfinished_shards
 
     n_passages = plan.corpus.n_passages
     left = unfinished_shards(out, plan)
@@ -219,7 +227,7 @@ def _shard_of(text: str) -> tuple[int, int]:
 
 def _plan(out: Path, spec: "EncoderSpec", corpus: "Corpus", n_shards: int, at_least: int) -> "Plan":
     """As many shards as asked for; else as in the folder, if it is begun, or as usual."""
-    from selfrag.retrieval.embed.run import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
+    from selfrag.retrieval.embed.plan import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
 
     there = Plan.load(out) if (out / PLAN_NAME).is_file() else None
     usual = there.n_shards if there else default_shards(corpus.n_passages, at_least=at_least)

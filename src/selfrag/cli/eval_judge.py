@@ -12,8 +12,15 @@ import typer
 from selfrag.cli import eval_options, options
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
-from selfrag.evaluate.factscore import Searched, judge_facts, passages_read
-from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge, judge_citations
+from selfrag.evaluate.judges import (
+    Judge,
+    ModelJudge,
+    Searched,
+    SupportJudge,
+    judge_citations,
+    judge_facts,
+    passages_read,
+)
 from selfrag.evaluate.record import Record
 from selfrag.evaluate.summary import load_run
 from selfrag.open import engines, indexes
@@ -116,7 +123,7 @@ def _local_teacher(report: Reporter) -> Iterator[Judge]:
     """A server of our own, which ends with the block and answers one call at a time."""
     from selfrag.annotate.local import fetch_local_model, serving
     from selfrag.annotate.local_model import MODEL_NAME
-    from selfrag.evaluate.openai_model import ApiModel
+    from selfrag.evaluate.model import ApiModel
 
     model = fetch_local_model(lambda part: engines.fetch_asset(part, report))
     report.say(f"starting {MODEL_NAME} on this machine")

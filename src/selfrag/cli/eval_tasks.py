@@ -21,16 +21,24 @@ from selfrag.cli.eval_progress import RunningBar
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
 from selfrag.cli.settings import apply_settings, threshold_from
+from selfrag.cluster import Workers
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import BadInput
 from selfrag.evaluate import page
-from selfrag.evaluate.data import QuestionSet, choose, load_questions, reasons_counted
-from selfrag.evaluate.fetch import SOURCES, fetch_questions, fetched_path, how_to_bring
+from selfrag.evaluate.data import (
+    SOURCES,
+    QuestionSet,
+    choose,
+    fetch_questions,
+    fetched_path,
+    how_to_bring,
+    load_questions,
+    reasons_counted,
+)
 from selfrag.evaluate.files import write_text
 from selfrag.evaluate.metrics import metrics_named
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import RECORDS, without_failures
+from selfrag.evaluate.record import RECORDS, Question, without_failures
 from selfrag.evaluate.report import build_report
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary
@@ -38,7 +46,6 @@ from selfrag.evaluate.tasks import TASKS, Task, task_named
 from selfrag.evaluate.templates import template_named
 from selfrag.open.engines import EngineKind
 from selfrag.open.systems import (
-    ClusterOptions,
     Setup,
     SystemKind,
     opened_answerer,
@@ -103,7 +110,7 @@ def evaluate(
     found = load_questions(data or fetched(chosen_task), chosen_task)
     questions = choose(found.questions, limit=limit, sample=sample, seed=seed)
     setup = replace(setup, has_passages=found.n_without_passages < len(found.questions))
-    cluster = ClusterOptions(ray=ray, n_workers=workers, worker_cpus=worker_cpus)
+    cluster = Workers(ray=ray, n_workers=workers, n_cpus=worker_cpus)
     config = run_config(setup, found, questions, limit=limit, sample=sample)
     _tell_faults(found, questions, setup)
     _run(setup, config, questions, folder, cluster, retry_failed=retry_failed)
@@ -140,7 +147,7 @@ def _run(
     config: Mapping[str, Any],
     questions: Sequence[Question],
     out: Path,
-    cluster: ClusterOptions,
+    cluster: Workers,
     *,
     retry_failed: bool,
 ) -> None:

@@ -9,8 +9,13 @@ from rich.table import Table
 
 from selfrag.cli import options
 from selfrag.cli.console import print_json, stdout
-from selfrag.evaluate.judged import read_qrels, read_run
-from selfrag.evaluate.retrieval import RetrievalScores, score_answers, score_run
+from selfrag.evaluate.retrieval import (
+    RetrievalScores,
+    read_qrels,
+    read_run,
+    score_answers,
+    score_run,
+)
 
 N_NAMED = 5  # queries named in the terminal; --json has all
 

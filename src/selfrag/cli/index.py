@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from selfrag import indexing
+from selfrag import indexing, plots
 from selfrag.cli import options
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.report import Reporter
-from selfrag.cli.tune import index_tune
-from selfrag.ingest.chunking import Chunking
+from selfrag.errors import ConfigError
 from selfrag.ingest.faults import Skipped
 from selfrag.ingest.formats import EXPECTED, ReadOptions
 from selfrag.open import indexes
@@ -24,34 +24,31 @@ from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
     from selfrag.retrieval.encoder.base import Encoder
+    from selfrag.retrieval.tune import Tuned
 
 index_app = typer.Typer(help="Build, change and inspect indexes.", no_args_is_help=True)
-index_app.command("tune")(index_tune)
 
 Folder = Annotated[str, typer.Argument(help="Index folder or s3://bucket/prefix.")]
 Paths = Annotated[
     list[str], typer.Argument(help=f"Files, folders or patterns of {EXPECTED}; .gz where it fits.")
 ]
 MaxMb = Annotated[int, typer.Option(help="Larger files are skipped; rows have no limit.")]
-Encoding = Annotated[str, typer.Option(help="Of text, HTML and tables; found out if not given.")]
 
 
 @index_app.command("build")
+@options.command
 def index_build(
+    *,
     paths: Paths,
     out: Annotated[str, typer.Option("--out", help="Folder of the new index, or s3://….")],
-    chunking: Annotated[Chunking, typer.Option(help="Where to cut.")] = Chunking.WORDS,
-    size: Annotated[int, typer.Option(help="Words a passage.")] = 100,
-    kind: Annotated[IndexKind, typer.Option(help="What searches by meaning.")] = IndexKind.AUTO,
+    cut: indexing.BuildOptions,
     encoder: Annotated[
         str, typer.Option(help="A folder or hub name of sentence-transformers, or contriever.")
     ] = DEFAULT_ENCODER,
     precision: Annotated[
         Precision | None, typer.Option(help="Of the encoder; int8 for the default one on a CPU.")
     ] = None,
-    encoding: Encoding = "",
-    max_mb: MaxMb = 512,
-    cut_rows: Annotated[bool, typer.Option(help="Cut rows that have an id, too.")] = False,
+    read: ReadOptions,
     as_json: options.Json = False,
 ) -> None:
     """Index your own documents; what a broken-off build has done is kept and gone on from."""
@@ -61,8 +58,8 @@ def index_build(
             paths,
             out,
             lambda: indexes.load_passage_encoder(report, name=encoder, precision=precision),
-            options=indexing.BuildOptions(chunking=chunking, size=size, kind=kind),
-            read=ReadOptions(encoding=encoding, max_mb=max_mb, cut_rows=cut_rows),
+            options=cut,
+            read=read,
             on_skip=told.faults.append,
             progress=report,
         )
@@ -180,6 +177,83 @@ def index_verify(
             remedy = f"  -> {check.remedy}" if check.remedy else ""
             stdout.print(f"{check.name}: {check.found}{remedy}", markup=False)
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@index_app.command("tune")
+def index_tune(
+    path: Folder,
+    kind: Annotated[list[IndexKind] | None, typer.Option(help="Kinds to try.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Queries, the first words of passages.")] = 50,
+    max_rows: Annotated[
+        int, typer.Option(min=1, help="Passages tried at most, drawn evenly.")
+    ] = 100_000,
+    recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least recall@10 that will do.")
+    ] = 0.95,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the choice down.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a picture.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure recall@10 against exact search, latency and size, and name the best choice."""
+    from selfrag.retrieval.tune import apply_way, fastest, tune_index
+
+    manifest = Manifest.load(path)
+    report = Reporter()
+    encoder = indexes.encoder_of(path, manifest, report)
+    kinds = kind or [IndexKind.BALANCED, IndexKind.SMALL]
+    total = 1 + 16 * len(kinds)
+    try:
+        found = tune_index(
+            path,
+            encoder,
+            manifest.encoder.metric,
+            kinds=kinds,
+            n_queries=queries,
+            max_rows=max_rows,
+            on_progress=lambda done: report.progress("tuning", done, total),
+        )
+    finally:
+        report.close()
+    best = fastest(found, recall=recall)
+    if plot is not None:
+        _draw(found, plot)
+    if as_json:
+        chosen = None if best is None else asdict(best)
+        print_json({"index": str(path), "ways": [asdict(each) for each in found], "best": chosen})
+    else:
+        _show_ways(found, best)
+    if apply:
+        if best is None:
+            raise ConfigError(f"cannot apply: no way reaches recall {recall}; lower --recall")
+        with indexes.open_index_writer(path, Reporter()) as writer:
+            apply_way(writer, best)
+        stdout.print(f"{path} now searches as {best.kind.value}", markup=False)
+
+
+def _show_ways(found: "list[Tuned]", best: "Tuned | None") -> None:
+    table = Table(title=f"{found[0].n_rows} passages", title_justify="left")
+    for name in ("kind", "probes", "refine", "recall@10", "p50 ms", "p95 ms", "index MB", ""):
+        table.add_column(name, justify="left" if name in ("kind", "") else "right")
+    for each in found:
+        table.add_row(
+            each.kind.value,
+            str(each.n_probes or "-"),
+            str(each.refine_factor or "-"),
+            f"{each.recall:.3f}",
+            f"{each.p50_ms:.2f}",
+            f"{each.p95_ms:.2f}",
+            f"{each.index_mb:.1f}",
+            "best" if each is best else "",
+        )
+    stdout.print(table)
+
+
+def _draw(found: "list[Tuned]", out: Path) -> None:
+    ways: dict[str, list[tuple[float, float]]] = {}
+    for each in found:
+        label = f"{each.kind.value}, {each.index_mb:.1f} MB"
+        ways.setdefault(label, []).append((each.p50_ms, each.recall))
+    plots.save(plots.latency_figure(ways, f"{found[0].n_rows} passages"), out)
 
 
 @dataclass(slots=True)

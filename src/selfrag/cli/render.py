@@ -77,20 +77,21 @@ def describe_skip(event: SkipEvent) -> str:
 def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
     """Every candidate with its passage and four scores, and why a branch was kept or lost."""
     tree = Tree(f"[bold]{escape(question)}[/bold]")
-    fates = {id(event.node): event for event in events if isinstance(event, KeepEvent | PruneEvent)}
+    fates = {event.node.id: event for event in events if isinstance(event, KeepEvent | PruneEvent)}
     branches: dict[int, Tree] = {}
     for event in events:
         if isinstance(event, GateEvent):
             tree.add(escape(describe_gate(event.gate)))
         elif isinstance(event, RetrievalEvent):
-            place = branches.get(id(event.parent), tree)
+            place = branches.get(event.parent.id, tree)
             place.add(escape(f"searched {event.query!r}: {len(event.hits)} passages"), style="dim")
         elif isinstance(event, SkipEvent):
-            place = branches.get(id(event.parent), tree)
+            place = branches.get(event.parent.id, tree)
             place.add(escape(describe_skip(event)), style="dim")
         elif isinstance(event, CandidateEvent):
-            place = branches.get(id(event.node.parent), tree)
-            branches[id(event.node)] = place.add(_describe_node(event.node, fates))
+            before = event.node.parent
+            place = tree if before is None else branches.get(before.id, tree)
+            branches[event.node.id] = place.add(_describe_node(event.node, fates))
     console.print(tree, soft_wrap=False)
 
 
@@ -121,7 +122,7 @@ def _describe_node(node: Node, fates: dict[int, KeepEvent | PruneEvent]) -> str:
     assert node.segment is not None  # candidates are never roots
     read = ", ".join(f"[{hit.rank}] {hit.passage.title}" for hit in node.hits)
     passage = f"{escape(read)}: " if read else ""
-    fate = fates.get(id(node))
+    fate = fates.get(node.id)
     ending = "finished" if node.finished else "goes on"
     verdict = f"[green]kept, rank {fate.rank}, {ending}[/green]" if fate else ""
     if isinstance(fate, PruneEvent):

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfrag.cli import options, retriever
+from selfrag.cli import options
 from selfrag.cli.console import stdout
 from selfrag.cli.questions import Reject, Row, named, question_of, read_questions
 from selfrag.cli.report import Reporter
@@ -21,14 +21,19 @@ from selfrag.evaluate.answers import answers_of, has_answer
 from selfrag.open import indexes
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
-from selfrag.retrieval.fusion import DENSE_WEIGHT, RRF_CONSTANT, Fusion, FusionKind
 from selfrag.retrieval.objectstore import is_remote
-from selfrag.retrieval.options import SearchMode, SearchOptions
+from selfrag.retrieval.options import SearchOptions
+from selfrag.retrieval.store import PassageStore
+
+if TYPE_CHECKING:
+    from selfrag.retrieval.postgres.store import PgVectorStore
 
 logger = logging.getLogger(__name__)
 
 
+@options.command
 def retrieve(
+    *,
     data: Annotated[
         Path, typer.Option("--data", help="JSON or JSONL: `question` or `instruction` in each row.")
     ],
@@ -37,34 +42,19 @@ def retrieve(
     n_docs: Annotated[
         int, typer.Option("--n-docs", "--n_docs", "--top-k", help="Passages a question.")
     ] = 20,
-    mode: retriever.Mode = SearchMode.HYBRID,
-    where: retriever.Where = "",
-    fusion: retriever.Fuse = FusionKind.SCORES,
-    dense_weight: retriever.DenseWeight = DENSE_WEIGHT,
-    rank_constant: retriever.RankConstant = RRF_CONSTANT,
-    rerank: retriever.Rerank = "",
-    rerank_weight: retriever.RerankWeight = None,
-    candidates: retriever.Candidates = 20,
+    how: SearchOptions,
     batch_size: Annotated[int, typer.Option(help="Questions searched together.")] = 32,
     restart: Annotated[bool, typer.Option("--restart", help="Write --out anew.")] = False,
 ) -> None:
     """Retrieve for every row of a file; run again to go on after an interruption."""
     _check(data, out, n_docs, batch_size)
-    plan = SearchOptions(
-        mode=mode,
-        where=where,
-        fusion=Fusion(kind=fusion, dense_weight=dense_weight, constant=rank_constant),
-        rerank=rerank,
-        rerank_weight=rerank_weight,
-        candidates=candidates,
-    )
     report = Reporter()
     rows, rejects = read_questions(data)
     store = indexes.open_index(index, report)
-    found = retriever.open_retriever(store, plan, report)
-    place = {"index": _whole_name(index), "made": retriever.made_at(store)}
+    found = indexes.open_retriever(store, how, report)
+    place = {"index": _whole_name(index), "made": _made_at(store)}
     with Output(out) as output:
-        output.claim({**place, "n_docs": n_docs, **asdict(plan)}, restart=restart)
+        output.claim({**place, "n_docs": n_docs, **asdict(how)}, restart=restart)
         n_done = output.count_done(rows, data)
         _keep_rejects(out, rejects)
         if n_done:
@@ -81,6 +71,11 @@ def retrieve(
         kept = _beside(out, "rejects.jsonl")
         report.say(f"left out {len(rejects)} rows, kept in {kept}: {named(rejects)}")
     stdout.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+
+
+def _made_at(store: "PassageStore | PgVectorStore") -> str:
+    """When the index was built; '' for a database, which is no one's build."""
+    return store.manifest.created_at if isinstance(store, PassageStore) else ""
 
 
 def _whole_name(index: str | None) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfrag.decode.closed_set import vote
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import search
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent, Usage
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
 from selfrag.decode.score import SegmentScores
-from selfrag.decode.search import search
-from selfrag.decode.vote import vote
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit
 from selfrag.prompt import Turn
@@ -127,25 +127,44 @@ def answer_questions(
     events = search(
         questions, engine=engine, retriever=retriever, config=config, histories=histories
     )
-    return list(collect_answers(questions, events, config.choices, on_event))
+    closed_sets = [config.choices] * len(questions)
+    return collect_answers(questions, events, closed_sets=closed_sets, on_event=on_event)
 
 
 def collect_answers(
     questions: Sequence[str],
     events: Iterable[Event],
-    choices: Sequence[str] = (),
+    *,
+    closed_sets: Sequence[Sequence[str]] = (),
     on_event: Callable[[Event], None] | None = None,
-) -> Iterator[Answer]:
-    """The answers that a stream of events comes to, one for each `FinishEvent`, as it arrives."""
+) -> list[Answer]:
+    """The answers that a stream of events comes to, in the order of the questions."""
+    done = finished_answers(questions, events, closed_sets=closed_sets, on_event=on_event)
+    return [answer for _, answer in sorted(done, key=lambda each: each[0])]
+
+
+def finished_answers(
+    questions: Sequence[str],
+    events: Iterable[Event],
+    *,
+    closed_sets: Sequence[Sequence[str]] = (),
+    on_event: Callable[[Event], None] | None = None,
+) -> Iterator[tuple[int, Answer]]:
+    """Number and answer of every question as soon as its search has ended.
+
+    `closed_sets`: the choices of each question; empty: there are none.
+    """
     first_level: dict[int, list[Node]] = {}
     for event in events:
         if on_event is not None:
             on_event(event)
+        number = event.question
         if isinstance(event, CandidateEvent) and event.node.depth == 1:
-            first_level.setdefault(event.question, []).append(event.node)
+            first_level.setdefault(number, []).append(event.node)
         elif isinstance(event, FinishEvent):
-            candidates = first_level.get(event.question, [])
-            yield build_answer(questions[event.question], event, candidates, choices)
+            choices = closed_sets[number] if closed_sets else ()
+            candidates = first_level.pop(number, [])
+            yield number, build_answer(questions[number], event, candidates, choices)
 
 
 def build_answer(

@@ -22,11 +22,12 @@ class PathScore(StrEnum):
 class Node:
     """One hypothesis: its parent's path plus one segment. The root holds the instruction only.
 
-    The ids that a node adds to its path are `lead_ids`, the decision and the passages `hits` that
-    it reads, and those of its segment. `wants` is what the next segment needs, None once
-    finished.
+    `id` is unique within the search of one question. The token ids that a node adds to its path are
+    `lead_ids`, the decision and the passages `hits` that it reads, and those of its segment.
+    `wants` is what the next segment needs, None once finished.
     """
 
+    id: int
     parent: "Node | None"
     lead_ids: tuple[int, ...]
     hits: tuple[Hit, ...] = ()
@@ -36,25 +37,31 @@ class Node:
 
     @classmethod
     def root(cls, prompt_ids: tuple[int, ...]) -> "Node":
-        """The node before the first segment; the gate has not decided yet."""
-        return cls(parent=None, lead_ids=prompt_ids)
+        """The node before the first segment, with id 0; the gate has not decided yet."""
+        return cls(id=0, parent=None, lead_ids=prompt_ids)
 
     def decided(self, wants: Retrieve) -> "Node":
         """The same root with the gate's decision."""
         return replace(self, wants=wants)
 
+    def ended(self, node_id: int) -> "Node":
+        """A node with an id of its own for the same path, which no segment follows."""
+        return replace(self, id=node_id, wants=None)
+
     def child(
         self,
-        lead_ids: tuple[int, ...],
-        hits: tuple[Hit, ...],
+        node_id: int,
         segment: Segment,
         *,
-        wants: Retrieve | None,
+        lead_ids: tuple[int, ...],
+        hits: tuple[Hit, ...] = (),
+        wants: Retrieve | None = None,
         rule: PathScore = PathScore.SUM,
     ) -> "Node":
-        """The node that goes on from here with `segment`."""
+        """The node that continues this path with `segment`."""
         totals = [node.segment.scores.total for node in self.path if node.segment is not None]
         return Node(
+            id=node_id,
             parent=self,
             lead_ids=lead_ids,
             hits=hits,
@@ -114,6 +121,12 @@ class Node:
     def path(self) -> tuple["Node", ...]:
         """The nodes from the first segment to this one; empty at the root."""
         return tuple(reversed([node for node in self._upward() if node.segment is not None]))
+
+    @property
+    def start(self) -> "Node":
+        """The root that the path begins at."""
+        *_, root = self._upward()
+        return root
 
     def path_ids(self, *, with_passages: bool = True) -> tuple[int, ...]:
         """Everything the model has read and written on the way here, as ids.

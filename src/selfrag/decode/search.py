@@ -1,331 +1,399 @@
-"""Segment-level beam search over frozen nodes: retrieve, write, criticise, keep the best.
+"""The search for one question as steps: it yields what it asks for and is sent the replies.
 
-Self-RAG (arXiv 2310.11511), algorithm 1 and section 3.3. Every level of every question is one
-engine call. A node never changes; its prompt is derived from its path, with all earlier passages
-and reflection tokens inline as in training. Finished hypotheses keep competing with open ones.
-Yields an event for every decision; the answer, the command line and the server are its readers.
+Self-RAG (arXiv 2310.11511), algorithm 1 and section 3.3: a beam search over segments. A node never
+changes; its prompt is derived from its path, with all earlier passages and reflection tokens inline
+as in training. Finished hypotheses keep competing with open ones. Every decision is an event.
+Does no I/O and knows nothing of engines, retrievers and other questions: see `drive`.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
-from selfrag.decode.config import SearchConfig
+from selfrag.decode.beam import keep_best, may_be_said
+from selfrag.decode.closed_set import Rating, names_none
+from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.events import (
     CandidateEvent,
     Event,
     FinishEvent,
     GateEvent,
-    KeepEvent,
-    PruneEvent,
+    RetrievalEvent,
+    SkipEvent,
     Usage,
 )
-from selfrag.decode.gate import Gate, GateRule, RetrievalMode, decide
-from selfrag.decode.likelihood import names_none, rate_choices
+from selfrag.decode.gate import Gate, RetrievalMode, decide
 from selfrag.decode.node import Node
-from selfrag.decode.plan import Level, Step, plan_level, room, skip_irrelevant
+from selfrag.decode.score import relevance_score
 from selfrag.decode.segment import COLUMNS, cut_segment
 from selfrag.engine.base import Completion, Engine, Request
 from selfrag.errors import BadInput
+from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
-from selfrag.reflection import Retrieve
-from selfrag.retrieval.base import Retriever
+from selfrag.reflection import Relevance, Retrieve
 
 
-@dataclass(slots=True, eq=False)
-class _Question:
-    """One question in flight: what the search knows of it so far."""
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Requests to complete; a completion for each is sent back, in order."""
 
-    number: int
-    text: str
-    gate: Gate
-    beam: list[Node]
-    usage: Usage
-    stopped_by: str | None = None
-    first_level: list[Node] = field(default_factory=list)
+    requests: Sequence[Request]
 
 
-def search(
-    questions: Sequence[str],
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Queries to search; at most `top_k` hits for each are sent back, in order."""
+
+    queries: Sequence[str]
+    top_k: int
+
+
+Ask = Generate | Lookup
+Steps = Generator[Ask | Event, Any, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What a search has to know of the model that it asks."""
+
+    fmt: PromptFormat
+    max_context: int
+    name: str
+
+    @classmethod
+    def of(cls, engine: Engine) -> "Model":
+        """The facts of `engine`, which is asked nothing."""
+        fmt = PromptFormat.of(engine.tokenizer, model=engine.name)
+        return cls(fmt=fmt, max_context=engine.max_context, name=engine.name)
+
+
+def steps(
+    question: str,
     *,
-    engine: Engine,
-    retriever: Retriever,
+    model: Model,
     config: SearchConfig,
-    histories: Sequence[Sequence[Turn]] = (),
+    query: str | None = None,
+    passages: Sequence[Hit] | None = None,
+    history: Sequence[Turn] = (),
+    number: int = 0,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Event]:
-    """Searches all questions together, level by level; the last event of each is its `FinishEvent`.
+) -> Steps:
+    """The search for one question; its last event is the `FinishEvent`. Closing it cancels it.
 
-    `histories` holds the earlier turns of every question, oldest first; empty: there are none.
-    Ends after at most `max_segments` levels. Budgets are looked at before a level, so a level that
-    has begun is ended. Raises `BadInput` for a question that is empty or longer than the model's
-    context allows.
+    `query` is searched in place of the question, and `passages` are read in place of what a search
+    would find. `history` holds the earlier turns, oldest first. `number` is what the events call
+    the question. Ends after at most `max_segments` levels; budgets are checked between levels, so a
+    level in progress always completes. Raises `BadInput` at once for a question that is empty or
+    longer than the context allows.
     """
-    started = clock()
-    fmt = PromptFormat.of(engine.tokenizer)
-    histories = histories or [()] * len(questions)
-    roots = [
-        _root(question, turns, fmt, engine, config)
-        for question, turns in zip(questions, histories, strict=True)
-    ]
-    states = []
-    for number, (root, gate) in enumerate(
-        zip(roots, _gate_all(roots, engine, fmt, config.gate_rule), strict=True)
-    ):
-        yield GateEvent(question=number, gate=gate)
-        wants = Retrieve.YES if gate.retrieve else Retrieve.NO
-        text = _with_history(questions[number], histories[number])
-        beam = [root.decided(wants)]
-        states.append(_Question(number, text, gate, beam, Usage(n_tokens=1)))
-    for _ in range(config.max_segments):
-        late = config.max_seconds is not None and clock() - started >= config.max_seconds
-        grown = yield from _grow(states, engine, retriever, fmt, config, late=late)
-        if not grown:
-            break
-    for state in states:
-        yield _rated(_finish(state, config), state.first_level, engine, fmt, config)
-
-
-def _root(
-    question: str, turns: Sequence[Turn], fmt: PromptFormat, engine: Engine, config: SearchConfig
-) -> Node:
-    if not question.strip():
+    asked = question.strip()
+    if not asked:
         raise BadInput(
             "cannot answer: the question is empty; expected a question or an instruction, "
             "so write one in quotes"
         )
-    space = room(engine, config)
-    for first in range(len(turns) + 1):  # the oldest turns go where all do not fit
-        prompt_ids = tuple(fmt.conversation(turns[first:], question.strip()))
-        if len(prompt_ids) <= space:
-            return Node.root(prompt_ids)
-    raise BadInput(
-        f"cannot answer: the question takes {len(prompt_ids)} tokens, but {engine.name} has "
-        f"room for {max(space, 0)} beside a passage and an answer; shorten the question"
-    )
-
-
-def _with_history(question: str, turns: Sequence[Turn]) -> str:
-    """What is searched: a follow-up is looked up together with the question before it."""
-    return " ".join([*(turn.question.strip() for turn in turns[-1:]), question.strip()])
-
-
-def _gate_all(
-    roots: Sequence[Node], engine: Engine, fmt: PromptFormat, rule: GateRule
-) -> list[Gate]:
-    """One token a question tells the gate; the same token is asked for in every mode."""
-    requests = [
-        Request(prefix_ids=root.path_ids(), max_new_tokens=1, watch_ids=fmt.ids.all)
-        for root in roots
-    ]
-    return [_gate_of(done, fmt, rule) for done in engine.generate(requests)]
-
-
-def _gate_of(done: Completion, fmt: PromptFormat, rule: GateRule) -> Gate:
-    token = fmt.ids.token_of.get(done.token_ids[-1])
-    emitted = token if isinstance(token, Retrieve) else None
-    return decide(done.watched[-1, COLUMNS[Retrieve]], emitted, rule)
-
-
-def _grow(
-    states: Sequence[_Question],
-    engine: Engine,
-    retriever: Retriever,
-    fmt: PromptFormat,
-    config: SearchConfig,
-    *,
-    late: bool,
-) -> Generator[Event, None, bool]:
-    """One level of all questions; False when none of them has anything left to write."""
-    for state in states:
-        if late and any(node.is_open for node in state.beam):
-            state.stopped_by = state.stopped_by or "max_seconds"
-    asking = [s for s in states if s.stopped_by is None]
-    plan = plan_level(
-        [(s.number, s.text, node, s.usage) for s in asking for node in s.beam if node.is_open],
-        retriever=retriever,
-        fmt=fmt,
+    search = _Search(
+        model=model,
         config=config,
+        # A follow-up is looked up together with the question before it.
+        query=" ".join([*(t.question.strip() for t in history[-1:]), (query or asked).strip()]),
+        passages=passages,
+        number=number,
+        clock=clock,
     )
-    yield from plan.events
-    _end_unfed(states, plan)
-    if config.prune_relevance is not None:
-        for state in asking:
-            plan = _affordable_probes(state, plan, config)
-        plan, costs = skip_irrelevant(plan, engine, fmt, config)
-        yield from plan.events
-        for number, n_tokens in costs.items():
-            _pay(states[number], n_tokens=n_tokens)
-    steps = [step for state in asking for step in _affordable(state, plan, config)]
-    children = _write(steps, engine, fmt, config)
-    for step, child in zip(steps, children, strict=True):
-        yield CandidateEvent(question=step.question, node=child)
-    for state in asking:
-        mine = [c for s, c in zip(steps, children, strict=True) if s.question == state.number]
-        if mine:
-            state.first_level = state.first_level or mine
-            written = sum(c.segment.n_tokens for c in mine if c.segment is not None)
-            n_read = plan.n_passages_read(state.number)
-            _pay(state, n_tokens=written, n_passages=n_read)
-            state.beam = yield from _keep_best(state.number, state.beam, mine, config)
-    return bool(steps)
+    return search.run(search.root(asked, history))
 
 
-def _end_unfed(states: Sequence[_Question], plan: Level) -> None:
-    """Paths that want passages and get none end as they are."""
-    for number, _ in plan.starved:
-        states[number].stopped_by = "max_passages"
-    for number, node in (*plan.starved, *plan.sated):
-        states[number].beam = [
-            replace(each, wants=None) if each is node else each for each in states[number].beam
-        ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One candidate to be written: the node that it continues and the passages that it reads.
 
-
-def _pay(state: _Question, *, n_tokens: int = 0, n_passages: int = 0) -> None:
-    state.usage = Usage(
-        n_tokens=state.usage.n_tokens + n_tokens,
-        n_passages=state.usage.n_passages + n_passages,
-    )
-
-
-def _affordable_probes(state: _Question, plan: Level, config: SearchConfig) -> Level:
-    """The plan, without one question where a token for each of its passages is not left."""
-    needed = plan.n_passages_read(state.number)
-    if config.max_tokens is None or config.max_tokens - state.usage.n_tokens >= needed:
-        return plan
-    state.stopped_by = "max_tokens"
-    return replace(plan, steps=tuple(s for s in plan.steps if s.question != state.number))
-
-
-def _affordable(state: _Question, plan: Level, config: SearchConfig) -> list[Step]:
-    """The steps of one question, each with its share of the tokens that are left.
-
-    A share under one token stops the question.
+    `fresh`: the passages are read here for the first time.
     """
-    steps = [step for step in plan.steps if step.question == state.number]
-    if config.max_tokens is None or not steps:
-        return steps
-    share = (config.max_tokens - state.usage.n_tokens) // len(steps)
-    if share < 1:
-        state.stopped_by = "max_tokens"
-        return []
-    limit = min(share, config.max_new_tokens)
-    return [replace(step, max_new_tokens=limit) for step in steps]
+
+    parent: Node
+    hits: tuple[Hit, ...] = ()
+    lead_ids: tuple[int, ...]
+    fresh: bool = False
+
+    @property
+    def reads_one(self) -> bool:
+        return self.fresh and len(self.hits) == 1
 
 
-def _write(
-    steps: Sequence[Step], engine: Engine, fmt: PromptFormat, config: SearchConfig
-) -> list[Node]:
-    """All candidates of a level, in one engine call."""
-    requests = [step.request(fmt, config) for step in steps]
-    children = []
-    for step, done in zip(steps, engine.generate(requests) if requests else [], strict=True):
-        segment = cut_segment(done, fmt, config.weights, read_passage=step.fresh)
-        wants = None
-        if segment.next_retrieve is not None:
-            gate = decide(segment.next_retrieve, segment.ends_on, config.gate_rule)
-            wants = _next_decision(segment.ends_on, gate, config.mode)
-        child = step.parent.child(
-            step.lead_ids, step.hits, segment, wants=wants, rule=config.path_score
+class _Search:
+    """One question being answered: what has been spent, and why the search ended early if it did.
+
+    `room` is how long a path may be so that one more read and one more segment fit after it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        config: SearchConfig,
+        query: str,
+        passages: Sequence[Hit] | None,
+        number: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.model, self.fmt, self.config = model, model.fmt, config
+        self.query, self.passages, self.number = query, passages, number
+        self.clock, self.started = clock, clock()
+        # One control id is the retrieval decision, and every passage has two markers.
+        n_read = config.n_evidence * (config.max_passage_tokens + 2) + 1
+        self.room = model.max_context - config.max_new_tokens - n_read
+        self.new_ids = count(1)  # 0 is the root
+        self.usage = Usage()
+        self.stopped_by: str | None = None
+
+    def root(self, question: str, turns: Sequence[Turn]) -> Node:
+        for first in range(len(turns) + 1):  # the oldest turns go where all do not fit
+            prompt_ids = tuple(self.fmt.conversation(turns[first:], question))
+            if len(prompt_ids) <= self.room:
+                return Node.root(prompt_ids)
+        raise BadInput(
+            f"cannot answer: the question takes {len(prompt_ids)} tokens, but {self.model.name} "
+            f"has room for {max(self.room, 0)} beside a passage and an answer; shorten the question"
         )
-        if len(child.path_ids()) > room(engine, config):  # the next segment would not fit
-            child = replace(child, wants=None)
-        children.append(child)
-    return children
 
-
-def _next_decision(ends_on: Retrieve | None, gate: Gate, mode: RetrievalMode) -> Retrieve:
-    """[Continue to Use Evidence] is honoured when emitted; otherwise the gate decides anew."""
-    if ends_on is Retrieve.CONTINUE and mode is not RetrievalMode.NEVER:
-        return Retrieve.CONTINUE
-    return Retrieve.YES if gate.retrieve else Retrieve.NO
-
-
-def _keep_best(
-    number: int, beam: Sequence[Node], grown: Sequence[Node], config: SearchConfig
-) -> Generator[Event, None, list[Node]]:
-    """Ranks new and finished hypotheses together and keeps `beam_width`, best first.
-
-    Ties keep finished before new ones, and retrieval order within a parent. A hypothesis after
-    which all that was written is forbidden ends as it is, and competes so.
-    """
-    allowed: list[Node] = []
-    for node in grown:
-        reason = _forbidden(node, config)
-        if reason is None:
-            allowed.append(node)
-        else:
-            yield PruneEvent(question=number, node=node, rank=0, reason=reason)
-    going_on = {id(node.parent) for node in allowed}
-    ended = [
-        replace(node, wants=None) if node.is_open else node
-        for node in beam
-        if id(node) not in going_on
-    ]
-    pool = [node for node in ended if node.finished] + allowed
-    if not pool:  # all that followed the question itself is forbidden
-        return ended
-    ranked = sorted(pool, key=lambda node: -node.path_score)
-    kept = ranked[: config.beam_width]
-    for rank, node in enumerate(ranked, start=1):
-        if rank <= config.beam_width:
-            yield KeepEvent(question=number, node=node, rank=rank)
-        else:
-            behind = kept[-1].path_score - node.path_score
-            reason = (
-                f"ranked {rank} of {len(ranked)}, {behind:.2f} behind the last of "
-                f"{config.beam_width} kept"
+    def run(self, root: Node) -> Steps:
+        gate = yield from self._gate(root)
+        beam = [root.decided(Retrieve.YES if gate.retrieve else Retrieve.NO)]
+        first_level: list[Node] = []
+        for _ in range(self.config.max_segments):
+            if self.stopped_by or not any(node.is_open for node in beam) or self._is_late():
+                break
+            beam, planned = yield from self._plan(beam)
+            if self.config.prune_relevance is not None:
+                planned = yield from self._without_irrelevant(planned)
+            children = yield from self._write(planned)
+            if not children:
+                break
+            first_level = first_level or children
+            beam = yield from keep_best(
+                beam, children, self.config, number=self.number, new_ids=self.new_ids
             )
-            yield PruneEvent(question=number, node=node, rank=rank, reason=reason)
-    return kept
+        yield (yield from self._finish(gate, beam, first_level))
 
+    def _gate(self, root: Node) -> Generator[Ask | Event, Any, Gate]:
+        """One token tells the gate; the same token is asked for in every mode."""
+        request = Request(prefix_ids=root.path_ids(), max_new_tokens=1, watch_ids=self.fmt.ids.all)
+        (done,) = yield Generate([request])
+        self._pay(n_tokens=1)
+        token = self.fmt.ids.token_of.get(done.token_ids[-1])
+        emitted = token if isinstance(token, Retrieve) else None
+        gate = decide(done.watched[-1, COLUMNS[Retrieve]], emitted, self.config.gate_rule)
+        yield GateEvent(question=self.number, gate=gate)
+        return gate
 
-def _forbidden(node: Node, config: SearchConfig) -> str | None:
-    """Why a segment leaves the search before ranking, or None."""
-    if config.drop_unsupported and node.contradicted:
-        return "judged without support, which drop_unsupported takes out of the search"
-    if not config.repeat and node.repeats:
-        return "says what its answer has said before"
-    return None
-
-
-def _finish(state: _Question, config: SearchConfig) -> FinishEvent:
-    """The best hypothesis that may be said; the root when none may."""
-    beam = [node for node in state.beam if node.segment is not None]
-    sayable = [node for node in beam if _may_be_said(node, config)]
-    root = state.beam[0]
-    while root.parent is not None:
-        root = root.parent
-    return FinishEvent(
-        question=state.number,
-        best=sayable[0] if sayable else root,
-        gate=state.gate,
-        beam=tuple(beam),
-        usage=state.usage,
-        stopped_by=state.stopped_by,
-        abstained=not sayable and (bool(beam) or state.stopped_by is None),
-    )
-
-
-def _rated(
-    finish: FinishEvent,
-    candidates: Sequence[Node],
-    engine: Engine,
-    fmt: PromptFormat,
-    config: SearchConfig,
-) -> FinishEvent:
-    """With the likelihood of every choice where the search came to its end but named none."""
-    if finish.abstained or finish.stopped_by or not names_none(candidates, config.choices):
-        return finish
-    spent = finish.usage.n_tokens
-    left = None if config.max_tokens is None else config.max_tokens - spent
-    shares, n_tokens = rate_choices(candidates, engine, fmt, config, n_tokens_left=left)
-    usage = replace(finish.usage, n_tokens=spent + n_tokens)
-    return replace(finish, likelihoods=shares, usage=usage)
-
-
-def _may_be_said(node: Node, config: SearchConfig) -> bool:
-    """Whether a path that read passages is supported enough; without passages it always is."""
-    if config.min_support is None or not any(each.hits for each in node.path):
+    def _is_late(self) -> bool:
+        limit = self.config.max_seconds
+        if limit is None or self.clock() - self.started < limit:
+            return False
+        self.stopped_by = "max_seconds"
         return True
-    return node.support is not None and node.support >= config.min_support
+
+    def _pay(self, *, n_tokens: int = 0, n_passages: int = 0) -> None:
+        self.usage = Usage(
+            n_tokens=self.usage.n_tokens + n_tokens, n_passages=self.usage.n_passages + n_passages
+        )
+
+    def _plan(
+        self, beam: Sequence[Node]
+    ) -> Generator[Ask | Event, Any, tuple[list[Node], list[_Step]]]:
+        """The steps of one level; paths that want passages and get none end as they are."""
+        config = self.config
+        asking = [node for node in beam if node.wants is Retrieve.YES]
+        found = yield from self._look_up(asking)
+        n_left = config.top_k * config.beam_width
+        if config.max_passages is not None:
+            n_left = max(0, config.max_passages - self.usage.n_passages)
+        reads: dict[int, tuple[Hit, ...]] = {}  # by the id of the node that reads
+        ended: dict[int, Node] = {}
+        for node, hits in zip(asking, found, strict=True):
+            known = set() if config.repeat else _read_before(node)
+            new = [hit for hit in hits if hit.passage.id not in known][: config.top_k]
+            read = tuple(new[:n_left])
+            out_of_passages, over_budget = bool(hits and not new), bool(new and not read)
+            if over_budget:
+                self.stopped_by = "max_passages"
+            if out_of_passages or over_budget:
+                ended[node.id] = node.ended(next(self.new_ids))
+                continue
+            n_left -= len(read)
+            reads[node.id] = read
+            query = self._query(node)
+            yield RetrievalEvent(question=self.number, parent=node, query=query, hits=read)
+        going_on = [node for node in beam if node.is_open and node.id not in ended]
+        planned = [step for node in going_on for step in self._steps(node, reads.get(node.id, ()))]
+        return [ended.get(node.id, node) for node in beam], planned
+
+    def _look_up(self, asking: Sequence[Node]) -> Generator[Ask | Event, Any, list[Sequence[Hit]]]:
+        """What is found for each node: so much that `top_k` are new to it, where there are."""
+        if not asking:
+            return []
+        if self.passages is not None:
+            return [self.passages] * len(asking)
+        known = [set() if self.config.repeat else _read_before(node) for node in asking]
+        top_k = self.config.top_k + max(map(len, known))
+        found: list[Sequence[Hit]] = yield Lookup([self._query(node) for node in asking], top_k)
+        return found
+
+    def _query(self, node: Node) -> str:
+        follows = self.config.query is QueryPolicy.QUESTION_AND_SEGMENT
+        return f"{self.query} {node.text}".strip() if follows else self.query
+
+    def _steps(self, node: Node, hits: tuple[Hit, ...]) -> list[_Step]:
+        """Reads each of `hits`, or goes on with the evidence at hand, or without any."""
+        ids = self.fmt.ids
+        planned = [self._reading(node, (hit,)) for hit in hits]
+        if self.config.n_evidence > 1 and len(hits) > 1:
+            planned.append(self._reading(node, hits[: self.config.n_evidence]))
+        if not hits and node.wants is Retrieve.CONTINUE and node.hits:
+            return [_Step(parent=node, hits=node.hits, lead_ids=(ids[Retrieve.CONTINUE],))]
+        if not hits or self.config.with_no_retrieval:
+            planned.append(_Step(parent=node, lead_ids=(ids[Retrieve.NO],)))
+        return planned
+
+    def _reading(self, node: Node, hits: tuple[Hit, ...]) -> _Step:
+        lead = [self.fmt.ids[Retrieve.YES]]
+        for hit in hits:
+            lead += self.fmt.passage(hit.passage, self.config.max_passage_tokens)
+        return _Step(parent=node, hits=hits, lead_ids=tuple(lead), fresh=True)
+
+    def _request(self, step: _Step, max_new_tokens: int) -> Request:
+        return Request(
+            prefix_ids=step.parent.path_ids(with_passages=self.config.inline_passages),
+            suffix_ids=step.lead_ids,
+            max_new_tokens=max_new_tokens,
+            stop_ids=self.fmt.ids.segment_stops,
+            watch_ids=self.fmt.ids.all,
+        )
+
+    def _without_irrelevant(self, planned: list[_Step]) -> Generator[Ask | Event, Any, list[_Step]]:
+        """The steps without passages whose relevance is under `prune_relevance`.
+
+        One token a passage tells; where the budget has none for each, nothing is written. The most
+        relevant passage of a node always stays. Steps that read several passages lose the skipped
+        ones, and go where that leaves less than two.
+        """
+        probed = [step for step in planned if step.reads_one]
+        if not probed:
+            return planned
+        if self._tokens_left(len(probed)) < len(probed):
+            self.stopped_by = "max_tokens"
+            return []
+        done = yield Generate([self._request(step, 1) for step in probed])
+        self._pay(n_tokens=len(probed))
+        relevance: dict[tuple[int, str], float] = {}  # by node and passage
+        best: dict[int, float] = {}  # by node
+        for step, one in zip(probed, done, strict=True):
+            value = relevance_score(one.watched[0, COLUMNS[Relevance]])
+            relevance[step.parent.id, step.hits[0].passage.id] = value
+            best[step.parent.id] = max(value, best.get(step.parent.id, 0.0))
+        bound = self.config.prune_relevance or 0.0
+        kept: list[_Step] = []
+        for step in planned:
+            node = step.parent
+            stays = [
+                hit
+                for hit in step.hits
+                if not step.fresh or relevance[node.id, hit.passage.id] >= min(bound, best[node.id])
+            ]
+            if len(stays) == len(step.hits):
+                kept.append(step)
+            elif len(stays) > 1:
+                kept.append(self._reading(node, tuple(stays)))
+            elif len(step.hits) == 1:
+                hit = step.hits[0]
+                yield SkipEvent(
+                    question=self.number,
+                    parent=node,
+                    hit=hit,
+                    relevance=relevance[node.id, hit.passage.id],
+                    bound=bound,
+                )
+        return kept
+
+    def _tokens_left(self, otherwise: int) -> int:
+        """What the budget leaves, or `otherwise` where there is no budget."""
+        limit = self.config.max_tokens
+        return otherwise if limit is None else limit - self.usage.n_tokens
+
+    def _write(self, planned: Sequence[_Step]) -> Generator[Ask | Event, Any, list[Node]]:
+        """The candidates of a level, each with its share of the tokens that are left.
+
+        A share under one token stops the search.
+        """
+        if not planned:
+            return []
+        limit = self.config.max_new_tokens
+        limit = min(limit, self._tokens_left(limit * len(planned)) // len(planned))
+        if limit < 1:
+            self.stopped_by = "max_tokens"
+            return []
+        done = yield Generate([self._request(step, limit) for step in planned])
+        children = [self._child(step, each) for step, each in zip(planned, done, strict=True)]
+        for child in children:
+            yield CandidateEvent(question=self.number, node=child)
+        self._pay(
+            n_tokens=sum(len(each.token_ids) for each in done),
+            n_passages=sum(step.reads_one for step in planned),
+        )
+        return children
+
+    def _child(self, step: _Step, done: Completion) -> Node:
+        config, parent = self.config, step.parent
+        segment = cut_segment(done, self.fmt, config.weights, read_passage=step.fresh)
+        wants = None
+        n_path = len(parent.path_ids()) + len(step.lead_ids) + len(segment.body_ids)
+        if segment.next_retrieve is not None and n_path <= self.room:
+            gate = decide(segment.next_retrieve, segment.ends_on, config.gate_rule)
+            wants = Retrieve.YES if gate.retrieve else Retrieve.NO
+            # Honoured when emitted; otherwise the gate decides again.
+            if segment.ends_on is Retrieve.CONTINUE and config.mode is not RetrievalMode.NEVER:
+                wants = Retrieve.CONTINUE
+        return parent.child(
+            next(self.new_ids),
+            segment,
+            lead_ids=step.lead_ids,
+            hits=step.hits,
+            wants=wants,
+            rule=config.path_score,
+        )
+
+    def _finish(
+        self, gate: Gate, beam: Sequence[Node], first_level: Sequence[Node]
+    ) -> Generator[Ask | Event, Any, FinishEvent]:
+        """The best hypothesis that may be said, the root when none may.
+
+        With the likelihood of every choice where the search came to its end but named none.
+        """
+        nodes = [node for node in beam if node.segment is not None]
+        sayable = [node for node in nodes if may_be_said(node, self.config)]
+        abstained = not sayable and (bool(nodes) or self.stopped_by is None)
+        likelihoods: dict[str, float] = {}
+        came_to_its_end = not abstained and self.stopped_by is None
+        if came_to_its_end and names_none(first_level, self.config.choices):
+            rating = Rating(first_level, self.fmt, self.config)
+            n_tokens = len(rating.requests)
+            if n_tokens <= self._tokens_left(n_tokens):
+                likelihoods = rating.shares((yield Generate(rating.requests)))
+                self._pay(n_tokens=n_tokens)
+        return FinishEvent(
+            question=self.number,
+            best=sayable[0] if sayable else beam[0].start,
+            gate=gate,
+            beam=tuple(nodes),
+            usage=self.usage,
+            stopped_by=self.stopped_by,
+            abstained=abstained,
+            likelihoods=likelihoods,
+        )
+
+
+def _read_before(node: Node) -> set[str]:
+    return {hit.passage.id for each in node.path for hit in each.hits}

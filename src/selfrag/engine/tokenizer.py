@@ -26,7 +26,13 @@ class FileTokenizer:
                 "tokenizer.json, so restore the model folder"
             ) from error
         self._tokenizer.encode_special_tokens = True  # "[Relevant]" in text becomes plain ids
-        self.end_of_sequence_id = self.token_to_id(end_of_sequence)
+        try:
+            self.end_of_sequence_id = self.token_to_id(end_of_sequence)
+        except KeyError as error:
+            raise EngineError(
+                f"cannot use the tokenizer {path}: it has no token {end_of_sequence!r}, which "
+                "tokenizer_config.json names as the end of sequence; restore the model folder"
+            ) from error
         self.start_ids = self._start_ids()
 
     def encode(self, text: str) -> list[int]:

@@ -11,8 +11,7 @@ from typing import Any
 from selfrag.errors import BadInput
 from selfrag.evaluate.metrics import without_citations
 from selfrag.evaluate.model import Prompt, Reply, TextModel
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Call, Output, Sentence
+from selfrag.evaluate.record import Call, Output, Question, Sentence
 from selfrag.evaluate.systems import find_hits
 from selfrag.evaluate.templates import Template
 from selfrag.ingest.sentences import split_sentences

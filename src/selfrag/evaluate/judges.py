@@ -1,26 +1,41 @@
-"""Who judges whether a passage entails a sentence; every verdict is kept beside the records.
+"""Who judges whether a passage entails a sentence, and what citations and facts are worth by that.
 
-A judge gives probabilities. Its name is part of the measures that rest on it, since another judge
-gives other numbers.
+A judge gives probabilities; every verdict is kept beside the records, and its name is part of the
+measures that rest on it, since another judge gives other numbers. FActScore: Min et al. (arXiv
+2305.14251), section 3 and its package `factscore` 0.1.5: the mean over answers, abstentions aside,
+with a penalty for answers of few facts. A judge that can write lists the facts of each sentence;
+for any other a sentence is one fact, and the measure is named so.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
-from selfrag.evaluate.attribution import ENTAILED, Claim, claims_of, score_citations
+from selfrag.errors import BadInput
+from selfrag.evaluate.attribution import (
+    ENTAILED,
+    Claim,
+    cited_sentences,
+    claims_of,
+    document,
+    join_passages,
+    score_citations,
+)
 from selfrag.evaluate.files import append_rows, file_name, whole_lines
 from selfrag.evaluate.model import Prompt, TextModel
 from selfrag.evaluate.record import Record
-from selfrag.evaluate.summary import keep_judged
+from selfrag.evaluate.summary import Values, keep_judged
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
+from selfrag.retrieval.base import Retriever
 
 BATCH = 16
 
@@ -44,6 +59,8 @@ FACTS_PROMPT = (
     "- Pierre Curie was the husband of Marie Curie.\n\n"
 )
 FACT_TOKENS = 200  # that the facts of one sentence may take
+FEW_FACTS = 10  # gamma of the package: an answer of fewer is penalised
+_MARKS = ("- ", "* ", "\u2022 ")
 
 
 class Judge(Protocol):
@@ -185,3 +202,161 @@ def judge_citations(
 def _digest(claim: Claim) -> str:
     text = "\0".join((claim.question, claim.premise, claim.hypothesis))
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+# The texts that hold what is known of each fact of an answer; empty where nothing is.
+Knowledge = Callable[[Record, Sequence[str]], list[str]]
+
+
+@runtime_checkable
+class FactLister(Protocol):
+    """A judge that can write."""
+
+    def list_facts(self, topic: str, sentences: Sequence[str]) -> list[str]:
+        """A reply for each sentence about `topic`: its facts, one a line after `- `."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactScores:
+    """What `judge_facts` found; `n_whole` of `n_sentences` could not be cut into facts."""
+
+    values: Values
+    n_sentences: int
+    n_whole: int
+
+
+def passages_read(record: Record, facts: Sequence[str]) -> list[str]:
+    """What the system itself had before it: all passages of the answer, for every fact."""
+    output = record.output
+    assert output is not None
+    return [join_passages(output, range(1, len(output.passages) + 1)) for _ in facts]
+
+
+class Searched:
+    """What an index holds of the topic and the fact: the best `top_k` passages."""
+
+    def __init__(self, retriever: Retriever, *, top_k: int = 5) -> None:
+        self._retriever = retriever
+        self._top_k = top_k
+
+    def __call__(self, record: Record, facts: Sequence[str]) -> list[str]:
+        """One search for all facts of the answer."""
+        queries = [f"{record.question.topic} {fact}" for fact in facts]
+        found = self._retriever.search(queries, self._top_k) if queries else []
+        return ["\n".join(document(hit.passage) for hit in hits) for hits in found]
+
+
+def facts_in(reply: str) -> tuple[str, ...]:
+    """The facts that a judge listed, each once; none where the reply is no list."""
+    lines = (line.strip() for line in reply.splitlines())
+    facts = (line[2:].strip() for line in lines if line.startswith(_MARKS))
+    return tuple(dict.fromkeys(fact for fact in facts if fact))
+
+
+def penalty(n_facts: int) -> float:
+    """1 for an answer of `FEW_FACTS` or more, else exp(1 - FEW_FACTS / n_facts)."""
+    return min(1.0, math.exp(1 - FEW_FACTS / n_facts))
+
+
+def judge_facts(
+    folder: Path,
+    records: Sequence[Record],
+    judge: Judge,
+    knowledge: Knowledge,
+    *,
+    known_from: str,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FactScores:
+    """`factscore`, `factscore_penalised` and `facts` by question, kept in the folder of the run.
+
+    The measures are named after the judge and `known_from`, the source of knowledge. Answers that
+    say nothing have no value. What was asked before is not asked again. Raises `BadInput` where
+    the records have no topics, or no knowledge at all.
+    """
+    if not all(record.question.topic for record in records):
+        raise BadInput(
+            f"cannot compute FActScore of {folder}: its questions have no topics; expected a run "
+            "of the task biographies, so name one"
+        )
+    said = {
+        record.question.id: [text for text, _ in cited_sentences(record.output)]
+        for record in records
+        if record.output is not None and not record.output.abstained
+    }
+    facts, n_whole = _facts(folder, records, said, judge)
+    claims = {
+        record.question.id: _claims(record, facts[record.question.id], knowledge)
+        for record in records
+        if facts.get(record.question.id)
+    }
+    if claims and not any(claim.premise for of_one in claims.values() for claim in of_one):
+        raise BadInput(
+            f"cannot compute FActScore of {folder}: its answers read no passages, so that nothing "
+            "is known of any fact; expected a source of knowledge, so give --knowledge INDEX"
+        )
+    verdicts = Verdicts(judge_file(folder, "verdicts", judge))
+    asked = [claim for of_one in claims.values() for claim in of_one if claim.premise]
+    verdicts.ask(asked, judge, on_progress)
+    name = "factscore" if isinstance(judge, FactLister) else "factscore_sentences"
+    values: Values = {name: {}, f"{name}_penalised": {}, "facts": {}}
+    for question_id, of_one in claims.items():
+        share = sum(bool(c.premise) and verdicts.entails(c) for c in of_one) / len(of_one)
+        values[name][question_id] = share
+        values[f"{name}_penalised"][question_id] = share * penalty(len(of_one))
+        values["facts"][question_id] = float(len(of_one))
+    suffix = f"@{judge.name}:{known_from}"
+    values = {f"{metric}{suffix}": of_questions for metric, of_questions in values.items()}
+    keep_judged(folder, file_name(f"facts-{judge.name}-{known_from}"), values)
+    return FactScores(values=values, n_sentences=sum(map(len, said.values())), n_whole=n_whole)
+
+
+def _claims(record: Record, facts: Sequence[str], knowledge: Knowledge) -> list[Claim]:
+    premises = knowledge(record, facts)
+    return [
+        Claim(question=record.question.text, premise=premise, hypothesis=fact)
+        for fact, premise in zip(facts, premises, strict=True)
+    ]
+
+
+def _facts(
+    folder: Path, records: Sequence[Record], said: dict[str, list[str]], judge: Judge
+) -> tuple[dict[str, list[str]], int]:
+    """The facts of every answer by question id, and how many sentences stayed whole."""
+    if not isinstance(judge, FactLister):
+        return said, 0
+    listed = _Listed(judge_file(folder, "facts", judge), judge)
+    facts: dict[str, list[str]] = {}
+    n_whole = 0
+    for record in records:
+        sentences = said.get(record.question.id, [])
+        facts[record.question.id] = []
+        for sentence, found in zip(
+            sentences, listed.of(record.question.topic, sentences), strict=True
+        ):
+            n_whole += not found
+            facts[record.question.id] += found or (sentence,)
+    return facts, n_whole
+
+
+class _Listed:
+    """The facts that a judge listed, by topic and sentence, in a file that grows by whole lines."""
+
+    def __init__(self, path: Path, judge: FactLister) -> None:
+        self._path = path
+        self._judge = judge
+        rows = map(json.loads, whole_lines(path))
+        self._known = {(row["topic"], row["sentence"]): tuple(row["facts"]) for row in rows}
+
+    def of(self, topic: str, sentences: Sequence[str]) -> list[tuple[str, ...]]:
+        """The facts of each sentence; empty where the judge listed none."""
+        new = [text for text in dict.fromkeys(sentences) if (topic, text) not in self._known]
+        if new:
+            replies = self._judge.list_facts(topic, new)
+            facts = dict(zip(new, map(facts_in, replies), strict=True))
+            append_rows(
+                self._path,
+                [{"topic": topic, "sentence": k, "facts": list(v)} for k, v in facts.items()],
+            )
+            self._known |= {(topic, sentence): found for sentence, found in facts.items()}
+        return [self._known[topic, text] for text in sentences]

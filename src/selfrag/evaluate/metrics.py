@@ -1,9 +1,10 @@
-"""How right one answer is, by every measure that the question allows.
+"""How right one answer is, by every measure that the question allows; MAUVE of all together.
 
-Numbers of one question; means and intervals are `statistics`. `None`: the measure does not apply.
-Text measures: SQuAD (arXiv 1606.05250) for normalisation, exact match and F1; the released
-`metrics.py` (AkariAsai/self-rag 1fcdc42) for `match_released`; ALCE (arXiv 2305.14627) for `str_em`
-and `rouge_lsum`.
+Means and intervals are `statistics`. `None`: the measure does not apply. Text measures: SQuAD
+(arXiv 1606.05250) for normalisation, exact match and F1; the released `metrics.py`
+(AkariAsai/self-rag 1fcdc42) for `match_released`; ALCE (arXiv 2305.14627) for `str_em` and
+`rouge_lsum`; Pillutla et al. (arXiv 2102.01454) for MAUVE, by the package `mauve-text` (GPL,
+optional), as ALCE does of question and answer together.
 """
 
 import re
@@ -13,10 +14,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from selfrag.decode.vote import choice_of
+from selfrag.decode.closed_set import choice_of
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Output
+from selfrag.evaluate.record import Output, Question, Record
 from selfrag.gold import holds_gold
 from selfrag.ingest.sentences import split_sentences
 
@@ -25,6 +25,8 @@ Metric = Callable[[Question, Output], float | None]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CITATION = re.compile(r" ?\[\d+\]")
+MAX_WORDS = 100  # of question and answer; ALCE cuts there
+MIN_TEXTS = 10  # fewer give no distribution to compare
 
 
 def normalise(text: str) -> str:
@@ -214,3 +216,52 @@ def metrics_named(names: Sequence[str]) -> dict[str, Metric]:
             f"{', '.join(METRICS)}, so name those"
         )
     return {name: METRICS[name] for name in names or METRICS}
+
+
+def mauve_texts(records: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """(by people, by the system), each question and answer; the first long answer counts."""
+    human: list[str] = []
+    machine: list[str] = []
+    for record in records:
+        question, output = record.question, record.output
+        if output is None or not question.references:
+            continue
+        human.append(_cut(f"{question.text} {question.references[0]}"))
+        machine.append(_cut(f"{question.text} {without_citations(output.text)}"))
+    return human, machine
+
+
+def mauve_score(records: Sequence[Record], *, model: str, seed: int = 25) -> float:
+    """MAUVE in [0, 1] with features of the language model `model`, a folder.
+
+    Raises `BadInput` for a run with too few long answers, `SelfRAGError` without the package.
+    """
+    human, machine = mauve_texts(records)
+    if len(human) < MIN_TEXTS:
+        raise BadInput(
+            f"cannot compute MAUVE: {len(human)} questions have an answer and a long reference; "
+            f"expected at least {MIN_TEXTS}, so evaluate more of the task asqa"
+        )
+    found = _package().compute_mauve(
+        p_text=human,
+        q_text=machine,
+        featurize_model_name=model,
+        max_text_length=512,
+        seed=seed,
+        verbose=False,
+    )
+    return float(found.mauve)
+
+
+def _cut(text: str) -> str:
+    return " ".join(text.split()[:MAX_WORDS]).rstrip()
+
+
+def _package() -> Any:
+    try:
+        import mauve
+    except ImportError as error:
+        raise SelfRAGError(
+            f'cannot compute MAUVE: {error}; run `pip install "selfrag[mauve]"` (GPL)'
+        ) from error
+    return mauve

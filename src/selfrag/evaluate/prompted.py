@@ -30,8 +30,7 @@ from selfrag.engine.base import FloatArray
 from selfrag.errors import BadInput
 from selfrag.evaluate import rubrics
 from selfrag.evaluate.model import Prompt, TextModel
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Call, Output
+from selfrag.evaluate.record import Call, Output, Question
 from selfrag.evaluate.rubrics import Rubric
 from selfrag.evaluate.systems import answer_output, find_hits
 from selfrag.passage import Hit, Passage
@@ -175,7 +174,9 @@ class PromptedSystem:
         return best is None or (best.support or 0.0) < ENOUGH_SUPPORT
 
     def _add(self, state: _State, hits: tuple[Hit, ...], segment: Segment) -> None:
-        node = state.root.child((), hits, segment, wants=None, rule=self._config.path_score)
+        node = state.root.child(
+            len(state.nodes) + 1, segment, lead_ids=(), hits=hits, rule=self._config.path_score
+        )
         state.nodes.append(node)
         state.events.append(CandidateEvent(question=0, node=node))
 

@@ -10,18 +10,41 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput, StorageError
-from selfrag.evaluate.question import Question, question_from_row, question_to_row
 from selfrag.passage import Hit, Passage
 
 RECORDS = "records.jsonl"
 TIMINGS = "timings.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a system is asked and judged by; `row` counts the rows of its file, from 1.
+
+    `text`: as asked, and what is searched. `instruction`: what the model reads. `answers`: gold
+    strings; of a closed set the one label. `labels` and `options`: the closed set, and what stands
+    behind its letters where it has letters. `facets`: for each part of an ambiguous question its
+    gold strings (ASQA). `references`: long answers by people. `topic`: whom a biography is of.
+    `passages` come with the question, best first.
+    """
+
+    id: str
+    row: int
+    text: str
+    instruction: str
+    answers: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    facets: tuple[tuple[str, ...], ...] = ()
+    references: tuple[str, ...] = ()
+    topic: str = ""
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +130,12 @@ def _output_to_row(output: Output) -> dict[str, Any]:
     }
 
 
+def question_to_row(question: Question) -> dict[str, Any]:
+    """The question as a JSON object, without its passages."""
+    names = [each.name for each in fields(Question) if each.name != "passages"]
+    return {name: getattr(question, name) for name in names}
+
+
 def record_from_row(row: Mapping[str, Any]) -> Record:
     """The record of `record_to_row`; raises `KeyError`, `TypeError` or `ValueError`."""
     output = row["output"]
@@ -116,6 +145,14 @@ def record_from_row(row: Mapping[str, Any]) -> Record:
         error=row["error"],
         output=None if output is None else _output_from_row(output, row["trace"]),
     )
+
+
+def question_from_row(row: Mapping[str, Any]) -> Question:
+    """The question of `question_to_row`; raises `KeyError` or `TypeError` for anything else."""
+    values = {each.name: row[each.name] for each in fields(Question) if each.name != "passages"}
+    lists = ("answers", "labels", "options", "references")
+    facets = tuple(tuple(facet) for facet in values["facets"])
+    return Question(**values | {name: tuple(values[name]) for name in lists} | {"facets": facets})
 
 
 def _output_from_row(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Output:

@@ -1,7 +1,8 @@
 """One run: the questions of a task through a system, records first, resumed where it stopped.
 
 A batch that fails is asked again question by question, so that one question that cannot be
-answered costs itself alone; its record holds the error. Knows nothing of metrics.
+answered costs itself alone; its record holds the error. Batches are answered here, or on the nodes
+of a Ray cluster; only this process writes. Knows nothing of metrics.
 """
 
 import json
@@ -12,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from selfrag.cluster import Cluster, once_a_process
 from selfrag.errors import BadInput, EngineError, SelfRAGError, StorageError
 from selfrag.evaluate.files import write_json
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import RECORDS, Record, RecordFile
+from selfrag.evaluate.record import RECORDS, Question, Record, RecordFile
 from selfrag.evaluate.summary import CONFIG
 from selfrag.evaluate.systems import System
 
@@ -179,3 +180,30 @@ def _answer(batch: Sequence[Question], system: System, start: int) -> list[Recor
         for place, question in enumerate(batch)
         for record in _answer([question], system, start + place)
     ]
+
+
+class ClusterAnswerer:
+    """Answers batches on the workers of `cluster`, each of which opens its own system once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __call__(self, open_system: OpenSystem, batches: Iterable[Batch]) -> Iterator[Answered]:
+        """The answered batches, in order; what comes early waits. `open_system` is pickled.
+
+        Raises what opening a system raised on a worker, and `SelfRAGError` where workers are lost
+        one after another.
+        """
+        pieces = ((open_system, batch) for batch in batches)
+        early: dict[int, Answered] = {}
+        n_given = 0
+        for number, answered in self._cluster.run(_answer_there, pieces):
+            early[number] = answered
+            while n_given in early:
+                yield early.pop(n_given)
+                n_given += 1
+
+
+def _answer_there(open_system: OpenSystem, batch: Batch) -> Answered:
+    """What a worker runs, once more elsewhere when its node is lost."""
+    return answer_batch(batch, once_a_process(open_system))

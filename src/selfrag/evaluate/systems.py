@@ -3,19 +3,19 @@
 A batch of questions in, outputs in order. Knows nothing of files or metrics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from selfrag.decode.answer import Answer, collect_answers
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import drive
 from selfrag.decode.events import Event
-from selfrag.decode.search import search
+from selfrag.decode.search import Model, steps
 from selfrag.engine.base import Engine
-from selfrag.evaluate.question import Question
-from selfrag.evaluate.record import Output, Sentence
+from selfrag.evaluate.record import Output, Question, Sentence
 from selfrag.passage import Hit
-from selfrag.retrieval.base import Retriever
+from selfrag.retrieval.base import GivenPassages, Retriever
 from selfrag.trace.file import TraceEncoder
 from selfrag.trace.rows import config_to_row
 
@@ -37,39 +37,9 @@ class System(Protocol):
         ...
 
 
-class QuestionPassages:
-    """Passages for a batch: those that come with each question, or a search for its text.
-
-    A query is an instruction, and what has been written so far; what stands around the question in
-    the instruction is not searched.
-    """
-
-    def __init__(self, questions: Sequence[Question], retriever: Retriever | None) -> None:
-        self._retriever = retriever
-        # The longest first: one instruction may begin another.
-        self._questions = sorted(questions, key=lambda q: -len(q.instruction.strip()))
-
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """At most `top_k` hits a query."""
-        asked = [self._question(query) for query in queries]
-        if self._retriever is None:
-            return [given_hits(question, top_k) for question in asked]
-        texts = [
-            f"{question.text}{query[len(question.instruction.strip()) :]}".strip()
-            for question, query in zip(asked, queries, strict=True)
-        ]
-        return self._retriever.search(texts, top_k)
-
-    def _question(self, query: str) -> Question:
-        return next(q for q in self._questions if query.startswith(q.instruction.strip()))
-
-
-def given_hits(question: Question, top_k: int) -> list[Hit]:
-    """The first passages that come with a question."""
-    return [
-        Hit(passage=passage, score=0.0, rank=rank)
-        for rank, passage in enumerate(question.passages[:top_k], start=1)
-    ]
+def given_hits(question: Question) -> tuple[Hit, ...]:
+    """The passages that come with a question."""
+    return GivenPassages(question.passages).hits
 
 
 def find_hits(
@@ -77,7 +47,7 @@ def find_hits(
 ) -> list[list[Hit]]:
     """What each question is answered from: found for its text, or its own passages."""
     if retriever is None:
-        return [given_hits(question, top_k) for question in questions]
+        return [list(given_hits(question)[:top_k]) for question in questions]
     return retriever.search([question.text for question in questions], top_k)
 
 
@@ -102,26 +72,35 @@ class SelfRagSystem:
         return {"model": self._engine.name, "search": config_to_row(self._config)}
 
     def answer(self, questions: Sequence[Question]) -> list[Output]:
-        """One search for all questions that can share one."""
-        outputs: dict[str, Output] = {}
-        for group in _groups(questions):
-            config = replace(self._config, choices=group[0].labels)
-            outputs.update(zip([q.id for q in group], self._search(group, config), strict=True))
-        return [outputs[question.id] for question in questions]
+        """One batch of searches, each with the closed set of its question.
 
-    def _search(self, group: Sequence[Question], config: SearchConfig) -> list[Output]:
-        texts = [question.instruction for question in group]
-        retriever = QuestionPassages(group, self._retriever)
-        told: list[list[Event]] = [[] for _ in group]
-        events = search(texts, engine=self._engine, retriever=retriever, config=config)
-        answers = list(
-            collect_answers(
-                texts, events, config.choices, lambda event: told[event.question].append(event)
+        An instruction is read, but only the question in it is searched.
+        """
+        model = Model.of(self._engine)
+        configs = [replace(self._config, choices=question.labels) for question in questions]
+        searches = [
+            steps(
+                question.instruction,
+                model=model,
+                config=config,
+                query=question.text,
+                passages=given_hits(question) if self._retriever is None else None,
+                number=number,
             )
+            for number, (question, config) in enumerate(zip(questions, configs, strict=True))
+        ]
+        told: list[list[Event]] = [[] for _ in questions]
+        answers = collect_answers(
+            [question.instruction for question in questions],
+            drive(searches, self._engine, self._retriever or GivenPassages(())),
+            closed_sets=[config.choices for config in configs],
+            on_event=lambda event: told[event.question].append(event),
         )
         return [
             answer_output(question, answer, heard, config)
-            for question, answer, heard in zip(group, answers, told, strict=True)
+            for question, answer, heard, config in zip(
+                questions, answers, told, configs, strict=True
+            )
         ]
 
 
@@ -151,17 +130,3 @@ def answer_output(
         n_passages=answer.usage.n_passages,
         trace=tuple(rows),
     )
-
-
-def _groups(questions: Sequence[Question]) -> Iterator[list[Question]]:
-    """Parts that one search can answer: one closed set, and no instruction twice."""
-    parts: list[list[Question]] = []
-    for question in questions:
-        for part in parts:
-            alike = part[0].labels == question.labels
-            if alike and all(q.instruction != question.instruction for q in part):
-                part.append(question)
-                break
-        else:
-            parts.append([question])
-    yield from parts

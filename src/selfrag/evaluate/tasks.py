@@ -22,7 +22,7 @@ from selfrag.evaluate.fields import (
     row_id,
     text_at,
 )
-from selfrag.evaluate.question import Question
+from selfrag.evaluate.record import Question
 
 CLAIM = "Is the following statement correct or not? Say true if it's correct; otherwise say false."
 FOUR_OPTIONS = "Given four answer candidates, A, B, C and D, choose the best answer choice."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from selfrag.errors import ConfigError
+from selfrag.serial import setting
 
 
 class Format(StrEnum):
@@ -52,12 +53,12 @@ _NEVER_GZIPPED = {Format.PDF, Format.DOCX, Format.UNKNOWN}
 class ReadOptions:
     """Limits of reading, and how it is done."""
 
-    max_mb: int = 512  # of a file that is one document; of tables and JSON lines there is no limit
+    max_mb: int = setting(512, "Larger files are skipped; rows have no limit.")  # one document
     max_pages: int = 20_000  # of a PDF; what follows is left out
     timeout_s: float = 300.0  # for one HTML, PDF or docx file
     memory_mb: int = 4096  # for the process that parses those, where the system can limit it
-    encoding: str = ""  # of text, HTML and table files; found out for each where it is empty
-    cut_rows: bool = False  # rows with an id are cut like any document, instead of kept whole
+    encoding: str = setting("", "Of text, HTML and tables; found out if not given.")
+    cut_rows: bool = setting(False, "Cut rows that have an id, too.")
 
     def __post_init__(self) -> None:
         for name in ("max_mb", "max_pages", "timeout_s", "memory_mb"):

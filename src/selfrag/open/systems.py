@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from selfrag import assets
+from selfrag.cluster import Workers, connected
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
 from selfrag.evaluate.baselines import RagSystem, VanillaSystem
@@ -36,15 +37,6 @@ class SystemKind(StrEnum):
     RAG = "rag"
     VANILLA = "vanilla"
     PROMPTED = "prompted"  # an untuned chat model as its own critic
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterOptions:
-    """The cluster whose workers answer, if `ray` names one; `n_workers` 0 for all it holds."""
-
-    ray: str = ""
-    n_workers: int = 0
-    worker_cpus: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,22 +194,20 @@ def open_system(setup: Setup, report: Progress) -> System:
 
 
 @contextmanager
-def opened_answerer(options: ClusterOptions) -> "Iterator[Answerer | None]":
+def opened_answerer(workers: Workers) -> "Iterator[Answerer | None]":
     """Who answers the batches of a run: a cluster where one is named, else None, this process."""
-    if not options.ray:
+    if not workers.ray:
         yield None
         return
-    from selfrag.cluster import Workers, connected
-    from selfrag.evaluate.cluster import ClusterAnswerer
+    from selfrag.evaluate.run import ClusterAnswerer
 
-    workers = Workers(n_workers=options.n_workers, n_cpus=options.worker_cpus)
-    with connected(options.ray, "evaluate", workers) as cluster:
+    with connected(workers.ray, "evaluate", workers) as cluster:
         yield ClusterAnswerer(cluster)
 
 
-def system_opener(setup: Setup, report: Progress, options: ClusterOptions) -> "OpenSystem":
+def system_opener(setup: Setup, report: Progress, workers: Workers) -> "OpenSystem":
     """Opens the system here, or on a worker, whose folder is another and which tells nobody."""
-    if not options.ray:
+    if not workers.ray:
         return partial(open_system, setup, report)
     there = replace(setup, index=_whole(setup.index), model=_whole(setup.model))
     return partial(_open_on_worker, there)
@@ -273,7 +263,7 @@ def text_model(
 ) -> TextModel:
     """A model that is asked in words; raises `BadInput` for what it cannot be."""
     if base_url is not None:
-        from selfrag.evaluate.openai_model import ApiModel, Sampling
+        from selfrag.evaluate.model import ApiModel, Sampling
 
         if model is None:
             raise BadInput(

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfrag.cluster import Workers, connected
 from selfrag.errors import BadInput
 from selfrag.open import engines
 from selfrag.progress import SILENT, Progress
@@ -25,8 +26,8 @@ class TeacherOptions:
     """Who is asked and how, as given on the command line.
 
     `teacher`: `local`, `openai`, the address of a server, or a GGUF file. `critic`: a model folder
-    or the address of a server that runs one; it goes before `teacher`. `ray`: the address of a
-    cluster whose workers ask, each with `worker_cpus`; `n_workers` 0 for as many as it holds.
+    or the address of a server that runs one; it goes before `teacher`. `workers`: the cluster that
+    asks, where one is named.
     """
 
     teacher: str = setting(
@@ -43,9 +44,7 @@ class TeacherOptions:
     max_retries: int = setting(6, "Tries more after 429, 5xx and lost lines.", least=0)
     threads: int = setting(0, "Of the local teacher; 0 for all cores.", least=0)
     engine: engines.EngineKind = setting(engines.EngineKind.LLAMA, "What runs the model.")
-    ray: str = setting("", "Cluster: host:port, auto, or local to start one.")
-    n_workers: int = setting(0, "On Ray; 0: as many as it holds.", "--workers")
-    worker_cpus: float = setting(1.0, "CPUs of a worker on Ray.")
+    workers: Workers = field(default_factory=Workers)
 
 
 @contextmanager
@@ -56,7 +55,7 @@ def open_teacher(
 
     With `dry_run` it can only be sized: nothing is fetched or started.
     """
-    if options.ray and not dry_run:
+    if options.workers.ray and not dry_run:
         with _on_cluster(options, report) as teacher:
             yield teacher
     elif is_url(options.critic):
@@ -78,14 +77,12 @@ def open_teacher(
 @contextmanager
 def _on_cluster(options: TeacherOptions, report: Progress) -> "Iterator[Teacher]":
     from selfrag.annotate.cluster import ClusterTeacher
-    from selfrag.cluster import Workers, connected
 
-    workers = Workers(n_workers=options.n_workers, n_cpus=options.worker_cpus)
-    n_threads = options.threads or max(1, int(options.worker_cpus))
-    on_worker = replace(options, ray="", threads=n_threads)
+    n_threads = options.threads or max(1, int(options.workers.n_cpus))
+    on_worker = replace(options, workers=Workers(), threads=n_threads)
     with (
         open_teacher(on_worker, report, dry_run=True) as here,
-        connected(options.ray, "annotate", workers) as cluster,
+        connected(options.workers.ray, "annotate", options.workers) as cluster,
     ):
         yield ClusterTeacher(here, partial(_open_on_worker, on_worker), cluster)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from selfrag.errors import ConfigError
 from selfrag.passage import Hit, Passage
+from selfrag.serial import setting
 
 Key = TypeVar("Key", int, str)
 
@@ -38,9 +39,13 @@ class Fusion:
     Questions.
     """
 
-    kind: FusionKind = FusionKind.SCORES
-    dense_weight: float = DENSE_WEIGHT
-    constant: int = RRF_CONSTANT
+    kind: FusionKind = setting(
+        FusionKind.SCORES, "What mode hybrid adds up: scores, or ranks alone.", "--fusion"
+    )
+    dense_weight: float = setting(
+        DENSE_WEIGHT, "Share of the dense search in mode hybrid, 0 to 1.", "--dense-weight"
+    )
+    constant: int = setting(RRF_CONSTANT, "Constant of --fusion ranks.", "--rank-constant")
 
     def __post_init__(self) -> None:
         if not 0 <= self.dense_weight <= 1:

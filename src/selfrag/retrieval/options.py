@@ -8,6 +8,11 @@ from enum import StrEnum
 
 from selfrag.errors import BadInput
 from selfrag.retrieval.fusion import Fusion
+from selfrag.serial import setting
+
+PACKAGED = "small"
+# The packaged model orders worse than the search before it, and adds a little as a share of it.
+PACKAGED_WEIGHT = 0.3
 
 
 class SearchMode(StrEnum):
@@ -29,12 +34,22 @@ class SearchOptions:
     None for the one that suits the model. PostgreSQL has neither `where` nor `fusion`.
     """
 
-    mode: SearchMode = SearchMode.HYBRID
-    where: str = ""
+    mode: SearchMode = setting(
+        SearchMode.HYBRID, "Search by words, by meaning (dense), or by both."
+    )
+    where: str = setting("", "SQL condition on passages, as in \"page > 3 AND title = 'Titan'\".")
     fusion: Fusion = field(default_factory=Fusion)
-    rerank: str = ""
-    rerank_weight: float | None = None
-    candidates: int = 20
+    rerank: str = setting(
+        "",
+        f"Cross-encoder that reads the best hits again: {PACKAGED} (fetched once, 71 MB), or the "
+        "folder or hub name of one for sentence-transformers.",
+    )
+    rerank_weight: float | None = setting(
+        None,
+        "Share of the reranker in the new order, 0 to 1; when not given, 1, or "
+        f"{PACKAGED_WEIGHT} for {PACKAGED}.",
+    )
+    candidates: int = setting(20, "Hits that --rerank reads.")
 
     def __post_init__(self) -> None:
         try:

@@ -4,7 +4,9 @@ LanceDB and pyarrow are imported late, here and in the modules that write: toget
 2 s. Knows nothing of encoders or of language models.
 """
 
+import importlib.util
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, SelfRAGError, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.lance import import_lancedb
 from selfrag.retrieval.manifest import IndexKind, not_usable
 from selfrag.retrieval.objectstore import (
     TIMEOUT_S,
@@ -28,6 +29,9 @@ from selfrag.retrieval.objectstore import (
     unavailable,
 )
 from selfrag.retrieval.spec import Metric
+
+# Client for catalogues behind HTTP: lancedb reads its record types, we use none of it.
+_REST_CLIENT = "lance_namespace_urllib3_client"
 
 PASSAGES = "passages"
 FILES = "files"
@@ -259,3 +263,36 @@ def reading(location: Location) -> Iterator[None]:
 def brief(error: BaseException) -> str:
     """The first line of an error, at most 200 characters."""
     return str(error).strip().split("\n", 1)[0][:200]
+
+
+def import_lancedb() -> Any:
+    """The package itself; raises `ImportError` where it is not installed.
+
+    Of 2.2 CPU-seconds (lancedb 0.40, AVX2 machine) 1.1 go into the `__init__` of its REST client,
+    which has pydantic read the signature of every remote call. Here that waits for its first use.
+    """
+    put_off(_REST_CLIENT)
+    import lancedb
+
+    return lancedb
+
+
+def put_off(name: str) -> None:
+    """Runs the `__init__` of package `name` when an attribute of it is first read, not on import.
+
+    Its submodules can be imported before. Nothing happens to a package that is imported already or
+    not installed. `importlib.util.LazyLoader` would not do: importing a submodule reads `__path__`
+    of the package, and that alone makes it run.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        return
+    package, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def run(attribute: str) -> Any:
+        package.__dict__.pop("__getattr__", None)
+        loader.exec_module(package)
+        return getattr(package, attribute)
+
+    package.__dict__["__getattr__"] = run
+    sys.modules[name] = package

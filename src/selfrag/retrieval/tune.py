@@ -6,7 +6,7 @@ Exact search over the same rows is the truth. Nothing of the index is changed.
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from selfrag.retrieval.table import (
     kind_for,
     vector_index,
 )
+from selfrag.retrieval.writer import IndexWriter
 
 TOP = 10
 PROBES = (8, 16, 32, 64)
@@ -98,6 +99,15 @@ def fastest(found: Sequence[Tuned], *, recall: float) -> Tuned | None:
     """The quickest way of those that find this share of the true ten; none where none does."""
     enough = [each for each in found if each.recall >= recall]
     return min(enough, key=lambda each: each.p50_ms, default=None)
+
+
+def apply_way(writer: IndexWriter, way: Tuned) -> None:
+    """Writes `way` down as that of the index, and builds the vector index that it needs."""
+    before = writer.manifest
+    writer.manifest = replace(
+        before, kind=way.kind, n_probes=way.n_probes, refine_factor=way.refine_factor
+    )
+    writer.index(anew=way.kind is not before.kind)
 
 
 def _queries(source: Any, n: int, rng: np.random.Generator) -> list[str]:

@@ -181,7 +181,7 @@ class _Seen:
     """What the events of one question tell, gathered as they come."""
 
     gate: Gate | None = None
-    nodes: dict[int, Node] = field(default_factory=dict)  # by the identity of what was written
+    nodes: dict[int, Node] = field(default_factory=dict)  # by the id of what was written
     beam: set[int] = field(default_factory=set)
     forbidden: set[int] = field(default_factory=set)
     found_nothing: bool = False
@@ -193,9 +193,9 @@ class _Seen:
         elif isinstance(event, RetrievalEvent) and event.parent.parent is None:
             self.found_nothing = not event.hits
         elif isinstance(event, CandidateEvent):
-            self.nodes[id(event.node)] = event.node
+            self.nodes[event.node.id] = event.node
         elif isinstance(event, PruneEvent) and event.rank == 0:
-            self.forbidden.add(id(event.node))
+            self.forbidden.add(event.node.id)
         elif isinstance(event, FinishEvent):
             self._take_beam(event.beam)
             self.ended = True
@@ -204,7 +204,7 @@ class _Seen:
         """A hypothesis that a limit finished after it was written stands where it was written."""
         place_of = {_path_step(node): key for key, node in self.nodes.items() if node.is_open}
         for node in beam:
-            key = id(node)
+            key = node.id
             if key not in self.nodes:
                 key = place_of.get(_path_step(node), key)
             self.nodes[key] = node
@@ -212,18 +212,18 @@ class _Seen:
 
     def leaves(self) -> list[Node]:
         """The complete hypotheses, in the order recorded."""
-        parents = {id(node.parent) for node in self.nodes.values()}
+        parents = {node.parent.id for node in self.nodes.values() if node.parent is not None}
         last = max((node.depth for node in self.nodes.values()), default=0)
         complete = self.beam | {
             key
             for key, node in self.nodes.items()
-            if node.finished or (node.depth == last and id(node) not in parents)
+            if node.finished or (node.depth == last and node.id not in parents)
         }
         return [node for key, node in self.nodes.items() if key in complete - self.forbidden]
 
 
 def _path_step(node: Node) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    return id(node.parent), node.lead_ids, node.body_ids
+    return node.parent.id if node.parent else -1, node.lead_ids, node.body_ids
 
 
 def _recorded(question: TracedQuestion, events: Iterable[Event]) -> RecordedQuestion | None:

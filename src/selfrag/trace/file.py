@@ -65,6 +65,11 @@ class Trace:
         """The questions as asked: what `collect_answers` takes beside `events`."""
         return [question.text for question in self.questions]
 
+    @property
+    def closed_sets(self) -> list[tuple[str, ...]]:
+        """The choices of every question, none where no configuration was recorded."""
+        return [each.config.choices if each.config else () for each in self.questions]
+
 
 class TraceEncoder:
     """The rows of one run, in order: those of its questions, then those of each event.
@@ -94,33 +99,23 @@ class TraceEncoder:
             }
             for number, (text, gold, name) in enumerate(zip(questions, golds, names, strict=True))
         ]
-        self._nodes: list[Node] = []  # keeps them alive: a serial number belongs to an identity
-        self._serials: dict[int, int] = {}
+        self._serials: dict[tuple[int, int], int] = {}  # by question and id of the node
 
     def rows_of(self, event: Event) -> list[dict[str, Any]]:
         """The rows of the nodes that no row told of yet, and that of `event`."""
         rows: list[dict[str, Any]] = []
         for node in _nodes_of(event):
             rows += self._new_nodes(node, event.question)
-        return [*rows, event_to_row(event, self._serial_of)]
-
-    def _serial_of(self, node: Node) -> int:
-        return self._serials[id(node)]
+        return [*rows, event_to_row(event, lambda node: self._serials[event.question, node.id])]
 
     def _new_nodes(self, node: Node, question: int) -> list[dict[str, Any]]:
         """Rows of `node` and of the path before it, parents first, as far as they are new."""
-        chain: list[Node] = []
-        above: Node | None = node
-        while above is not None and id(above) not in self._serials:
-            chain.append(above)
-            above = above.parent
-        rows = []
-        for each in reversed(chain):
-            self._serials[id(each)] = len(self._nodes)
-            self._nodes.append(each)
-            row = node_to_row(each, self._serial_of)
-            rows.append({"type": "node", "question": question, **row})
-        return rows
+        if (question, node.id) in self._serials:
+            return []
+        rows = [] if node.parent is None else self._new_nodes(node.parent, question)
+        self._serials[question, node.id] = len(self._serials)
+        row = node_to_row(node, lambda each: self._serials[question, each.id])
+        return [*rows, {"type": "node", "question": question, **row}]
 
 
 class TraceWriter:

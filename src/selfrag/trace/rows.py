@@ -86,6 +86,7 @@ def node_from_row(row: Row, node_of: NodeOf) -> Node:
     """The node of `row`, linked to the parent that `node_of` knows by its serial number."""
     parent, segment, wants = row["parent"], row["segment"], row["wants"]
     return Node(
+        id=typed(row, "node", int),
         parent=None if parent is None else node_of(parent),
         lead_ids=_ids(row["lead_ids"]),
         hits=tuple(_hit_from_row(hit) for hit in row["hits"]),

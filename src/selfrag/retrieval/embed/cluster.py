@@ -18,15 +18,8 @@ from pathlib import Path
 from selfrag.cluster import Workers, connected, once_a_process
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.passage import Passage
-from selfrag.retrieval.embed.run import (
-    PLAN_NAME,
-    Plan,
-    Progress,
-    committed_rows,
-    embed_corpus,
-    embed_shard,
-    unfinished_shards,
-)
+from selfrag.retrieval.embed.plan import PLAN_NAME, Plan, Progress
+from selfrag.retrieval.embed.run import committed_rows, embed_corpus, embed_shard, unfinished_shards
 from selfrag.retrieval.encoder.base import Encoder
 
 # A shard travels to its worker in one piece: at 700 bytes a passage 180 MB.

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, StorageError
 from selfrag.passage import Passage
-from selfrag.retrieval.embed.run import (
+from selfrag.retrieval.embed.plan import (
     COMMIT_ROWS,
     Corpus,
     Plan,
     Progress,
     Vectors,
     default_shards,
-    fill_shard,
     survey,
 )
+from selfrag.retrieval.embed.run import fill_shard
 from selfrag.retrieval.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)

@@ -1,164 +1,38 @@
-"""A corpus as vectors on disk: shards encoded apart, each of which goes on where it was stopped.
+"""A corpus as vectors on disk: shards encoded apart, each resumed where it was stopped; then read.
 
 A shard is a contiguous range of the corpus and one LanceDB table with the columns of an index. It
-grows by commits of a fixed number of passages, so its number of rows says where to go on. Knows
-nothing of files or of search.
+grows by commits of a fixed number of passages, so its number of rows says where to resume. All
+shards become an index without encoding anything. Knows nothing of files or of search.
 """
 
 import fcntl
-import hashlib
-import json
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from selfrag.errors import BadInput, ConfigError, EngineError, StorageError
+from selfrag.errors import BadInput, EngineError, StorageError
 from selfrag.passage import Passage
+from selfrag.retrieval.build import build_folder, new_manifest
+from selfrag.retrieval.embed.plan import Plan, Progress, Vectors, damaged, storage
 from selfrag.retrieval.encoder.base import Encoder, encode_passages
-from selfrag.retrieval.spec import EncoderSpec, shown
+from selfrag.retrieval.manifest import IndexKind, Manifest
+from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import NO_FILE, brief, connect, passages_schema, record_batch
+from selfrag.retrieval.writer import IndexWriter
 
 logger = logging.getLogger(__name__)
 
-PLAN_NAME = "embed.json"
-FORMAT_VERSION = 1
-# What a kill can cost: 5 minutes of MiniLM on one core. At 768 dims a commit is a file of 30 MB.
-COMMIT_ROWS = 8192
-SHARD_ROWS = 65_536
 _AT_ONCE = 512  # passages an encoder gets, to sort by length as it likes
 
-Vectors = NDArray[np.float32]
-Progress = Callable[[int], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Corpus:
-    """How many passages a corpus has, and the SHA-256 of their ids, titles and texts in order."""
-
-    n_passages: int
-    sha256: str
-
-
-def survey(passages: Iterable[Passage], *, on_progress: Progress | None = None) -> Corpus:
-    """The corpus that a stream of passages makes; `on_progress` hears how many were read."""
-    digest = hashlib.sha256()
-    n_passages = 0
-    for n_passages, passage in enumerate(passages, start=1):
-        text = f"{passage.id}\x1f{passage.title}\x1f{passage.text}\x1e"
-        digest.update(text.encode("utf-8", "surrogatepass"))
-        if on_progress is not None and n_passages % 10_000 == 0:
-            on_progress(n_passages)
-    return Corpus(n_passages=n_passages, sha256=digest.hexdigest())
-
-
-def default_shards(n_passages: int, *, at_least: int = 1) -> int:
-    """A number of shards that keeps each at `SHARD_ROWS`, and gives `at_least` workers some."""
-    return max(1, min(n_passages, max(at_least, -(-n_passages // SHARD_ROWS))))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a folder of shards holds, as its `embed.json` says: all that a resumed run must share.
-
-    Raises `ConfigError` unless every shard gets a passage and every commit too.
-    """
-
-    encoder: EncoderSpec
-    corpus: Corpus
-    n_shards: int
-    commit_rows: int = COMMIT_ROWS
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.n_shards <= self.corpus.n_passages or self.commit_rows < 1:
-            raise ConfigError(
-                f"cannot embed {self.corpus.n_passages} passages in {self.n_shards} shards with "
-                f"{self.commit_rows} a commit: expected at least one of each and a passage for "
-                "every shard; name passages, or fewer shards"
-            )
-
-    def rows(self, shard: int) -> range:
-        """Corpus positions of a shard, from 0.
-
-        As generate_passage_embeddings.py of Contriever and Self-RAG cuts: all shards have the same
-        size, rounded down, and the last takes the rest. Raises `ConfigError` for no such shard.
-        """
-        if not 0 <= shard < self.n_shards:
-            raise ConfigError(
-                f"cannot embed shard {shard} of {self.n_shards}: expected 0 to "
-                f"{self.n_shards - 1}, so name one of these"
-            )
-        size = self.corpus.n_passages // self.n_shards
-        is_last = shard == self.n_shards - 1
-        return range(shard * size, self.corpus.n_passages if is_last else (shard + 1) * size)
-
-    def table_name(self, shard: int) -> str:
-        """The LanceDB table of a shard."""
-        return f"shard-{shard:05d}-of-{self.n_shards:05d}"
-
-    def claim(self, folder: Path) -> None:
-        """Makes `folder` the place of this plan; `BadInput` when it holds something else."""
-        folder = folder.resolve()
-        if not (folder / PLAN_NAME).is_file():
-            self._write(folder)
-        found = Plan.load(folder)
-        if differences := self._differences(found):
-            raise BadInput(
-                f"cannot embed into {folder}: found shards of another run there, with "
-                f"{'; '.join(differences)}; run with the same passages, encoder and number of "
-                "shards to go on, or name another folder"
-            )
-
-    @classmethod
-    def load(cls, folder: Path) -> "Plan":
-        """The plan of a folder of shards; `BadInput` for none, a damaged one or a later format."""
-        path = folder / PLAN_NAME
-        try:
-            written = json.loads(path.read_text(encoding="utf-8"))
-            if written["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format {written['format_version']}, not {FORMAT_VERSION}")
-            return cls(
-                encoder=EncoderSpec.from_json(written["encoder"]),
-                corpus=Corpus(**written["corpus"]),
-                n_shards=int(written["n_shards"]),
-                commit_rows=int(written["commit_rows"]),
-            )
-        except (OSError, KeyError, RecursionError, TypeError, ValueError, ConfigError) as error:
-            raise BadInput(
-                f"cannot use the embeddings in {folder}: found no sound {PLAN_NAME} ({error}), "
-                "expected a folder that `selfrag embed` has written; name one, or embed anew"
-            ) from error
-
-    def _write(self, folder: Path) -> None:
-        with _storage(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(path.suffix == ".lance" for path in folder.iterdir()):
-                raise BadInput(
-                    f"cannot embed into {folder}: found tables without {PLAN_NAME} there, "
-                    "expected an empty folder or shards of this run; name another folder"
-                )
-            new = folder / f".{PLAN_NAME}.{os.getpid()}.new"
-            text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2)
-            new.write_text(text + "\n", encoding="utf-8")
-            new.replace(folder / PLAN_NAME)
-
-    def _differences(self, found: "Plan") -> list[str]:
-        mine, other = (
-            {**asdict(p.encoder), **asdict(p.corpus), **asdict(p)} for p in (self, found)
-        )
-        nested = ("encoder", "corpus")
-        names = [name for name in mine if mine[name] != other[name] and name not in nested]
-        return [f"{name} {shown(other[name])} against {shown(mine[name])}" for name in names]
 
 
 def embed_corpus(
@@ -238,7 +112,7 @@ def fill_shard(
     rows, started = plan.rows(shard), time.monotonic()
     name = plan.table_name(shard)
     with _locked(folder, name, wait_s):
-        with _storage(folder):
+        with storage(folder):
             schema = passages_schema(plan.encoder.dim)
             table = connect(folder).create_table(name, schema=schema, exist_ok=True)
         n_done = n_before = _sound_count(folder, plan, shard, table)
@@ -254,7 +128,7 @@ def fill_shard(
                 )
             passages, vectors = to_vectors(batch, n_done)
             first_row, files = rows.start + n_done, [NO_FILE] * wanted
-            with _storage(folder):
+            with storage(folder):
                 table.add(record_batch(passages, vectors, first_row=first_row, files=files))
             n_done += wanted
     if n_done > n_before:
@@ -303,19 +177,10 @@ def _sound_count(folder: Path, plan: Plan, shard: int, table: Any) -> int:
     return n_done
 
 
-def damaged(folder: Path, plan: Plan, shard: int, found: str) -> BadInput:
-    """The one sentence for a shard that cannot be used."""
-    return BadInput(
-        f"cannot use shard {shard} of the embeddings in {folder}: found {found}, expected the "
-        f"rows in order, each once; delete {plan.table_name(shard)}.lance and embed shard "
-        f"{shard}/{plan.n_shards} again"
-    )
-
-
 @contextmanager
 def _locked(folder: Path, name: str, wait_s: float) -> Iterator[None]:
     """Keeps other processes from a shard; the system lets go when this one ends, however."""
-    with _storage(folder):
+    with storage(folder):
         (folder / ".locks").mkdir(exist_ok=True)
         handle = (folder / ".locks" / name).open("a")
     give_up = time.monotonic() + wait_s
@@ -337,13 +202,81 @@ def _locked(folder: Path, name: str, wait_s: float) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _storage(folder: Path) -> Iterator[None]:
-    """Turns what the disk refuses, to Python or to LanceDB, into one sentence of ours."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise StorageError(
-            f"cannot write embeddings into {folder}: found {brief(error)!r}, expected a folder "
-            "with enough free space; make room, or name another folder, and run again to go on"
-        ) from error
+def read_shards(folder: Path, *, batch_rows: int = 1024) -> Iterator[Any]:
+    """Arrow record batches of all shards in corpus order, of at most `batch_rows` rows.
+
+    They are as `IndexWriter.append` wants them. Raises `BadInput`, at once for unfinished shards,
+    while reading for rows that are missing, doubled or damaged.
+    """
+    plan = Plan.load(folder)
+    if unfinished := unfinished_shards(folder, plan):
+        shard = unfinished[0]
+        raise BadInput(
+            f"cannot read the embeddings in {folder}: found {len(unfinished)} of {plan.n_shards} "
+            f"shards unfinished, the first being {shard}, expected all of them whole; "
+            f"run `selfrag embed` with --shard {shard}/{plan.n_shards} and so on, or without "
+            "--shard for all that is left"
+        )
+    return _in_order(folder, plan, batch_rows)
+
+
+def index_shards(
+    folder: Path,
+    path: Path,
+    *,
+    kind: IndexKind = IndexKind.AUTO,
+    attribution: str = "",
+    on_progress: Progress | None = None,
+) -> Manifest:
+    """Makes the shards of a `folder` the index in `path`, encoding nothing.
+
+    Raises as `read_shards` and `build_folder` do. It begins anew each time: writing is quick.
+    """
+    encoder = _Encoded(Plan.load(folder).encoder)
+    manifest = new_manifest(encoder.spec, kind=kind, attribution=attribution)
+    batches, faults = read_shards(folder), list[BadInput]()
+
+    def checked() -> Iterator[Any]:
+        try:
+            yield from batches
+        except BadInput as fault:
+            faults.append(fault)
+            raise
+
+    def fill(writer: IndexWriter) -> None:
+        try:
+            writer.append(checked())
+        except StorageError as error:  # Lance tells of an error in its source as of one of the disk
+            raise faults.pop() if faults else error from None
+
+    return build_folder(path, encoder, manifest, fill, on_progress=on_progress, resume=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """In place of an encoder where all vectors are there: it need not even be installed."""
+
+    spec: EncoderSpec
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        raise EngineError(
+            f"cannot encode {len(texts)} texts: found vectors of {self.spec.name!r} only, expected "
+            "the encoder itself; open it by its name"
+        )
+
+
+def _in_order(folder: Path, plan: Plan, batch_rows: int) -> Iterator[Any]:
+    database, position = connect(folder), 0
+    for shard in range(plan.n_shards):
+        try:
+            table = database.open_table(plan.table_name(shard))
+            for batch in table.search().to_batches(batch_rows):
+                rows = batch["row"].to_numpy()
+                if not np.array_equal(rows, np.arange(position, position + len(rows))):
+                    raise ValueError(f"rows missing or doubled at {position}")
+                position += len(rows)
+                yield batch
+            if position != plan.rows(shard).stop:
+                raise ValueError(f"{position} rows, not {plan.rows(shard).stop}")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise damaged(folder, plan, shard, brief(error)) from error

@@ -3,6 +3,7 @@
 Knows nothing of passages or indexes.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from tokenizers import Tokenizer
 
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.passage import Passage
-from selfrag.retrieval.encoder.folder import recipe_of, require_mean_pooling
-from selfrag.retrieval.spec import EncoderSpec, Precision, Recipe
+from selfrag.retrieval.spec import EncoderSpec, Metric, Precision, Recipe
+
+_MAX_TOKENS = 512  # the limit of BERT, where a folder names none
 
 
 class Encoder(Protocol):
@@ -164,6 +166,56 @@ def open_tokenizer(path: Path, *, max_tokens: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+def recipe_of(path: Path) -> Recipe:
+    """Prefixes, normalisation and limit as the folder `path` has them.
+
+    Raises `OSError` and `ValueError` for files that cannot be read.
+    """
+    use = _read_json(path / "config_sentence_transformers.json")
+    prompts = use.get("prompts") or {}
+    return Recipe(
+        normalised=use.get("similarity_fn_name") != Metric.DOT.value,
+        query_prefix=prompts.get("query") or "",
+        passage_prefix=prompts.get("passage") or prompts.get("document") or "",
+        max_tokens=_read_json(path / "sentence_bert_config.json").get("max_seq_length")
+        or _MAX_TOKENS,
+    )
+
+
+def require_mean_pooling(path: Path) -> None:
+    """Raises `ValueError` where the folder says that vectors are more than the mean of states."""
+    if not (path / "modules.json").is_file():
+        return
+    for module in json.loads((path / "modules.json").read_text(encoding="utf-8")):
+        kind = str(module["type"]).rsplit(".", 1)[-1]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ValueError(f"a model with a module {kind}, expected mean pooling alone")
+        modes = _pooling_modes(_read_json(path / module["path"] / "config.json"))
+        if kind == "Pooling" and modes != ["mean"]:
+            raise ValueError(f"a model pooled by {modes}, expected the mean")
+
+
+def _pooling_modes(config: dict[str, Any]) -> list[str]:
+    """Both spellings: `pooling_mode` of new folders, a switch for each mode in old ones."""
+    mode = config.get("pooling_mode")
+    if mode is not None:
+        return [mode] if isinstance(mode, str) else list(mode)
+    start, switches = "pooling_mode_", {"mean_tokens": "mean", "cls_token": "cls"}
+    names = [
+        name.removeprefix(start) for name, on in config.items() if name.startswith(start) and on
+    ]
+    return [switches.get(name, name) for name in names]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return content
 
 
 def _pooling_of(model: Any) -> str:

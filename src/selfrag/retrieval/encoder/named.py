@@ -10,8 +10,12 @@ from pathlib import Path
 
 from selfrag import assets
 from selfrag.errors import AssetError, ConfigError, IndexMismatch
-from selfrag.retrieval.encoder.base import Encoder, MeanPoolingEncoder, SentenceTransformerEncoder
-from selfrag.retrieval.encoder.folder import recipe_of
+from selfrag.retrieval.encoder.base import (
+    Encoder,
+    MeanPoolingEncoder,
+    SentenceTransformerEncoder,
+    recipe_of,
+)
 from selfrag.retrieval.spec import DEFAULT_ENCODER, EncoderSpec, Precision, Recipe, recipe_for
 
 _SHORT_NAMES = {
@@ -65,7 +69,7 @@ def open_encoder(
         raise ConfigError(
             f"cannot run encoder {name!r} in int8 on {device}: expected cpu; use fp32 or bf16 there"
         )
-    from selfrag.retrieval.encoder.onnx_encoder import OnnxEncoder
+    from selfrag.retrieval.encoder.onnx import OnnxEncoder
 
     return OnnxEncoder(folder, name=name, recipe=recipe, max_tokens=max_tokens)
 

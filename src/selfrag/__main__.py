@@ -1,0 +1,5 @@
+"""`python -m selfrag`."""
+
+from selfrag.cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m selfrag.cli`."""
-
-from selfrag.cli.app import main
-
-main()
