@@ -33,18 +33,11 @@ from selfrag.annotate.judgement import (
 )
 from selfrag.annotate.sentences import split_answer, without_control
 from selfrag.annotate.sources import SourceRow
+from selfrag.decode.search import Lookup
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Utility
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """Queries to be searched: for each, its hits are sent back, in order."""
-
-    queries: tuple[str, ...]
-
-
-Need = list[Case] | Search
+Need = list[Case] | Lookup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +167,7 @@ def _annotate_sentences(
     parts = split_answer(output, merge_short=is_paper)
     if all(part.is_bare for part in parts):
         done.left_out = "only_short_sentences"
-    ((*first_hits,),) = yield Search(queries=(f"{row.question} {row.output}",))
+    ((*first_hits,),) = yield Lookup([f"{row.question} {row.output}"], config.top_k)
     evidence = evidence_text(first_hits[0].passage) if first_hits else ""
     is_shown = False  # whether the evidence stands in the output
     for n, part in enumerate(parts):
@@ -210,7 +203,7 @@ def _choose(
     """Searches for one sentence, has every hit judged, and takes one."""
     row = done.row
     hits: list[Hit]
-    (hits,) = yield Search(queries=(f"{row.question} {sentence}",))
+    (hits,) = yield Lookup([f"{row.question} {sentence}"], config.top_k)
     texts = [evidence_text(hit.passage) for hit in hits]
     relevance = yield from _judged(done, [relevance_case(row.instruction, t) for t in texts])
     # Support is asked of what is relevant: elsewhere no rule reads it.

@@ -4,21 +4,22 @@ Knows nothing of who judges, of what retrieves, or of the command line.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from selfrag.annotate.annotate_row import Annotated, Need, Search, Steps, annotate_row
+from selfrag.annotate.annotate_row import Annotated, Need, annotate_row
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
 from selfrag.annotate.critic_data import nothing_usable, reject_from, windows
 from selfrag.annotate.judge import Judge
-from selfrag.annotate.judgement import Case, relevance_case, retrieve_case, utility_case
+from selfrag.annotate.judgement import Case, Judgement, relevance_case, retrieve_case, utility_case
 from selfrag.annotate.rejects import Lines, Reject, Stage, beside, writing
 from selfrag.annotate.report import LabelReport, Prices, report_text
 from selfrag.annotate.sentences import split_answer
 from selfrag.annotate.sources import SourceRow
-from selfrag.passage import Hit
+from selfrag.decode.drive import Server, look_up, run
+from selfrag.decode.search import Lookup
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 from selfrag.retrieval.base import Retriever
 
@@ -31,36 +32,25 @@ def annotate_rows(
 ) -> list[Annotated]:
     """Every row annotated, in order. Rows go on together: one batch a step for all of them."""
     done: dict[int, Annotated] = {}
-    running: dict[int, Steps] = {n: annotate_row(row, config) for n, row in enumerate(rows)}
-    replies: dict[int, Any] = dict.fromkeys(running)
-    while running:
-        needs: dict[int, Need] = {}
-        for n, steps in list(running.items()):
-            try:
-                needs[n] = steps.send(replies[n])
-            except StopIteration as stop:
-                done[n] = stop.value
-                del running[n]
-        replies = {**_judge_all(needs, judge), **_search_all(needs, retriever, config.top_k)}
+
+    def finish(n: int, row: SourceRow) -> Generator[Need, Any, None]:
+        done[n] = yield from annotate_row(row, config)
+
+    servers: dict[type, Server] = {
+        Lookup: partial(look_up, retriever),
+        list: partial(_judge_all, judge),
+    }
+    for _ in run((finish(n, row) for n, row in enumerate(rows)), servers):
+        pass  # a row tells nothing on its way
     return [done[n] for n in range(len(rows))]
 
 
-def _judge_all(needs: dict[int, Need], judge: Judge) -> dict[int, Any]:
-    wanted: dict[int, list[Case]] = {n: need for n, need in needs.items() if isinstance(need, list)}
+def _judge_all(judge: Judge, asks: Sequence[list[Case]]) -> list[list[Judgement]]:
     # One group after the other: a server reuses what the prompts of a group begin with.
-    order = sorted(
-        (case.group, n, at) for n, cases in wanted.items() for at, case in enumerate(cases)
-    )
-    judgements = judge.judge([wanted[n][at] for _, n, at in order]) if order else []
+    order = sorted((case.group, n, at) for n, ask in enumerate(asks) for at, case in enumerate(ask))
+    judgements = judge.judge([asks[n][at] for _, n, at in order])
     placed = {(n, at): each for (_, n, at), each in zip(order, judgements, strict=True)}
-    return {n: [placed[n, at] for at in range(len(cases))] for n, cases in wanted.items()}
-
-
-def _search_all(needs: dict[int, Need], retriever: Retriever, top_k: int) -> dict[int, Any]:
-    wanted = {n: need.queries for n, need in needs.items() if isinstance(need, Search)}
-    queries = [query for asked in wanted.values() for query in asked]
-    hits: Iterator[list[Hit]] = iter(retriever.search(queries, top_k) if queries else [])
-    return {n: list(islice(hits, len(asked))) for n, asked in wanted.items()}
+    return [[placed[n, at] for at in range(len(ask))] for n, ask in enumerate(asks)]
 
 
 def write_generator_data(

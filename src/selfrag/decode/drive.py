@@ -6,6 +6,7 @@ questions with an engine and a retriever. Knows nothing of why something is aske
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -106,19 +107,26 @@ def drive(
     Every question is asked what it would be asked alone: look-ups share a call where they want the
     same number of hits.
     """
+    servers: dict[type, Server] = {
+        Lookup: partial(look_up, retriever),
+        Generate: partial(generate, engine),
+    }
+    return run(searches, servers, at_once=at_once)
 
-    def look_up(asks: Sequence[Lookup]) -> list[list[list[Hit]]]:
-        found: dict[int, Iterator[list[Hit]]] = {}
-        for top_k in dict.fromkeys(ask.top_k for ask in asks):
-            queries = [query for ask in asks if ask.top_k == top_k for query in ask.queries]
-            found[top_k] = iter(retriever.search(queries, top_k))
-        return [list(islice(found[ask.top_k], len(ask.queries))) for ask in asks]
 
-    def generate(asks: Sequence[Generate]) -> list[list[Completion]]:
-        done = iter(engine.generate([request for ask in asks for request in ask.requests]))
-        return [list(islice(done, len(ask.requests))) for ask in asks]
+def look_up(retriever: Retriever, asks: Sequence[Lookup]) -> list[list[list[Hit]]]:
+    """The hits of every query of every ask; one call for all that want the same number of hits."""
+    found: dict[int, Iterator[list[Hit]]] = {}
+    for top_k in dict.fromkeys(ask.top_k for ask in asks):
+        queries = [query for ask in asks if ask.top_k == top_k for query in ask.queries]
+        found[top_k] = iter(retriever.search(queries, top_k))
+    return [list(islice(found[ask.top_k], len(ask.queries))) for ask in asks]
 
-    return run(searches, {Lookup: look_up, Generate: generate}, at_once=at_once)
+
+def generate(engine: Engine, asks: Sequence[Generate]) -> list[list[Completion]]:
+    """The completions of every request of every ask, in one call."""
+    done = iter(engine.generate([request for ask in asks for request in ask.requests]))
+    return [list(islice(done, len(ask.requests))) for ask in asks]
 
 
 def search(
