@@ -16,7 +16,6 @@ from selfrag.cli import options, render
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.questions import question_from
 from selfrag.cli.report import Reporter
-from selfrag.cli.settings import apply_settings
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search as run_search
@@ -25,6 +24,7 @@ from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.open import indexes
 from selfrag.open.engines import EngineKind
 from selfrag.prompt import Turn
+from selfrag.serial import override
 from selfrag.trace.file import load_trace, save_trace
 
 Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
@@ -83,7 +83,7 @@ def ask(
     """Answer one question, with citations and scores."""
     if released.max_depth is not None:
         search = replace(search, max_segments=max(1, released.max_depth - 1))
-    search = apply_settings(search, changes or [])
+    search = override(search, changes or [], table="decode")
     text = question_from(question)
     if released.compat is Compat.REFERENCE:
         depth = released.max_depth or 0
@@ -169,7 +169,7 @@ def chat(
     changes: options.Changes = None,
 ) -> None:
     """Ask one question after another; earlier turns are context. An empty line ends."""
-    config = apply_settings(search, changes or [])
+    config = override(search, changes or [], table="decode")
     store, model = indexes.load(index, Reporter(), engine)
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
@@ -208,7 +208,7 @@ def batch(
     trace: Trace = None,
 ) -> None:
     """Answer many questions; rows may hold `answers`, which traces keep for `rescore`."""
-    config = apply_settings(search, changes or [])
+    config = override(search, changes or [], table="decode")
     if batch_size < 1:
         raise BadInput(f"cannot answer: --batch-size is {batch_size}; expected at least 1")
     rows = _read_questions(questions)

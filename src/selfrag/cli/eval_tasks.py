@@ -20,7 +20,6 @@ from selfrag.cli.eval_judge import judge
 from selfrag.cli.eval_progress import RunningBar
 from selfrag.cli.evaluate import eval_app
 from selfrag.cli.report import Reporter
-from selfrag.cli.settings import apply_settings, threshold_from
 from selfrag.cluster import Workers
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.gate import RetrievalMode
@@ -51,6 +50,7 @@ from selfrag.open.systems import (
     opened_answerer,
     system_opener,
 )
+from selfrag.serial import override, value_from_text
 
 N_NAMED = 20  # faults in config.json; more are counted
 
@@ -95,7 +95,7 @@ def evaluate(
     setup = Setup(
         kind=system,
         task=chosen_task,
-        search=apply_settings(search, setting or []),
+        search=override(search, setting or [], table="decode"),
         model=model,
         base_url=base_url,
         engine=engine,
@@ -175,7 +175,7 @@ def task_search(
     """The settings of the released command for a task, with ours where it has none."""
     return SearchConfig(
         mode=mode,
-        threshold=threshold_from(threshold),
+        threshold=value_from_text(threshold, float | None, "threshold"),
         top_k=task.top_k if top_k is None else top_k,
         max_new_tokens=task.max_new_tokens,
         max_segments=task.max_segments,

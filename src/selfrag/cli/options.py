@@ -7,16 +7,16 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
-from selfrag.cli.settings import parse_value
 from selfrag.decode.gate import RetrievalMode
 from selfrag.open.engines import EngineKind
+from selfrag.serial import value_from_text
 
 Index = Annotated[
     str | None,
@@ -117,7 +117,7 @@ def _options_of(
         hint, path = hints[each.name], prefix + each.name
         if isinstance(hint, type) and is_dataclass(hint):
             yield from _options_of(hint, is_wanted, f"{path}.")
-        elif get_origin(hint) is Annotated:
+        elif any(isinstance(extra, ParameterInfo) for extra in _annotated(hint)):
             yield path, _parameter(each.name, hint, each.default)
         elif "help" in each.metadata:
             yield path, _setting(each, hint, path)
@@ -136,21 +136,26 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _setting(each: Field[Any], hint: Any, path: str) -> inspect.Parameter:
     name, default = path.replace(".", "_"), each.default
     names, told = each.metadata["names"], each.metadata["help"]
-    base = _without_none(hint)
-    is_simple = base in (int, float, str, bool, Path) and (default is None or base is hint)
-    if is_simple or _is_plain_enum(base):
+    base = _bare(hint)
+    is_none_a_word = default is not None and NoneType in get_args(hint)
+    if not is_none_a_word and (base in (int, float, str, bool, Path) or _is_plain_enum(base)):
+        annotation = base | None if default is None else base
         option = typer.Option(*names, help=told, min=each.metadata["least"])
-        return _parameter(name, Annotated[hint, option], default)
+        return _parameter(name, Annotated[annotation, option], default)
     # The rest is read as `--set` reads it: `none`, commas, and spellings of the released scripts.
     option = typer.Option(
-        *names, help=told, parser=partial(parse_value, path), metavar=each.name.upper()
+        *names,
+        help=told,
+        parser=lambda text: value_from_text(text, hint, path),
+        metavar=each.name.upper(),
     )
     return _parameter(name, Annotated[str, option], _as_text(default))
 
 
-def _without_none(hint: Any) -> Any:
-    """The type that may be None, without it."""
-    return next((each for each in get_args(hint) if each is not NoneType), hint)
+def _bare(hint: Any) -> Any:
+    """The type without None beside it, and without the range that it may say."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else [hint]
+    return _annotated(next(each for each in kinds if each is not NoneType))[0]
 
 
 def _is_plain_enum(kind: Any) -> bool:
