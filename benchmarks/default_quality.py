@@ -28,10 +28,10 @@ from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
 from selfrag.engine.prepare import dequantise_base
-from selfrag.gold import holds_gold
 from selfrag.open.engines import EngineKind, base_gguf, load_engine, open_engine
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
+from selfrag.text import holds_gold
 from selfrag.trace.file import save_trace
 from selfrag.train.labelled import answer_sentence, swap_answer
 from selfrag.train.mix import (

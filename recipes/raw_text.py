@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from selfrag.ingest.sentences import split_sentences
+from selfrag.text import split_sentences
 
 Row = dict[str, Any]
 

@@ -85,7 +85,7 @@ WORDS = st.lists(st.sampled_from("one two three four. five six! Seven".split()),
 @given(WORDS, WORDS)
 def test_rouge_is_that_of_the_library_on_lines_of_sentences(said, gold):
     rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
-    from selfrag.ingest.sentences import split_sentences
+    from selfrag.text import split_sentences
 
     text, reference = " ".join(said), " ".join(gold)
     found = metrics.rouge_lsum(question(references=(reference,)), output(text))

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfrag.errors import BadInput
-from selfrag.evaluate.answers import answers_of, has_answer
 from selfrag.evaluate.retrieval import (
     Ranking,
     per_query,
@@ -18,7 +17,9 @@ from selfrag.evaluate.retrieval import (
     score_answers,
     score_run,
 )
+from selfrag.rows import answers_of
 from selfrag.statistics import bootstrap_intervals
+from selfrag.text import has_answer
 
 
 def ranking(*ids):
@@ -168,7 +169,7 @@ def test_an_answer_stands_in_a_text_as_whole_words(text, answers, expected):
         ({"answers": [], "golds": ["c"]}, ("c",)),
         ({"answer": "d"}, ("d",)),
         ({"answers": [1999, 2.5]}, ("1999", "2.5")),
-        ({"answers": [" ", None, ["x"]]}, ()),
+        ({"answers": [" ", None]}, ()),
         ({"question": "who"}, ()),
     ],
 )

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Passage
 from selfrag.reflection import Relevance, Support, Utility
+from selfrag.text import split_sentences
 from selfrag.train.labelled import (
     LabelledQuestion,
     QuestionMix,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from selfrag.cli import main
-from selfrag.cli.questions import N_NAMED, question_of, read_questions
 from selfrag.cli.retrieve import Output, as_json, retrieved
 from selfrag.errors import BadInput, StorageError
 from selfrag.open import indexes
@@ -16,6 +15,7 @@ from selfrag.passage import Hit, Passage
 from selfrag.retrieval import rerank
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
+from selfrag.rows import N_NAMED, question_of, read_questions
 from words import WordEncoder
 
 PASSAGES = [
@@ -265,14 +265,17 @@ def test_bad_rows_are_named_counted_and_kept(retrieve, tmp_path):
     code, out, err = retrieve()
     assert (code, out) == (0, "retrieved for 1 questions in out.jsonl\n")
     assert (
-        "left out 4 rows, kept in out.jsonl.rejects.jsonl: line 3 (not JSON), line 4 (no JSON "
+        "left out 4 rows, kept in out.jsonl.rejects.jsonl: line 3 is not JSON (Expecting property "
         in err
     )
     assert f"and {4 - N_NAMED} more" in err
     kept = rows_of(tmp_path / "out.jsonl.rejects.jsonl")
-    assert [(row["line"], row["reason"]) for row in kept] == [
-        (3, "not JSON"), (4, "no JSON object"), (5, "no question"), (6, "not UTF-8"),
-    ]  # fmt: skip
+    assert [(row["line"], row["reason"].split(" (")[0]) for row in kept] == [
+        (3, "is not JSON"),
+        (4, "is a list, not an object"),
+        (5, "has no question"),
+        (6, "is not UTF-8"),
+    ]
     assert kept[1]["text"] == "[1]"
     write(tmp_path / "data.jsonl", [{"question": "bread"}])
     retrieve()
@@ -302,13 +305,18 @@ def test_lines_and_lists_are_read_whatever_the_name(tmp_path, name, content):
     [
         ("", "found no rows"),
         ("[]", "found no rows"),
-        ('{"q": 1}\n3', r"found none with a question in 2 rows \(line 1 \(no question\), line 2"),
-        ("[[[" * 50_000, r"line 1 \(not JSON\)"),
+        ('{"q": 1}\n3', r"found none with a question in 2 rows \(line 1 has no question, line 2"),
     ],
 )
 def test_a_file_without_a_question_is_refused(tmp_path, content, found):
     (tmp_path / "data").write_text(content)
     with pytest.raises(BadInput, match=f"{found}.*; expected JSON objects with `question`"):
+        read_questions(tmp_path / "data")
+
+
+def test_a_broken_list_is_refused(tmp_path):
+    (tmp_path / "data").write_text("[[[" * 50_000)
+    with pytest.raises(BadInput, match="begins like a JSON list and is none; expected"):
         read_questions(tmp_path / "data")
 
 

@@ -297,7 +297,7 @@ def answers_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     for name in ("answers", "golds", "answer"):
         value = row.get(name)
         several = value if isinstance(value, list) else [] if value is None else [value]
-        strings = [_answer(each, name) for each in several]
+        strings = [_answer(each, name) for each in several if each is not None]
         if strings := [each for each in strings if each.strip()]:
             return tuple(strings)
     return ()
@@ -318,3 +318,29 @@ def question_of(row: Mapping[str, Any]) -> str:
         if isinstance(value, str) and value.strip():
             return value.strip()
     return ""
+
+
+def read_questions(path: Path) -> tuple[list[Row], list[Reject]]:
+    """The rows with a question, in order, and the others; their ids and gold answers are usable.
+
+    Raises `BadInput` when the file cannot be read or no row can be used.
+    """
+    found = [row for _, row in read_rows(path, _question_row, what="questions")]
+    rows = [each for each in found if not isinstance(each, Reject)]
+    rejects = [each for each in found if isinstance(each, Reject)]
+    if not rows:
+        what = f"none with a question in {len(rejects)} rows" if rejects else "no rows"
+        detail = f" ({named(rejects)})" if rejects else ""
+        raise BadInput(
+            f"cannot read questions from {path}: found {what}{detail}; expected JSON objects with "
+            "`question` or `instruction`, so fix them or name another file"
+        )
+    return rows, rejects
+
+
+def _question_row(number: int, row: Row) -> Row:
+    if not question_of(row):
+        raise RowFault("no_question", "has no question")
+    id_of(row)
+    answers_of(row)
+    return row

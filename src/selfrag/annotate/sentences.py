@@ -5,8 +5,8 @@ Knows nothing of teachers. Sentences are those of `ingest.sentences`.
 
 from dataclasses import dataclass
 
-from selfrag.ingest.sentences import sentence_spans
 from selfrag.reflection import REFLECTION_TOKENS
+from selfrag.text import sentence_spans
 
 SHORT_CHARACTERS = 30  # in answers of more than two sentences
 

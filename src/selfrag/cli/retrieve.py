@@ -14,16 +14,16 @@ import typer
 
 from selfrag.cli import options
 from selfrag.cli.console import stdout
-from selfrag.cli.questions import Reject, Row, named, question_of, read_questions
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput, StorageError
-from selfrag.evaluate.answers import answers_of, has_answer
 from selfrag.open import indexes
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.options import SearchOptions
 from selfrag.retrieval.store import PassageStore
+from selfrag.rows import Reject, Row, answers_of, named, question_of, read_questions
+from selfrag.text import has_answer
 
 if TYPE_CHECKING:
     from selfrag.retrieval.postgres.store import PgVectorStore
@@ -233,7 +233,7 @@ def _beside(out: Path, ending: str) -> Path:
 
 def _keep_rejects(out: Path, rejects: Sequence[Reject]) -> None:
     path = _beside(out, "rejects.jsonl")
-    _write_whole(path, "".join(as_json(asdict(row)) + "\n" for row in rejects))
+    _write_whole(path, "".join(as_json(row.to_line()) + "\n" for row in rejects))
     if not rejects:
         path.unlink()
 

@@ -14,9 +14,9 @@ import numpy as np
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.node import Node
 from selfrag.engine.base import Completion, Request
-from selfrag.gold import find_gold
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance
+from selfrag.text import find_gold
 
 _ARTICLES = {"a", "an", "the"}
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from selfrag.evaluate.record import Output, Record
-from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Passage
+from selfrag.text import split_sentences
 
 MAX_CITATIONS = 3  # of a sentence; ALCE's default
 ENTAILED = 0.5  # a judge's probability above this is a yes

@@ -14,9 +14,9 @@ from selfrag.evaluate.model import Prompt, Reply, TextModel
 from selfrag.evaluate.record import Call, Output, Question, Sentence
 from selfrag.evaluate.systems import find_hits
 from selfrag.evaluate.templates import Template
-from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
+from selfrag.text import split_sentences
 
 _CITATION = re.compile(r"\[(\d+)\]")
 

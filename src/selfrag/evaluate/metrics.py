@@ -17,8 +17,7 @@ from typing import Any
 from selfrag.decode.closed_set import choice_of
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.evaluate.record import Output, Question, Record
-from selfrag.gold import holds_gold
-from selfrag.ingest.sentences import split_sentences
+from selfrag.text import holds_gold, split_sentences
 
 Metric = Callable[[Question, Output], float | None]
 

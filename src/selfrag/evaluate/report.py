@@ -13,7 +13,6 @@ from selfrag.errors import BadInput
 from selfrag.evaluate.metrics import METRICS, is_share
 from selfrag.evaluate.record import RECORDS, Record
 from selfrag.evaluate.summary import Run
-from selfrag.gold import holds_gold
 from selfrag.statistics import (
     Difference,
     Estimate,
@@ -24,6 +23,7 @@ from selfrag.statistics import (
     reliability,
     risk_coverage,
 )
+from selfrag.text import holds_gold
 from selfrag.trace.grid import Grid
 from selfrag.trace.rescore import RescoreTable, load_traces, rescore
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.evaluate.answers import answers_of, has_answer
+from selfrag.rows import answers_of
 from selfrag.statistics import Estimate, FloatArray, bootstrap_intervals
+from selfrag.text import has_answer
 
 # By their names in ir-measures, where RR is the value that MRR is the mean of.
 MEASURES = ("R@1", "R@5", "R@20", "R@100", "RR", "nDCG@10")

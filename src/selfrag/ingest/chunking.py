@@ -10,8 +10,8 @@ from bisect import bisect_right
 from enum import StrEnum
 
 from selfrag.errors import ConfigError
-from selfrag.ingest.sentences import sentence_spans
 from selfrag.passage import Document, Passage
+from selfrag.text import sentence_spans
 
 Span = tuple[int, int]
 

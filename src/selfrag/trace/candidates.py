@@ -23,8 +23,8 @@ from selfrag.decode.events import (
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node, PathScore
 from selfrag.engine.base import FloatArray
-from selfrag.gold import holds_gold
 from selfrag.reflection import Retrieve
+from selfrag.text import holds_gold
 from selfrag.trace.file import Trace, TracedQuestion
 
 logger = logging.getLogger(__name__)

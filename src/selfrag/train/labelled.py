@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfrag.gold import find_gold, gold_pattern, holds_gold
-from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Passage
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 from selfrag.released import GeneratorRecord, SegmentRecord
+from selfrag.text import find_gold, gold_pattern, holds_gold, split_sentences
 
 NOT_IN_PASSAGE = "This passage does not answer the question."
 MAX_SENTENCE_WORDS = 50

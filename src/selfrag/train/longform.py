@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from selfrag.gold import find_gold
-from selfrag.ingest.sentences import split_sentences
 from selfrag.passage import Passage
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 from selfrag.released import GeneratorRecord, SegmentRecord
+from selfrag.text import find_gold, split_sentences
 from selfrag.train.labelled import (
     NOT_IN_PASSAGE,
     LabelledQuestion,

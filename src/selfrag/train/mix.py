@@ -19,10 +19,10 @@ import Stemmer
 import zstandard
 
 from selfrag.errors import BadInput
-from selfrag.gold import holds_gold
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
 from selfrag.released import GeneratorRecord, open_text
+from selfrag.text import holds_gold
 from selfrag.train.labelled import (
     LabelledQuestion,
     QuestionMix,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.gold import find_gold, holds_gold
+from selfrag.text import find_gold, holds_gold
 
 
 @pytest.mark.parametrize(

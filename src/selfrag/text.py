@@ -1,0 +1,102 @@
+"""Texts of answers: their sentences, and whether a gold string occurs in them.
+
+Knows nothing of where texts come from; training data, benchmarks and rescoring count alike.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+# Lower case, without the final period, as Punkt wants them.
+ABBREVIATIONS = (
+    "a.m al apr approx aug ave b.c b.c.e c ca capt cf co col corp dec dept dr e.g ed est et etc "
+    "feb fig fr ft gen gov hon i.e inc jan jr jun jul lt ltd m.d maj mr mrs ms mt no nov oct op "
+    "p.m ph.d pp pres prof rep rev sen sep sept sgt sr st u.k u.n u.s u.s.a v vol vs d.c b r"
+).split()
+
+
+@cache
+def _splitter() -> "PunktSentenceTokenizer":
+    # NLTK takes seconds to import, and most commands split no sentence.
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    parameters = PunktParameters()
+    # A list of our own, so that no data need be downloaded.
+    parameters.abbrev_types = set(ABBREVIATIONS)
+    return PunktSentenceTokenizer(parameters)
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Character offsets of the sentences of `text` (NLTK's Punkt), without the space between."""
+    return [(start, end) for start, end in _splitter().span_tokenize(text)]
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of `text`, in order."""
+    return [text[start:end] for start, end in sentence_spans(text)]
+
+
+def gold_pattern(answer: str) -> str:
+    """A regular expression for `answer` as whole words; to be used with `re.IGNORECASE`."""
+    return rf"(?<!\w){re.escape(answer)}(?!\w)"
+
+
+def find_gold(answer: str, text: str, *, as_spelt: bool = False) -> re.Match[str] | None:
+    """Where `answer` first occurs in `text` as whole words; an empty answer occurs nowhere.
+
+    Letter case is ignored, unless `as_spelt`.
+    """
+    bare = answer.strip()
+    flags = re.RegexFlag(0) if as_spelt else re.IGNORECASE
+    return re.search(gold_pattern(bare), text, flags) if bare else None
+
+
+def holds_gold(text: str, answers: Sequence[str]) -> bool:
+    """Whether any of `answers` occurs in `text`; see `find_gold`."""
+    return any(find_gold(answer, text) is not None for answer in answers)
+
+
+def has_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether the tokens of any answer occur in those of `text`, one after the other.
+
+    How open question answering counts passages: the test behind `hasanswer` of DPR
+    (facebookresearch/DPR, `has_answer` with match type string; Karpukhin et al., arXiv 2004.04906):
+    Unicode NFD, lower case, a token is a run of letters, digits and marks, or any other single
+    character that is no space or control character. So case, spacing and the normal form do not
+    matter, accents do, and words are whole. Unlike there, an answer without a token occurs nowhere.
+    `holds_gold` is stricter about spacing and signs.
+    """
+    words = _tokens(text)
+    return any(_occurs_in(_tokens(answer), words) for answer in answers)
+
+
+def _occurs_in(part: Sequence[str], whole: Sequence[str]) -> bool:
+    size = len(part)
+    return size > 0 and any(
+        part[0] == word and part == whole[start : start + size] for start, word in enumerate(whole)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _tokens(text: str) -> tuple[str, ...]:
+    spaced = unicodedata.normalize("NFD", text).translate(_SPACING)
+    return tuple(token.lower() for token in spaced.split())
+
+
+class _Spacing(dict[int, str]):
+    """What a character becomes so that `str.split` gives the tokens; filled as characters come."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)[0]
+        spaced = {"L": character, "N": character, "M": character, "Z": " ", "C": " "}
+        self[code] = spaced.get(kind, f" {character} ")
+        return self[code]
+
+
+_SPACING = _Spacing()
