@@ -1,13 +1,23 @@
 """Rankings fused by their ranks and by their scores."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from selfrag.errors import ConfigError
-from selfrag.retrieval.fusion import Fusion, FusionKind, reciprocal_rank_fusion, score_fusion
+from selfrag.passage import Passage
+from selfrag.retrieval.fusion import (
+    Fusion,
+    FusionKind,
+    Scored,
+    block_ends,
+    ranked_in_blocks,
+    reciprocal_rank_fusion,
+    score_fusion,
+)
 
 KEYS = st.sampled_from("abcdefgh")
 RANKINGS = st.lists(st.lists(KEYS, unique=True), max_size=5)
@@ -202,3 +212,54 @@ def test_a_dense_weight_that_is_no_share_is_refused(weight):
 def test_a_negative_rank_constant_is_refused():
     with pytest.raises(ConfigError, match="the rank constant is -1, expected 0 or more"):
         Fusion(constant=-1)
+
+
+POOLS = st.fixed_dictionaries({n: st.permutations(range(30)) for n in (20, 80, 320, 1280)})
+
+
+def scored(row: int, score: float = 0.0) -> Scored:
+    return Scored(score, row, Passage(id=f"{row:02}", title="", text=""))
+
+
+@given(POOLS, st.integers(1, 1280))
+def test_the_first_ranks_are_the_same_however_many_are_asked_for(pools, n_all):
+    """Whatever order each pool has, and from whichever size on it holds all that there is."""
+
+    def propose(n_found: int) -> tuple[list[Scored], bool]:
+        pool = pools[n_found][: max(1, n_found // 8)]
+        return [scored(row, score=-place) for place, row in enumerate(pool)], n_found >= n_all
+
+    most = ranked_in_blocks(80, propose)
+    assert len({each.passage for each in most}) == len(most) > 0
+    assert all(one.score >= other.score for one, other in pairwise(most))
+    for top_k in range(1, 81):
+        assert ranked_in_blocks(top_k, propose) == most[:top_k]
+
+
+def test_ranks_are_decided_in_blocks_on_proposals_that_the_block_fixes():
+    asked = []
+
+    def propose(n_found: int) -> tuple[list[Scored], bool]:
+        asked.append(n_found)
+        order = range(30) if n_found == 20 else range(29, -1, -1)
+        return [scored(row, score=float(30 - place)) for place, row in enumerate(order)], False
+
+    found = ranked_in_blocks(7, propose)
+    # The first five of the first 20 proposals; then the first two others of the 80.
+    assert [each.row for each in found] == [0, 1, 2, 3, 4, 29, 28]
+    assert [each.score for each in found] == [30, 29, 28, 27, 26, 26, 26]
+    assert asked == [20, 80]
+    assert block_ends(5, first=5) == [5]
+    assert block_ends(6, first=5) == block_ends(20, first=5) == [5, 20]
+    assert block_ends(21, first=10) == [10, 40]
+
+
+def test_a_search_that_has_found_all_there_is_is_not_repeated():
+    asked = []
+
+    def propose(n_found: int) -> tuple[list[Scored], bool]:
+        asked.append(n_found)
+        return [scored(row) for row in range(12)], True
+
+    assert [each.row for each in ranked_in_blocks(10**30, propose)] == list(range(12))
+    assert asked == [20]

@@ -349,6 +349,21 @@ def test_where_keeps_passages_that_have_all_of_it(store):
         assert found({}) == found(None) == {"en", "de", "both", "none", "turned"}
 
 
+@pytest.mark.parametrize("mode", SearchMode)
+def test_the_first_hits_are_the_same_however_many_are_asked_for(store, mode):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["apple", "boat", "cloud", "dune"], size=3)) for _ in range(150)]
+    store.add([Passage(id=f"p{number}", title="", text=text) for number, text in enumerate(texts)])
+    options, queries = SearchOptions(mode=mode), ["apple boat", "dune", "nothing"]
+    most = store.search(queries, 90, options=options)
+    assert len(most[0]) == 90
+    for top_k in (1, 5, 6, 19, 21, 80, 81):
+        expected = [hits[:top_k] for hits in most]
+        assert store.search(queries, top_k, options=options) == expected
+        assert [store.search([each], top_k, options=options)[0] for each in queries] == expected
+    assert len(store.search(["apple"], 10**30, options=options)[0]) <= 150
+
+
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_a_rare_filter_finds_all_that_it_keeps(dsn, monkeypatch, goes_on):
     if not goes_on:  # The index proposes its first 40 and no more, as where its graph ends early.

@@ -1,6 +1,7 @@
 """Reranking: order, ties and ranks by hand, and the two kinds of cross-encoder on tiny models."""
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -65,10 +66,31 @@ def test_only_the_candidates_are_read_and_a_passage_beyond_them_cannot_win():
     assert encoder.calls == [[("q", "a"), ("q", "b")]]
 
 
-def test_more_hits_than_candidates_can_be_asked_for():
-    inner = FixedRetriever({"q": hits("abc")})
-    found = Reranker(inner, TableEncoder({("q", "c"): 1.0}), n_candidates=1).search(["q"], 3)
-    assert ids(found) == [["c", "a", "b"]]
+def test_hits_beyond_the_candidates_are_put_in_order_among_themselves():
+    # One candidate; ranks 2 to 4 are a block of their own, and no score is above that of rank 1.
+    inner = FixedRetriever({"q": hits("abcd")})
+    encoder = TableEncoder({("q", "a"): 0.5, ("q", "c"): 1.0, ("q", "d"): 0.25})
+    (found,) = Reranker(inner, encoder, n_candidates=1).search(["q"], 4)
+    assert [(hit.passage.id, hit.score, hit.rank) for hit in found] == [
+        ("a", 0.5, 1), ("c", 0.5, 2), ("d", 0.25, 3), ("b", 0.0, 4),
+    ]  # fmt: skip
+
+
+@given(
+    st.lists(st.integers(-3, 3), min_size=9, max_size=9),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_the_first_hits_are_the_same_however_many_are_asked_for(scores, n_candidates, weight):
+    names = "abcdefghi"
+    table = {("q", name): float(score) for name, score in zip(names, scores, strict=True)}
+    inner = FixedRetriever({"q": hits(names)})
+    reranker = Reranker(inner, TableEncoder(table), n_candidates=n_candidates, weight=weight)
+    (most,) = reranker.search(["q"], len(names))
+    assert sorted(hit.passage.id for hit in most) == list(names)
+    assert all(one.score >= other.score for one, other in pairwise(most))
+    for top_k in range(1, len(names)):
+        assert reranker.search(["q"], top_k) == [most[:top_k]]
 
 
 def test_no_queries_no_hits_and_no_wish_for_any_give_nothing():

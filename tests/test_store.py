@@ -325,3 +325,43 @@ def test_a_large_index_finds_nearly_what_exhaustive_search_finds(tmp_path):
     assert np.allclose(found[:, 0], 1.0, atol=1e-5)
     # At least as good as the tenth best: 0.95 is what refined IVF_RQ reaches in STACK 1.3.
     assert np.mean(found >= exact[:, -1:] - 1e-5) >= 0.95
+
+
+WORDS = ["apple", "boat", "cloud", "dune", "elm", "fox", "gate", "hill"]
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """150 passages of few words: many score alike, by both kinds of search."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=4)) for _ in range(150)]
+    path = tmp_path_factory.mktemp("crowd") / "index"
+    PassageStore.build(
+        [passage(number, f"t{number}", text) for number, text in enumerate(texts)],
+        WordEncoder(),
+        path,
+    )
+    return path
+
+
+@pytest.mark.parametrize("where", ["", "start = 3 AND title <> 't7'"])
+@pytest.mark.parametrize("kind", FusionKind)
+@pytest.mark.parametrize("mode", SearchMode)
+def test_the_first_hits_are_the_same_however_many_are_asked_for(crowd, mode, kind, where):
+    options = SearchOptions(mode=mode, fusion=Fusion(kind=kind), where=where)
+    store = PassageStore.open(crowd, WordEncoder(), options=options)
+    queries = ["apple", "boat cloud", "dune elm fox", "hill gate apple fox", "nothing"]
+    most = store.search(queries, 90)
+    assert all(
+        len(hits) == 90 for hits, query in zip(most, queries, strict=True) if "hill" in query
+    )
+    for top_k in (1, 4, 5, 6, 7, 19, 20, 21, 33, 80, 81):
+        assert store.search(queries, top_k) == [hits[:top_k] for hits in most]
+        assert [store.search([query], top_k)[0] for query in queries] == [
+            hits[:top_k] for hits in most
+        ]
+
+
+def test_more_hits_than_any_number_can_be_asked_for(store):
+    (hits,) = store.search(["engine"], 10**30)
+    assert sorted(titles(hits)) == sorted(TEXTS)

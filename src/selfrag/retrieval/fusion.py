@@ -1,4 +1,4 @@
-"""Rankings: put in order, several made one by their scores or by their ranks alone, numbered.
+"""Rankings: put in order, several made one by their scores or by their ranks alone, then numbered.
 
 Knows nothing of what gave the scores.
 """
@@ -6,7 +6,7 @@ Knows nothing of what gave the scores.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -21,6 +21,9 @@ RRF_CONSTANT = 60
 # Mean R@5 over 1,500 train questions each of SQuAD and QED is .923 or .924 from .55 to .65, and
 # lower on both sides (`benchmarks/retrieval_quality.py --tune`).
 DENSE_WEIGHT = 0.6
+# Ranks 1 to 5 are decided together, then those to 20, to 80 and so on: see `ranked_in_blocks`.
+FIRST_BLOCK, _GROWTH = 5, 4
+_PROPOSALS_A_RANK = 4
 
 
 class FusionKind(StrEnum):
@@ -166,11 +169,45 @@ def fused(
     ]
 
 
-def hits_of(ranking: Sequence[Scored], top_k: int) -> list[Hit]:
-    """The best `top_k`, ranks from 1."""
+def block_ends(top_k: int, *, first: int) -> list[int]:
+    """The last ranks of the blocks that hold the ranks 1 to `top_k`: `first`, 4 `first`, ..."""
+    ends = [first]
+    while ends[-1] < top_k:
+        ends.append(_GROWTH * ends[-1])
+    return ends
+
+
+def ranked_in_blocks(
+    top_k: int, propose: Callable[[int], tuple[Sequence[Scored], bool]]
+) -> list[Scored]:
+    """The best `top_k`, best first: the first of them whatever `top_k` is.
+
+    What fusion makes of a passage depends on how many others are proposed, and so does what an
+    approximate index finds. So a rank is decided by the block that it is in: on a number of
+    proposals that the block fixes, less the passages of earlier blocks. `propose` gets that number
+    and gives a ranking, and whether there is nothing beyond it. No score is above an earlier one.
+    """
+    ranking: list[Scored] = []
+    held: set[Passage] = set()
+    end, is_all = FIRST_BLOCK, False
+    while len(ranking) < top_k and not is_all:
+        block, is_all = propose(_PROPOSALS_A_RANK * end)
+        for each in block:
+            if len(ranking) == end and not is_all:
+                break
+            if each.passage not in held:
+                held.add(each.passage)
+                highest = ranking[-1].score if ranking else math.inf
+                ranking.append(replace(each, score=min(each.score, highest)))
+        end *= _GROWTH
+    return ranking[:top_k]
+
+
+def hits_of(ranking: Iterable[Scored]) -> list[Hit]:
+    """The ranking with ranks from 1."""
     return [
         Hit(passage=found.passage, score=found.score, rank=rank)
-        for rank, found in enumerate(ranking[:top_k], start=1)
+        for rank, found in enumerate(ranking, start=1)
     ]
 
 

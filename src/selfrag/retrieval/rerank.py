@@ -4,6 +4,7 @@ Nogueira and Cho, "Passage Re-ranking with BERT" (arXiv 1901.04085). Knows nothi
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from selfrag.errors import AssetError, ConfigError, SelfRAGError
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
+from selfrag.retrieval.fusion import block_ends
 
 FloatArray = NDArray[np.float32]
 
@@ -59,12 +61,14 @@ class Reranker:
 
         `Hit.score` is that of the cross-encoder; with a weight below 1 it is the weighted mean of
         both scores, each put to 0 for the lowest and 1 for the highest of the candidates. Ties stay
-        in the order of the inner retriever, which is asked for `top_k` hits where these are more
-        than `n_candidates`.
+        in the order of the inner retriever. Where `top_k` is more than `n_candidates`, hits beyond
+        these are put in order among themselves, 3 `n_candidates` more, then 12, so that the first
+        hits are the same whatever `top_k` is; their scores are at most that of the hit before them.
         """
         if not top_k:
             return [[] for _ in queries]
-        found = self._retriever.search(queries, max(self._n_candidates, top_k))
+        ends = block_ends(top_k, first=self._n_candidates)
+        found = self._retriever.search(queries, ends[-1])
         scores = self._encoder.score(
             [
                 (query, hit.passage)
@@ -74,19 +78,27 @@ class Reranker:
         )
         starts = np.cumsum([0, *map(len, found)])
         return [
-            self._reordered(hits, scores[start : start + len(hits)])[:top_k]
+            self._reordered(hits, scores[start : start + len(hits)], ends)[:top_k]
             for hits, start in zip(found, starts, strict=False)
         ]
 
-    def _reordered(self, hits: Sequence[Hit], scores: FloatArray) -> list[Hit]:
-        if self._weight < 1 and hits:
-            before = np.array([hit.score for hit in hits], dtype=np.float32)
-            scores = self._weight * _spread(scores) + (1 - self._weight) * _spread(before)
-        order = np.argsort(-scores, kind="stable")
-        return [
-            Hit(passage=hits[row].passage, score=float(scores[row]), rank=rank)
-            for rank, row in enumerate(order.tolist(), start=1)
-        ]
+    def _reordered(self, hits: Sequence[Hit], scores: FloatArray, ends: Sequence[int]) -> list[Hit]:
+        ordered: list[Hit] = []
+        for first, end in pairwise([0, *ends]):
+            block, own = hits[first:end], scores[first:end]
+            if self._weight < 1 and block:
+                before = np.array([hit.score for hit in block], dtype=np.float32)
+                own = self._weight * _spread(own) + (1 - self._weight) * _spread(before)
+            highest = ordered[-1].score if ordered else np.inf
+            ordered += [
+                Hit(
+                    passage=block[row].passage,
+                    score=min(float(own[row]), highest),
+                    rank=first + rank,
+                )
+                for rank, row in enumerate(np.argsort(-own, kind="stable").tolist(), start=1)
+            ]
+        return ordered
 
 
 def _spread(scores: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder.base import Encoder, encode_queries
-from selfrag.retrieval.fusion import Fusion, Scored, fused, hits_of, in_order
+from selfrag.retrieval.fusion import Fusion, Scored, fused, hits_of, in_order, ranked_in_blocks
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location
 from selfrag.retrieval.options import SearchMode, SearchOptions
@@ -39,10 +39,14 @@ PROBES, REFINE = 32, 10
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """What one kind of search found, best first; any other passage scores at most `floor`."""
+    """What one kind of search found, best first; any other passage scores at most `floor`.
+
+    `is_all`: there is none that it could have found.
+    """
 
     found: list[Scored]
     floor: float
+    is_all: bool
 
 
 class PassageStore:
@@ -133,30 +137,47 @@ class PassageStore:
     ) -> list[list[Hit]]:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
-        Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are those of
-        `fusion` of both proposals, DENSE scores are inner products or cosines, WORDS scores BM25. A
-        query without a content word has no WORDS hits, so in HYBRID only dense ones. `where` is
-        what `metadata_condition` helps to write; `rerank` is not looked at, see `rerank.Reranker`.
-        Raises `BadInput` when `top_k` is negative or `where` is not understood, `IndexNotUsable`
-        when the files turn out to be damaged, `StorageError` when an object store does not answer.
+        The first hits of a query are the same whatever `top_k` is and whatever is searched with it
+        (see `fusion.ranked_in_blocks`): each kind of search proposes 20 passages for the first 5.
+        HYBRID scores are those of `fusion` of both proposals, DENSE scores are inner products or
+        cosines, WORDS scores BM25. A query without a content word has no WORDS hits, so in HYBRID
+        only dense ones. `where` is what `metadata_condition` helps to write; `rerank` is not looked
+        at, see `rerank.Reranker`. Raises `BadInput` when `top_k` is negative or `where` is not
+        understood, `IndexNotUsable` when the files turn out to be damaged, `StorageError` when an
+        object store does not answer.
         """
         if top_k < 0:
             raise BadInput(f"cannot search: top_k is {top_k}, expected 0 or more; set it higher")
         options = options or self._options
         self._check(options)
-        mode, where = options.mode, options.where.strip()
-        n_found = max(4 * top_k, 20)
+        if not top_k:
+            return [[] for _ in queries]
         queries = [query.encode("utf-8", "replace").decode() for query in queries]
-        rankings: list[list[_Ranking]] = [[] for _ in queries]
-        if mode is not SearchMode.WORDS:
-            vectors = encode_queries(self._encoder, queries)
-            for ranking, vector in zip(rankings, vectors, strict=True):
-                ranking.append(self._by_meaning(vector, n_found, where))
-        if mode is not SearchMode.DENSE:
-            for ranking, query in zip(rankings, queries, strict=True):
-                ranking.append(self._by_words(query, n_found, where))
-        ranked = [_one(ranking, options.fusion) for ranking in rankings]
-        return [hits_of(ranking, top_k) for ranking in ranked]
+        is_dense = options.mode is not SearchMode.WORDS
+        vectors = encode_queries(self._encoder, queries) if is_dense else [None] * len(queries)
+        return [
+            hits_of(self._ranked(query, vector, top_k, options))
+            for query, vector in zip(queries, vectors, strict=True)
+        ]
+
+    def _ranked(
+        self,
+        query: str,
+        vector: NDArray[np.float32] | None,
+        top_k: int,
+        options: SearchOptions,
+    ) -> list[Scored]:
+        where = options.where.strip()
+
+        def propose(n_found: int) -> tuple[list[Scored], bool]:
+            rankings: list[_Ranking] = []
+            if vector is not None:
+                rankings.append(self._by_meaning(vector, n_found, where))
+            if options.mode is not SearchMode.DENSE:
+                rankings.append(self._by_words(query, n_found, where))
+            return _one(rankings, options.fusion), all(each.is_all for each in rankings)
+
+        return ranked_in_blocks(top_k, propose)
 
     def _check(self, options: SearchOptions) -> None:
         if where := options.where.strip():
@@ -176,14 +197,15 @@ class PassageStore:
         found = in_order(
             Scored(1.0 - row["_distance"], row["row"], passage_of(row)) for row in rows
         )
-        return _Ranking(found, found[-1].score if found else 0.0)
+        return _Ranking(found, found[-1].score if found else 0.0, len(rows) < n_found)
 
     def _by_words(self, query: str, n_found: int, where: str) -> _Ranking:
         with reading(self._path):
             rows = _rows(word_search(self._table, query), "_score", n_found, where)
         found = in_order(Scored(row["_score"], row["row"], passage_of(row)) for row in rows)
         # Where there were no more to be found, all others hold no word of the query.
-        return _Ranking(found, found[-1].score if len(rows) == n_found else 0.0)
+        is_all = len(rows) < n_found
+        return _Ranking(found, 0.0 if is_all else found[-1].score, is_all)
 
 
 def metadata_condition(metadata: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ from selfrag.retrieval.fusion import (
     fused,
     hits_of,
     in_order,
+    ranked_in_blocks,
     reciprocal_rank_fusion,
 )
 from selfrag.retrieval.options import SearchMode, SearchOptions
@@ -204,7 +205,8 @@ class PgVectorStore:
     ) -> list[list[Hit]]:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
-        Each kind of search proposes max(4 `top_k`, 20) passages. HYBRID scores are the reciprocal
+        The first hits of a query are the same whatever `top_k` is (see `fusion.ranked_in_blocks`):
+        each kind of search proposes 20 passages for the first 5. HYBRID scores are the reciprocal
         rank fusion of both proposals, DENSE scores are inner products or cosines, WORDS scores
         `ts_rank_cd`. Any word of a query may match; one without a content word has no WORDS hits.
         `metadata` keeps passages whose metadata holds all these names with these values. All
@@ -216,21 +218,28 @@ class PgVectorStore:
         if top_k == 0 or not queries:
             return [[] for _ in queries]
         mode = _checked(options or self._options).mode
-        limits = _Limits(n_found=max(4 * top_k, 20), metadata=metadata or {})
         queries = [storable(query) for query in queries]
-        rankings: list[list[list[Scored]]] = [[] for _ in queries]
-        vectors = None if mode is SearchMode.WORDS else encode_queries(self._encoder, queries)
+        is_dense = mode is not SearchMode.WORDS
+        vectors = encode_queries(self._encoder, queries) if is_dense else [None] * len(queries)
         with self._database.transaction(f"search {self._table}") as connection:
-            _prepare(connection, limits.n_found)
-            if vectors is not None:
-                for ranking, vector in zip(rankings, vectors, strict=True):
-                    ranking.append(self._by_meaning(connection, vector, limits))
-            if mode is not SearchMode.DENSE:
-                for ranking, lexemes in zip(
-                    rankings, self._lexemes(connection, queries), strict=True
-                ):
-                    ranking.append(self._by_words(connection, lexemes, limits))
-        return [hits_of(_one(ranking), top_k) for ranking in rankings]
+            # One state for the whole transaction.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            words = self._lexemes(connection, queries)
+
+            def ranked(vector: NDArray[np.float32] | None, lexemes: Sequence[str]) -> list[Scored]:
+                def propose(n_found: int) -> tuple[list[Scored], bool]:
+                    limits = _Limits(n_found=n_found, metadata=metadata or {})
+                    _prepare(connection, n_found)
+                    rankings = []
+                    if vector is not None:
+                        rankings.append(self._by_meaning(connection, vector, limits))
+                    if mode is not SearchMode.DENSE:
+                        rankings.append(self._by_words(connection, lexemes, limits))
+                    return _one(rankings), all(len(each) < n_found for each in rankings)
+
+                return ranked_in_blocks(top_k, propose)
+
+            return [hits_of(found) for found in map(ranked, vectors, words)]
 
     def _by_meaning(
         self, connection: "Connection[Any]", vector: NDArray[np.float32], limits: _Limits
@@ -312,8 +321,7 @@ def _closed_on_failure(database: Database) -> Iterator[Database]:
 
 
 def _prepare(connection: "Connection[Any]", n_found: int) -> None:
-    """One state for the whole transaction; and an index that goes on until it has found enough."""
-    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    """An index that goes on until it has found enough."""
     settings = {
         "hnsw.ef_search": min(max(n_found, _EF_SEARCH), _MAX_EF_SEARCH),
         "hnsw.iterative_scan": "relaxed_order",  # the exact vectors put it in order afterwards
