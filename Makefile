@@ -29,6 +29,8 @@ bench: .venv/installed-dev
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+# Before 23.3 pip took `html_clean` and `html-clean` for two extras, and warned of it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=23.3"
 
 .venv/installed: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[local]"

@@ -18,7 +18,6 @@ import numpy as np
 
 from baselines import RAG_PROMPTS, PlainModel
 from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
-from selfrag import assets
 from selfrag.cli.report import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
@@ -27,8 +26,7 @@ from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
-from selfrag.engine.prepare import dequantise_base
-from selfrag.open.engines import EngineKind, base_gguf, load_engine, open_engine
+from selfrag.open.engines import BASE, ModelOptions, open_engine
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
 from selfrag.text import holds_gold
@@ -197,10 +195,7 @@ def held_out_instructions(data: Path, n: int) -> list[str]:
 
 def plain_engine() -> Engine:
     """The base model as shipped in its package, without our adapter."""
-    out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
-    if not out.is_dir():
-        dequantise_base(base_gguf(Reporter()), out)
-    return open_engine(out, EngineKind.LLAMA, name="SmolLM2-135M-Instruct", max_batch=48)
+    return open_engine(ModelOptions(model=BASE), Reporter(), max_batch=48, reflects=False)
 
 
 def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, float]:
@@ -268,7 +263,7 @@ def measure_ours(
 ) -> dict[str, float]:
     """The figures of the default weights, by name."""
     result: dict[str, float] = {}
-    engine = CachedEngine(load_engine(Reporter(), max_batch=48))
+    engine = CachedEngine(open_engine(progress=Reporter(), max_batch=48))
     result["gate_factual"] = gate_share(factual_questions(data, 200), engine, 0.2)
     result["gate_instructions"] = gate_share(held_out_instructions(data, 100), engine, 0.2)
     say(f"gate: {result}")

@@ -137,7 +137,7 @@ def _ours(name: str, precision: Precision, n_threads: int) -> Encoder:
 def _folder(name: str) -> Path:
     from selfrag import assets
 
-    return assets.fetch(assets.ENCODER) if name == DEFAULT_ENCODER else Path(name)
+    return assets.fetch(assets.named("encoder")) if name == DEFAULT_ENCODER else Path(name)
 
 
 def _cosines(found: Vectors, reference: Vectors) -> Vectors:

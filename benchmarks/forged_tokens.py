@@ -12,7 +12,7 @@ import numpy as np
 
 from selfrag.cli.report import Reporter
 from selfrag.engine.tokenizer import FileTokenizer
-from selfrag.open.engines import prepare_default_model
+from selfrag.open.engines import DEFAULT, model_folder
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000, help="poisoned passages")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     options = parser.parse_args()
-    folder = prepare_default_model(Reporter())
+    folder = model_folder(DEFAULT, Reporter())
     tokenizer = FileTokenizer(folder / "tokenizer.json", end_of_sequence="<|im_end|>")
     fmt = PromptFormat.of(tokenizer)
     specials = {tokenizer.token_to_id(t) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}

@@ -32,7 +32,6 @@ from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransform
 from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.options import PACKAGED_WEIGHT, SearchMode, SearchOptions
 from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
-from selfrag.retrieval.reranker_asset import RERANKER
 from selfrag.retrieval.store import PassageStore
 from selfrag.statistics import bootstrap_intervals
 from selfrag.train.mix import read_set, wiki_passages
@@ -128,7 +127,7 @@ def wiki_questions(data: Path, name: str, *, split: str, limit: int) -> dict[str
 
 def open_store(name: str, passages: Sequence[Passage], cache: Path) -> PassageStore:
     """The index of these passages, built when it is not in the cache."""
-    folder = assets.fetch(assets.ENCODER)
+    folder = assets.fetch(assets.named("encoder"))
     path = cache / name
     if not path.is_dir():
         say(f"encoding {len(passages)} passages of {name}")
@@ -250,7 +249,7 @@ def retrievers_of(store: PassageStore, *, rerank: bool) -> dict[str, Retriever]:
     """What is compared, by name."""
     found: dict[str, Retriever] = {mode.value: Searched(store, mode) for mode in SearchMode}
     if rerank:
-        model = Remembered(OnnxCrossEncoder(assets.fetch(RERANKER)))
+        model = Remembered(OnnxCrossEncoder(assets.fetch(assets.named("reranker"))))
         found["reranked"] = Reranker(found["hybrid"], model, weight=PACKAGED_WEIGHT)
         found["reranked alone"] = Reranker(found["hybrid"], model)
     return found

@@ -24,7 +24,7 @@ PASSAGES=${PASSAGES:-10000} CRITIC_STEPS=${CRITIC_STEPS:-300} GENERATOR_STEPS=${
 EVALUATE=${EVALUATE:-500} REFUSALS=${REFUSALS:-0.2} REPLAY=${REPLAY:-0.5}
 THREADS=${THREADS:-2} PRECISION=${PRECISION:-auto}
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
-START=${START:-weights/smollm2-135m} CRITIC_BASE=${CRITIC_BASE:-$OUT/base}
+START=${START:-src/selfrag/weights/smollm2-135m} CRITIC_BASE=${CRITIC_BASE:-$OUT/base}
 recipes=$(dirname "$0")
 train=(--set train.max_tokens=512 --set train.tokens_per_batch=1024 --set train.save_steps=20
   --set train.learning_rate=4e-4 --set train.eval_batches=4 --set train.precision="$PRECISION")

@@ -24,3 +24,18 @@ def nodes():
 
     with ray_nodes() as started:
         yield started
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine, with an empty cache, as if HF_ENDPOINT named it."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    from hub_server import HubServer
+
+    with HubServer() as running:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield running

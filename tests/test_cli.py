@@ -219,7 +219,7 @@ def scripted(monkeypatch):
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
     retriever = FixedRetriever({"Who?": hits})
-    monkeypatch.setattr(indexes, "load", lambda path, report, kind: (retriever, engine))
+    monkeypatch.setattr(indexes, "load", lambda path, model, progress: (retriever, engine))
 
 
 def test_an_answer_as_json_holds_what_is_documented(run, scripted):
@@ -369,7 +369,7 @@ def test_a_chat_gives_earlier_turns_to_the_next_question(run, monkeypatch):
         ),
     }
     engine = ScriptedEngine(ScriptedTokenizer(), table)
-    monkeypatch.setattr(indexes, "load", lambda path, report, kind: (FixedRetriever({}), engine))
+    monkeypatch.setattr(indexes, "load", lambda path, model, progress: (FixedRetriever({}), engine))
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"Who?\n{'long ' * 5000}\nWhy?\n\nnever read\n"))
     ended = run("chat")
     assert ended.code == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfrag.assets import ENCODER, asset_path, is_cached
+from selfrag.assets import asset_path, is_cached, named
 from selfrag.errors import AssetError
 from selfrag.retrieval.encoder.base import MeanPoolingEncoder, SentenceTransformerEncoder
 
@@ -15,11 +15,11 @@ def test_a_missing_model_folder_is_named(tmp_path, encoder):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not is_cached(ENCODER), reason="the encoder package is not in the cache")
+@pytest.mark.skipif(not is_cached(named("encoder")), reason="the encoder is not in the cache")
 def test_both_encoders_give_the_same_unit_vectors():
     texts = ["", "short", "a longer text " * 300, "\u65e5\u672c\u8a9e", "What is rain?"]
-    light = MeanPoolingEncoder(asset_path(ENCODER), name="m", batch_size=2)
-    full = SentenceTransformerEncoder(asset_path(ENCODER), name="m")
+    light = MeanPoolingEncoder(asset_path(named("encoder")), name="m", batch_size=2)
+    full = SentenceTransformerEncoder(asset_path(named("encoder")), name="m")
     vectors = light.encode(texts)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(texts), light.spec.dim) == (len(texts), full.spec.dim)

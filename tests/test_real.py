@@ -99,7 +99,7 @@ def test_explaining_shows_every_candidate(index):
 def test_the_real_vocabulary_cannot_be_forged():
     from selfrag.engine.tokenizer import FileTokenizer
 
-    folder = engines.prepare_default_model(Reporter())
+    folder = engines.model_folder(engines.DEFAULT)
     tokenizer = FileTokenizer(folder / "tokenizer.json", end_of_sequence="<|im_end|>")
     ids = PromptFormat.of(tokenizer).ids
     assert ids.all == tuple(range(49152, 49167))

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfrag.assets import named
 from selfrag.errors import AssetError, ConfigError
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.rerank import OnnxCrossEncoder, Reranker, SentenceTransformerCrossEncoder
-from selfrag.retrieval.reranker_asset import RERANKER
 
 
 class TableEncoder:
@@ -228,8 +228,9 @@ def test_a_folder_without_a_reranker_is_refused(tmp_path):
 
 
 def test_the_asset_names_the_files_that_are_read():
-    assert [file.path for file in RERANKER.files] == ["model.onnx", "tokenizer.json"]
-    assert all(len(file.sha256) == 64 for file in RERANKER.files)
+    files = named("reranker").files
+    assert [file.path for file in files] == ["model.onnx", "tokenizer.json"]
+    assert all(len(file.sha256) == 64 for file in files)
 
 
 def cross_encoder_folder(folder, n_labels):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from selfrag import assets
 from selfrag.cli import main
 from selfrag.cli.retrieve import Output, as_json, retrieved
 from selfrag.errors import BadInput, StorageError
@@ -373,7 +374,7 @@ def test_the_packaged_reranker_has_a_small_share_unless_told_otherwise(run, buil
         def score(self, pairs):
             return np.array([len(passage.title) for _, passage in pairs], dtype=np.float32)
 
-    monkeypatch.setattr(indexes, "fetch_asset", lambda asset, report: "fetched")
+    monkeypatch.setattr(assets, "fetch", lambda asset, progress: "fetched")
     monkeypatch.setattr(rerank, "OnnxCrossEncoder", Backwards)
     arguments = ("search", "titan", "--index", built, "--rerank", "small", "--json")
     for more, first in (([], "p1"), (["--rerank-weight", 1], "p2")):

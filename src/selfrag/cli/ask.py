@@ -22,7 +22,7 @@ from selfrag.decode.drive import search as run_search
 from selfrag.decode.events import Event
 from selfrag.errors import BadInput, StorageError, UserError
 from selfrag.open import indexes
-from selfrag.open.engines import EngineKind
+from selfrag.open.engines import ModelOptions
 from selfrag.prompt import Turn
 from selfrag.serial import override
 from selfrag.trace.file import load_trace, save_trace
@@ -74,7 +74,7 @@ def ask(
     *,
     question: Question = None,
     index: options.Index = None,
-    engine: options.Engine = EngineKind.LLAMA,
+    model: ModelOptions,
     search: SearchConfig,
     changes: options.Changes = None,
     released: Released,
@@ -87,15 +87,15 @@ def ask(
     text = question_from(question)
     if released.compat is Compat.REFERENCE:
         depth = released.max_depth or 0
-        _follow(text, index, engine, search, max_depth=depth, as_json=show.as_json)
+        _follow(text, index, model, search, max_depth=depth, as_json=show.as_json)
     else:
-        _answer_one(text, index, engine, search, show)
+        _answer_one(text, index, model, search, show)
 
 
 def _follow(
     text: str,
     index: str | None,
-    engine: EngineKind,
+    model: ModelOptions,
     config: SearchConfig,
     *,
     max_depth: int,
@@ -103,9 +103,9 @@ def _follow(
 ) -> None:
     from selfrag.cli.compat import follow_reference, reference_json, show_reference
 
-    store, model = indexes.load(index, Reporter(), engine)
+    store, engine = indexes.load(index, model, Reporter())
     hits = store.search([text], config.top_k)[0]
-    answer = follow_reference(text, hits, model, config, max_depth=max_depth)
+    answer = follow_reference(text, hits, engine, config, max_depth=max_depth)
     if as_json:
         print_json(reference_json(text, answer))
     else:
@@ -115,22 +115,22 @@ def _follow(
 def _answer_one(
     text: str,
     index: str | None,
-    engine: EngineKind,
+    model: ModelOptions,
     config: SearchConfig,
     show: Show,
 ) -> None:
     started = time.perf_counter()
-    store, model = indexes.load(index, Reporter(), engine)
+    store, engine = indexes.load(index, model, Reporter())
     loaded = time.perf_counter()
     events: list[Event] = []
-    found = run_search([text], engine=model, retriever=store, config=config)
+    found = run_search([text], engine=engine, retriever=store, config=config)
     told = render.narrate(stdout, found) if show.stream else found
     (answer,) = collect_answers([text], told, closed_sets=[config.choices], on_event=events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
     if show.trace is not None:
         save_trace(show.trace, [text], events, config=config)
     if show.as_json:
-        print_json(_answer_json(answer, timing, model.name, str(index or "demo")))
+        print_json(_answer_json(answer, timing, engine.name, str(index or "demo")))
         return
     if show.explain:
         render.show_tree(stdout, text, events)
@@ -164,18 +164,18 @@ def replay(
 def chat(
     *,
     index: options.Index = None,
-    engine: options.Engine = EngineKind.LLAMA,
+    model: ModelOptions,
     search: SearchConfig,
     changes: options.Changes = None,
 ) -> None:
     """Ask one question after another; earlier turns are context. An empty line ends."""
     config = override(search, changes or [], table="decode")
-    store, model = indexes.load(index, Reporter(), engine)
+    store, engine = indexes.load(index, model, Reporter())
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
         try:
             (answer,) = answer_questions(
-                [question], engine=model, retriever=store, config=config, histories=[turns]
+                [question], engine=engine, retriever=store, config=config, histories=[turns]
             )
         except UserError as error:  # the conversation so far is kept
             stderr.print(f"selfrag: {error}", markup=False, soft_wrap=True)
@@ -201,7 +201,7 @@ def batch(
     questions: Annotated[Path, typer.Argument(help="JSONL with `question` in every row.")],
     out: Annotated[Path, typer.Option("--out", help="JSONL of answers to write.")],
     index: options.Index = None,
-    engine: options.Engine = EngineKind.LLAMA,
+    model: ModelOptions,
     search: SearchConfig,
     batch_size: Annotated[int, typer.Option(help="Questions searched together.")] = 8,
     changes: options.Changes = None,
@@ -213,14 +213,14 @@ def batch(
         raise BadInput(f"cannot answer: --batch-size is {batch_size}; expected at least 1")
     rows = _read_questions(questions)
     report = Reporter()
-    store, model = indexes.load(index, report, engine)
+    store, engine = indexes.load(index, model, report)
     done: list[dict[str, Any]] = []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         texts = [str(row["question"]) for row in part]
         events: list[Event] = []
         answers = answer_questions(
-            texts, engine=model, retriever=store, config=config, on_event=events.append
+            texts, engine=engine, retriever=store, config=config, on_event=events.append
         )
         done += [
             {**{key: row[key] for key in ("id", "answers") if key in row}, **answer_to_json(answer)}
@@ -291,7 +291,7 @@ def _answer_json(
 
 def demo() -> None:
     """Fetch the assets, build the demo index and answer three questions."""
-    store, engine = indexes.load(None, Reporter())
+    store, engine = indexes.load(None, progress=Reporter())
     for question in DEMO_QUESTIONS:
         stdout.rule(f"[bold]{question}[/bold]", align="left")
         answer = answer_questions(
@@ -300,7 +300,8 @@ def demo() -> None:
         render.show_answer(stdout, answer)
         stdout.print()
     stdout.print(
-        f'Passages: {assets.CORPUS.attribution}\nAsk your own: selfrag ask "…" [--explain]',
+        f"Passages: {assets.named('corpus').attribution}\n"
+        'Ask your own: selfrag ask "…" [--explain]',
         style="dim",
         markup=False,
     )

@@ -51,7 +51,7 @@ def examine() -> Iterator[Finding]:
     yield Finding(name="python", ok=True, found=platform.python_version())
     for package, extra in PACKAGES.items():
         yield _package(package, extra)
-    for asset in assets.ASSETS:
+    for asset in map(assets.named, ("base-model", "encoder", "corpus")):
         yield _asset(asset)
     yield _check("adapter", lambda: str(engines.adapter_dir()))
     yield _check("model", _model)
@@ -89,16 +89,16 @@ def _check(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _model() -> str:
-    path = engines.model_dir()
+    path = engines.merged_dir()
     if not (path / "config.json").is_file():
         raise SelfRAGError("not prepared yet")
-    return f"{engines.MODEL_NAME}, {engines.EngineKind.LLAMA} engine on cpu, {path}"
+    return f"{engines.NAMES[engines.DEFAULT]}, {engines.EngineKind.CPU} engine, {path}"
 
 
 def _tokens() -> str:
     from selfrag.engine.tokenizer import FileTokenizer
 
-    path = engines.model_dir() / "tokenizer.json"
+    path = engines.merged_dir() / "tokenizer.json"
     if not path.is_file():
         raise SelfRAGError("no tokenizer yet: the model is not prepared")
     tokenizer = FileTokenizer(path, end_of_sequence="<|im_end|>")

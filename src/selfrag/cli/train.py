@@ -261,6 +261,6 @@ def export(
     from selfrag import assets
     from selfrag.train.export import export_adapter
 
-    gguf = assets.BASE_MODEL.files[0]
+    gguf = assets.named("base-model").files[0]
     path = export_adapter(adapter, out, base_name="SmolLM2-135M-Instruct", gguf_sha256=gguf.sha256)
     typer.echo(f"adapter in {path}")

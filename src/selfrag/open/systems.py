@@ -15,13 +15,23 @@ from selfrag.cluster import Workers, connected
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
 from selfrag.evaluate.baselines import RagSystem, VanillaSystem
+from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge
 from selfrag.evaluate.model import EngineModel, TextModel
 from selfrag.evaluate.prompted import PromptedSystem
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.evaluate.templates import template_named
-from selfrag.open import engines, indexes
-from selfrag.open.engines import PLAIN_MODEL_NAME, EngineKind
+from selfrag.open import indexes
+from selfrag.open.engines import (
+    BASE,
+    DEFAULT,
+    NAMES,
+    EngineKind,
+    ModelOptions,
+    adapter_dir,
+    model_folder,
+    open_engine,
+)
 from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.base import Retriever
 
@@ -39,6 +49,15 @@ class SystemKind(StrEnum):
     PROMPTED = "prompted"  # an untuned chat model as its own critic
 
 
+class JudgeKind(StrEnum):
+    """Who judges."""
+
+    ISSUP = "issup"  # support tokens of a Self-RAG model, the default weights where none is named
+    ASKED = "asked"  # a language model asked for yes or no
+    LOCAL = "local"  # the same of the local teacher of `selfrag annotate`
+    NLI = "nli"  # a classifier, or a T5 such as TRUE, which ALCE uses
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What was asked for. `model` is a folder, or a name at `base_url`; None: the default.
@@ -51,7 +70,7 @@ class Setup:
     search: SearchConfig
     model: str | None = None
     base_url: str | None = None
-    engine: EngineKind = EngineKind.LLAMA
+    engine: EngineKind = EngineKind.AUTO
     device: str = "cpu"
     index: str | None = None
     has_passages: bool = False
@@ -115,7 +134,7 @@ class Setup:
 
     @property
     def _default_model(self) -> str:
-        return engines.MODEL_NAME if self.kind is SystemKind.SELFRAG else PLAIN_MODEL_NAME
+        return NAMES[DEFAULT if self.kind is SystemKind.SELFRAG else BASE]
 
     @property
     def _passage_source(self) -> str:
@@ -132,15 +151,11 @@ def model_digest(model: str | None, kind: SystemKind) -> str:
     The default models are told by the sums of what they are made of, without opening them.
     """
     if model is None:
-        base = assets.BASE_MODEL.files[0].sha256
-        return base if kind is not SystemKind.SELFRAG else _sum(engines.adapter_dir(), base)
-    folder = Path(model)
-    if not (folder / "config.json").is_file():
-        raise BadInput(
-            f"cannot evaluate {model}: no config.json is there; expected the folder of a model, or "
-            "a name together with --base-url"
-        )
-    return _sum(folder)
+        model = DEFAULT if kind is SystemKind.SELFRAG else BASE
+    base = assets.named("base-model").files[0].sha256
+    if model in NAMES:
+        return base if model == BASE else _sum(adapter_dir(), base)
+    return _sum(model_folder(model))
 
 
 def index_digest(index: str | None) -> str | None:
@@ -179,7 +194,16 @@ def open_system(setup: Setup, report: Progress) -> System:
         retriever = indexes.open_index(setup.index, report)
     if setup.kind is SystemKind.SELFRAG:
         return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
-    model = open_model(setup, report)
+    asked = AskedModel(
+        model=setup.model,
+        base_url=setup.base_url,
+        engine=setup.engine,
+        device=setup.device,
+        sampling=setup.sampling,
+        seed=setup.seed,
+        n_parallel=setup.batch_size,
+    )
+    model = open_asked(asked, report)
     if setup.kind is SystemKind.PROMPTED:
         if isinstance(model, EngineModel):
             model.require_chat()
@@ -229,59 +253,74 @@ def _reflecting_engine(setup: Setup, report: Progress) -> "Engine":
             "expected a model folder, so give --model, or ask for --system prompted"
         )
     n_rows = max(16, setup.batch_size * setup.search.top_k)
-    path = Path(setup.model) if setup.model else engines.prepare_default_model(report)
-    name = path.name if setup.model else engines.MODEL_NAME
-    return engines.local_engine(
-        path, setup.engine, setup.device, name=name, max_batch=min(n_rows, 48)
-    )
+    options = ModelOptions(model=setup.model or DEFAULT, engine=setup.engine, device=setup.device)
+    return open_engine(options, report, max_batch=min(n_rows, 48))
 
 
-def open_model(setup: Setup, report: Progress) -> TextModel:
-    """The language model asked in words: behind an API, in a folder, or the plain base model."""
-    return text_model(
-        report,
-        model=setup.model,
-        base_url=setup.base_url,
-        engine=setup.engine,
-        device=setup.device,
-        sampling=setup.sampling,
-        seed=setup.seed,
-        n_parallel=setup.batch_size,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedModel:
+    """A language model that is asked in words: at an API where `base_url` is given, else here.
+
+    `model` None is the plain base model. APIs draw as `sampling` says, local engines are greedy.
+    """
+
+    model: str | None = None
+    base_url: str | None = None
+    engine: EngineKind = EngineKind.AUTO
+    device: str = "cpu"
+    sampling: str = "greedy"
+    seed: int = 0
+    n_parallel: int = 8
+    api_key: str = ""  # '' for that of the environment
 
 
-def text_model(
-    report: Progress,
-    *,
-    model: str | None,
-    base_url: str | None,
-    engine: EngineKind,
-    device: str = "cpu",
-    sampling: str = "greedy",
-    seed: int = 0,
-    n_parallel: int = 8,
-) -> TextModel:
-    """A model that is asked in words; raises `BadInput` for what it cannot be."""
-    if base_url is not None:
+def open_asked(asked: AskedModel, report: Progress) -> TextModel:
+    """The model, ready to be asked; raises `BadInput` for what it cannot be."""
+    if asked.base_url is not None:
         from selfrag.evaluate.model import ApiModel, Sampling
 
-        if model is None:
+        if asked.model is None:
             raise BadInput(
-                f"cannot ask {base_url}: no model is named; expected its name there, so give "
+                f"cannot ask {asked.base_url}: no model is named; expected its name there, so give "
                 "--model"
             )
         return ApiModel(
-            base_url=base_url,
-            model=model,
-            sampling=Sampling(sampling),
-            seed=seed,
-            n_parallel=n_parallel,
+            base_url=asked.base_url,
+            model=asked.model,
+            sampling=Sampling(asked.sampling),
+            seed=asked.seed,
+            n_parallel=asked.n_parallel,
+            api_key=asked.api_key,
         )
-    if sampling != "greedy":
+    if asked.sampling != "greedy":
         raise BadInput(
-            f"cannot draw with --sampling {sampling} here: local engines are greedy; expected an "
-            "API for that, so give --base-url, or leave it out"
+            f"cannot draw with --sampling {asked.sampling} here: local engines are greedy; "
+            "expected an API for that, so give --base-url, or leave it out"
         )
-    path = Path(model) if model else engines.plain_model_dir(report)
-    name = path.name if model else PLAIN_MODEL_NAME
-    return EngineModel(engines.local_engine(path, engine, device, name=name, max_batch=16))
+    options = ModelOptions(model=asked.model or BASE, engine=asked.engine, device=asked.device)
+    return EngineModel(open_engine(options, report, reflects=False))
+
+
+@contextmanager
+def open_judge(kind: JudgeKind, asked: AskedModel, report: Progress) -> Iterator[Judge]:
+    """The judge, ready to answer; a server of ours ends with the block."""
+    if kind is JudgeKind.LOCAL:
+        from selfrag.open.teachers import served_teacher
+
+        with served_teacher(report) as (url, name):
+            local = AskedModel(base_url=url, model=name, n_parallel=1, api_key="ours")
+            yield ModelJudge(open_asked(local, report))
+    elif kind is JudgeKind.NLI:
+        from selfrag.evaluate.nli import NliJudge
+
+        if asked.model is None:
+            raise BadInput(
+                "cannot judge with an NLI model: none is named, and no registry package carries "
+                "one; expected a folder, such as that of t5_xxl_true_nli_mixture, so give --model"
+            )
+        yield NliJudge(asked.model)
+    elif kind is JudgeKind.ASKED:
+        yield ModelJudge(open_asked(asked, report))
+    else:
+        options = ModelOptions(model=asked.model or DEFAULT, engine=asked.engine)
+        yield SupportJudge(open_engine(options, report))

@@ -8,9 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfrag import assets
 from selfrag.cluster import Workers, connected
 from selfrag.errors import BadInput
-from selfrag.open import engines
+from selfrag.open.engines import (
+    EngineKind,
+    ModelOptions,
+    model_folder,
+    open_engine,
+    weight_files,
+)
 from selfrag.progress import SILENT, Progress
 from selfrag.serial import setting
 
@@ -43,7 +50,7 @@ class TeacherOptions:
     concurrency: int = setting(8, "Calls at once to a server.", least=1)
     max_retries: int = setting(6, "Tries more after 429, 5xx and lost lines.", least=0)
     threads: int = setting(0, "Of the local teacher; 0 for all cores.", least=0)
-    engine: engines.EngineKind = setting(engines.EngineKind.LLAMA, "What runs the model.")
+    engine: EngineKind = setting(EngineKind.AUTO, "auto, cpu (numpy) or transformers.")
     workers: Workers = field(default_factory=Workers)
 
 
@@ -64,7 +71,7 @@ def open_teacher(
         with _endpoint(options, options.critic, _model_of(options)) as endpoint:
             yield ServedCritic(endpoint, identity=options.critic)
     elif options.critic:
-        yield _folder_critic(options)
+        yield _folder_critic(options, report)
     elif options.teacher == "openai" or is_url(options.teacher):
         url = OPENAI_URL if options.teacher == "openai" else options.teacher
         with _chat(options, url, _model_of(options), identity=url) as teacher:
@@ -91,36 +98,50 @@ def _open_on_worker(options: TeacherOptions) -> "AbstractContextManager[Teacher]
     return open_teacher(options, SILENT)
 
 
+def n_cpus() -> int:
+    """CPUs that this process may use; all of the machine where the system does not tell."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def is_url(text: str) -> bool:
     """Whether `text` is the address of a server."""
     return text.startswith(("http://", "https://"))
 
 
 @contextmanager
-def _local(options: TeacherOptions, report: Progress, *, dry_run: bool) -> "Iterator[Teacher]":
-    from selfrag.annotate.local import fetch_local_model, local_model_path, serving
-    from selfrag.annotate.local_model import MODEL_NAME, MODEL_SHA256
+def served_teacher(
+    report: Progress, model: Path | None = None, n_threads: int = 0
+) -> Iterator[tuple[str, str]]:
+    """Address and name of a GGUF model that is served to us alone, the local teacher's if None."""
+    from selfrag.annotate.local import MODEL_NAME, fetch_local_model, serving
 
-    if options.teacher == "local":
-        model, name, identity = local_model_path(), MODEL_NAME, MODEL_SHA256
-        if not dry_run:
-            model = fetch_local_model(lambda part: engines.fetch_asset(part, report))
-    else:
-        model = Path(options.teacher)
-        if not model.is_file():
-            raise BadInput(
-                f"cannot ask the teacher {options.teacher!r}: it is none of local, gold and "
-                "openai, no http address and no file; expected one of these, so name one"
-            )
-        name, identity = model.stem, _stamp([model])
+    name = model.stem if model else MODEL_NAME
+    path = model or fetch_local_model(report)
+    report.say(f"starting {name} on this machine")
+    with serving(path, n_threads=n_threads or n_cpus()) as url:
+        yield url, name
+
+
+@contextmanager
+def _local(options: TeacherOptions, report: Progress, *, dry_run: bool) -> "Iterator[Teacher]":
+    from selfrag.annotate.local import MODEL_NAME
+
+    model = None if options.teacher == "local" else Path(options.teacher)
+    if model is not None and not model.is_file():
+        raise BadInput(
+            f"cannot ask the teacher {options.teacher!r}: it is none of local, gold and "
+            "openai, no http address and no file; expected one of these, so name one"
+        )
+    identity = _stamp([model]) if model else assets.named("teacher").files[0].sha256
     if dry_run:
-        with _chat(options, "http://127.0.0.1:0/v1", name, identity=identity) as teacher:
+        url, name = "http://127.0.0.1:0/v1", model.stem if model else MODEL_NAME
+        with _chat(options, url, name, identity=identity) as teacher:
             yield teacher
         return
-    report.say(f"starting {name} on this machine")
-    n_threads = options.threads or len(os.sched_getaffinity(0))
     with (
-        serving(model, n_threads=n_threads) as url,
+        served_teacher(report, model, options.threads) as (url, name),
         _chat(options, url, name, identity=identity) as teacher,
     ):
         yield teacher
@@ -155,18 +176,15 @@ def _endpoint(options: TeacherOptions, url: str, model: str) -> "Iterator[Endpoi
         endpoint.close()
 
 
-def _folder_critic(options: TeacherOptions) -> "Teacher":
+def _folder_critic(options: TeacherOptions, report: Progress) -> "Teacher":
     from selfrag.annotate.critic import EngineCritic
 
-    path = Path(options.critic)
-    if not (path / "config.json").is_file():
-        raise BadInput(
-            f"cannot open the critic {path}: it holds no config.json; expected the model folder of "
-            "`selfrag train critic`, so name one"
-        )
-    engine = engines.open_engine(path, options.engine, name=path.name)
-    files = sorted([path / "config.json", *path.glob("*.safetensors")])
-    return EngineCritic(engine, name=path.name, identity=_stamp(files))
+    model = ModelOptions(model=options.critic, engine=options.engine)
+    path = model_folder(model.model, report)
+    files = sorted([path / "config.json", *weight_files(path)])
+    # Its labels are words of the vocabulary: a critic needs no reflection tokens.
+    engine = open_engine(model, report, reflects=False)
+    return EngineCritic(engine, name=engine.name, identity=_stamp(files))
 
 
 def _api_key(options: TeacherOptions) -> str:

@@ -108,7 +108,7 @@ def _spread(scores: FloatArray) -> FloatArray:
 
 
 class OnnxCrossEncoder:
-    """The packaged reranker (`reranker_asset.RERANKER`): BERT of two classes in int8, on the CPU.
+    """The packaged reranker (`reranker` in `assets.toml`): BERT of two classes in int8, on the CPU.
 
     It reads `Query: ...` and `Sentence: ...` as one text; the score is the log-odds that the
     passage answers, the difference of the two logits.

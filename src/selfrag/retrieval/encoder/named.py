@@ -103,7 +103,7 @@ def reopen_encoder(spec: EncoderSpec, *, folder: Path | None = None) -> Encoder:
 def _resolved(name: str) -> tuple[str, Path]:
     """What an index calls the model `name`, and the folder that holds it."""
     if name == DEFAULT_ENCODER:
-        return name, assets.fetch(assets.ENCODER)
+        return name, assets.fetch(assets.named("encoder"))
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path.resolve()), path

@@ -1,0 +1,186 @@
+"""From the names of models to engines: folders, the hub, what fits, and what is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from selfrag import SelfRAG
+from selfrag.errors import AssetError, BadInput, EngineError
+from selfrag.open.engines import EngineKind, ModelOptions, model_folder, open_engine, weight_files
+from small_bases import save_model
+from tiny_model import TOKENS, save_tiny_model, save_tokenizer
+
+ID = "us/tiny-selfrag"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-model"
+    folder.mkdir()
+    return save_tiny_model(folder, TOKENS)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def kind_of(engine: object) -> str:
+    return type(engine).__name__
+
+
+def test_a_plain_llama_folder_runs_on_numpy_and_keeps_its_name(tiny):
+    engine = open_engine(ModelOptions(model=str(tiny)))
+    assert kind_of(engine) == "LlamaEngine" and engine.name == "tiny-model"
+
+
+def test_what_numpy_cannot_read_runs_on_transformers(tiny, tmp_path):
+    sharded = tmp_path / "sharded"
+    sharded.mkdir()
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    model.save_pretrained(sharded, max_shard_size="20KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (sharded / name).write_bytes((tiny / name).read_bytes())
+    assert len(weight_files(sharded)) > 1
+    assert kind_of(open_engine(ModelOptions(model=str(sharded)))) == "TransformersEngine"
+
+
+def test_pytorch_bin_files_are_opened(tiny, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, content in contents(tiny).items():
+        if not name.endswith(".safetensors"):
+            (folder / name).write_bytes(content)
+    torch.save(load_file(tiny / "model.safetensors"), folder / "pytorch_model.bin")
+    with SelfRAG.from_pretrained(folder, passages=["Titan orbits Saturn."]) as rag:
+        assert kind_of(rag.engine) == "TransformersEngine"
+        written = rag.generate("Who?", max_new_tokens=4)
+    with SelfRAG.from_pretrained(tiny, passages=["Titan orbits Saturn."]) as rag:
+        assert rag.generate("Who?", max_new_tokens=4) == written
+
+
+def test_the_engine_that_was_asked_for_is_taken(tiny):
+    for word, kind in (("llama", "LlamaEngine"), ("transformers", "TransformersEngine")):
+        rag = SelfRAG.from_pretrained(tiny, engine=word, passages=["x"])
+        assert kind_of(rag.engine) == kind
+    assert EngineKind("llama") is EngineKind.CPU
+
+
+def test_a_hub_id_is_fetched_once_without_what_is_not_needed(tiny, hub):
+    more = {"README.md": b"#", "consolidated.safetensors": b"0", "pytorch_model.bin": b"0"}
+    hub.add(ID, {**contents(tiny), **more})
+    engine = open_engine(ModelOptions(model=ID))
+    assert engine.name == ID and kind_of(engine) == "LlamaEngine"
+    assert not set(hub.asked) & set(more) and "model.safetensors" in hub.asked
+    n_asked = len(hub.asked)
+    open_engine(ModelOptions(model=ID))
+    assert len(hub.asked) == n_asked
+
+
+def test_a_hub_id_with_pytorch_weights_alone_is_fetched(tiny, hub):
+    import io
+
+    import torch
+    from safetensors.torch import load_file
+
+    packed = io.BytesIO()
+    torch.save(load_file(tiny / "model.safetensors"), packed)
+    files = contents(tiny)
+    del files["model.safetensors"]
+    hub.add(ID, {**files, "pytorch_model.bin": packed.getvalue()})
+    assert kind_of(open_engine(ModelOptions(model=ID))) == "TransformersEngine"
+
+
+def test_what_the_hub_gave_is_there_without_a_network(tiny, hub, monkeypatch):
+    hub.add(ID, contents(tiny))
+    model_folder(ID)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert (model_folder(ID) / "config.json").is_file()
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(AssetError, match=r"cannot fetch us/tiny-selfrag .*HF_HUB_OFFLINE is set"):
+        model_folder(ID)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(AssetError, match=r"cannot be reached, .* or name the folder of a copy"):
+        model_folder(ID)
+
+
+def test_a_repository_that_is_not_there_is_gated_or_empty_is_told(tiny, hub):
+    hub.add("us/gated", contents(tiny), gated=True)
+    hub.add("us/empty", {"README.md": b"#"})
+    hub.add(ID, contents(tiny))
+    for model, found in (
+        ("us/nothing", "there is no repository of that name"),
+        ("us/gated", "access to it is gated"),
+        ("us/empty", r"holds no config\.json or no weights"),
+        (f"{ID}@v9", "the repository has no such revision"),
+    ):
+        with pytest.raises(AssetError, match=found):
+            model_folder(model)
+
+
+def test_a_vocabulary_without_the_tokens_is_refused_by_name_before_weights_are_read(tmp_path):
+    (tmp_path / "plain").mkdir()
+    base = save_tiny_model(tmp_path / "plain", TOKENS[:-1])
+    (base / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(EngineError, match=r"plain.*15 reflection tokens"):
+        open_engine(ModelOptions(model=str(base)))
+
+
+@pytest.mark.parametrize("model", ["nowhere", "./us/tiny", "a b/c", "/us/tiny", "us/tiny/x", ""])
+def test_what_is_no_name_of_a_model_is_refused_without_a_network(model):
+    with pytest.raises(BadInput, match="no folder here and no id on the hub"):
+        model_folder(model)
+
+
+def test_a_folder_or_file_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"holds no config\.json"):
+        model_folder(str(tmp_path))
+    (tmp_path / "x.bin").touch()
+    with pytest.raises(BadInput, match="no folder here"):
+        model_folder(str(tmp_path / "x.bin"))
+
+
+def test_the_cpu_engine_is_refused_on_another_device(tiny):
+    options = ModelOptions(model=str(tiny), engine=EngineKind.CPU, device="cuda")
+    with pytest.raises(BadInput, match="it computes on the CPU"):
+        open_engine(options)
+
+
+def test_a_process_of_its_own_follows_hf_endpoint(tiny, hub, tmp_path):
+    hub.add(ID, contents(tiny))
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PIP_NO_INDEX": "1",
+    }
+    code = (
+        "import sys; from selfrag import SelfRAG; rag = SelfRAG.from_pretrained(sys.argv[1], "
+        "passages=['Titan']); rag.generate('Who?', max_new_tokens=4); print(rag.engine.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, ID], env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == (f"{ID}\n", "")
+
+
+def test_another_architecture_runs_on_transformers(tmp_path):
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    save_model(folder, "gpt2", save_tokenizer(folder, TOKENS), tied=True)
+    engine = open_engine(ModelOptions(model=str(folder)))
+    assert kind_of(engine) == "TransformersEngine" and engine.name == "gpt2"
