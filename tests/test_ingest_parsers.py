@@ -20,9 +20,8 @@ from selfrag.ingest.readers import read_all, read_file
 from selfrag.ingest.sandbox import ParserProcess
 
 pytest.importorskip("pypdfium2")
-pytest.importorskip("trafilatura")
+pytest.importorskip("lxml")
 pytest.importorskip("mammoth")
-pytest.importorskip("markdownify")
 
 OPTIONS = ReadOptions()
 
@@ -254,6 +253,99 @@ def test_docx_gives_headings_paragraphs_and_tables_as_markdown(tmp_path):
         "| leaf | 2_g |",
         "End.",
     ]
+
+
+M = "http://schemas.openxmlformats.org/officeDocument/2006/math"
+WORD_2010 = "http://schemas.microsoft.com/office/word/2010/wordml"
+CHOICES = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+
+
+def run(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def formula(text: str) -> str:
+    return f"<m:r><m:t>{text}</m:t></m:r>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "text"),
+    [
+        (
+            run("10")
+            + '<w:r><w:rPr><w:vertAlign w:val="superscript"/></w:rPr><w:t>11</w:t></w:r>'
+            + run(" stars"),
+            "10^11 stars",
+        ),
+        (
+            run("E is ")
+            + f"<m:oMath><m:f><m:num>{formula('a')}</m:num><m:den><m:rad><m:e>{formula('b+1')}"
+            + "</m:e></m:rad></m:den></m:f></m:oMath>"
+            + run(" here"),
+            "E is a/(sqrt(b+1)) here",
+        ),
+        (
+            f"<m:oMathPara><m:oMath><m:sSubSup><m:e>{formula('x')}</m:e><m:sub>{formula('i')}"
+            f"</m:sub><m:sup>{formula('n+1')}</m:sup></m:sSubSup></m:oMath></m:oMathPara>",
+            "x_i^(n+1)",
+        ),
+        (
+            f'<m:oMath><m:nary><m:naryPr><m:chr m:val="∑"/></m:naryPr><m:sub>{formula("1")}'
+            f"</m:sub><m:sup>{formula('n')}</m:sup><m:e>{formula('k')}</m:e></m:nary></m:oMath>",
+            "∑_1^n k",
+        ),
+        (
+            f"<w:r><w:ruby><w:rt>{run('kan')}</w:rt><w:rubyBase>{run('漢')}</w:rubyBase>"
+            "</w:ruby></w:r>",
+            "漢(kan)",
+        ),
+        (
+            '<w:sdt><w:sdtPr><x:checkbox><x:checked x:val="1"/></x:checkbox></w:sdtPr>'
+            "<w:sdtContent>" + run("☒") + "</w:sdtContent></w:sdt>" + run(" Yes"),
+            "[x] Yes",
+        ),
+        (run("on ") + f'<w:fldSimple w:instr="DATE">{run("3 May")}</w:fldSimple>', "on 3 May"),
+        (f'<w:bdo w:val="rtl">{run("shalom")}</w:bdo>', "shalom"),
+        ("<w:r><w:t>one</w:t><w:cr/><w:t>two</w:t></w:r>", "one\ntwo"),
+        (
+            "<w:r><c:AlternateContent><c:Choice Requires='wps'><w:drawing><w:txbxContent>"
+            + paragraph("in a box")
+            + "</w:txbxContent></w:drawing></c:Choice></c:AlternateContent></w:r>",
+            "in a box",
+        ),
+    ],
+)
+def test_docx_keeps_what_its_converter_leaves_out(tmp_path, inside, text):
+    body = f'<w:p xmlns:m="{M}" xmlns:x="{WORD_2010}" xmlns:c="{CHOICES}">{inside}</w:p>'
+    parsed = parse(write_docx(tmp_path / "a.docx", body), OPTIONS)
+    assert (parsed.text, parsed.doubts) == (text, ())
+
+
+def test_cells_of_docx_that_are_merged_stand_in_every_row(tmp_path):
+    def cell(text, merged=""):
+        of_cell = f"<w:tcPr><w:vMerge {merged}/></w:tcPr>" if merged else ""
+        return f"<w:tc>{of_cell}{paragraph(text)}</w:tc>"
+
+    rows = [
+        cell("Region") + cell("Quarter"),
+        cell("North", "w:val='restart'") + cell("Q1"),
+        cell("", "w:val='continue'") + cell("Q2"),
+    ]
+    table = "<w:tbl>" + "".join(f"<w:tr>{row}</w:tr>" for row in rows) + "</w:tbl>"
+    assert parse(write_docx(tmp_path / "a.docx", table), OPTIONS).text.splitlines() == [
+        "| Region | Quarter |",
+        "| --- | --- |",
+        "| North | Q1 |",
+        "| North | Q2 |",
+    ]
+
+
+def test_what_the_converter_of_docx_does_not_know_is_said(tmp_path):
+    body = paragraph("text") + f"<w:strange>{paragraph('lost')}</w:strange>"
+    parsed = parse(write_docx(tmp_path / "a.docx", body), OPTIONS)
+    assert parsed.text == "text"
+    assert len(parsed.doubts) == 1
+    assert parsed.doubts[0].startswith("its converter says: An unrecognised element was ignored")
 
 
 def test_docx_is_titled_by_its_properties_else_by_its_name(tmp_path):

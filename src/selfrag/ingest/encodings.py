@@ -1,9 +1,10 @@
-"""Bytes to text: UTF-8, what a mark or declaration says, or else a guess, and called one.
+"""Bytes to text: what a mark says, UTF-8, what is declared, or else a guess, and called one.
 
 Knows nothing of files.
 """
 
 import codecs
+import re
 
 from selfrag.errors import BadInput
 
@@ -21,33 +22,141 @@ _GUESSES = (
     "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 cp932 euc_jp gb18030 big5 euc_kr koi8_r"
 ).split()
 _SAMPLE_BYTES = 1 << 20
+# Soft hyphens and such part a word for everybody who searches it; a hyphen that keeps a line
+# together is a hyphen.
+_UNSEEN = {0xAD: None, 0x2060: None, 0xFEFF: None, 0x2010: "-", 0x2011: "-"}
+# Text is UTF-8 with some bytes damaged where so many of its other characters are right for each.
+_RIGHT_FOR_WRONG = 4
+
+# Labels of web pages, in part by the name that Python has for them, and what browsers read them as
+# (Encoding Standard, section 4.2): pages that say Latin-1 mean Windows-1252.
+_LABELS = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "dos-874": "cp874",
+    "iso-8859-8-i": "iso8859-8",
+    "logical": "iso8859-8",
+    "visual": "iso8859-8",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "hz": "gb18030",
+    "shift_jis": "cp932",
+    "windows-31j": "cp932",
+    "big5": "big5hkscs",
+    "x-big5": "big5hkscs",
+    "cn-big5": "big5hkscs",
+    "euc_kr": "cp949",
+    "koi": "koi8-r",
+    "koi8-ru": "koi8-u",
+    "mac": "mac-roman",
+    "mac-ukrainian": "mac-cyrillic",
+    "unicode-1-1-utf-8": "utf-8",
+    "user-defined": "cp1252",
+    # The label itself was read as ASCII.
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be", "unicode", "ucs-2"), "utf-8"),
+}
+_ALLOWED = re.compile(
+    r"utf-8|iso8859-\d+|cp(?:125\d|866|874|932|949)|koi8-[ru]|mac-(?:roman|cyrillic)|euc_jp|"
+    r"iso2022_jp|gb18030|big5hkscs"
+)
+_RAW_TEXT = re.compile(
+    rb"<!--.*?(?:-->|$)|<(script|style|title|textarea|xmp)\b.*?</\1|<\?.*?>", re.DOTALL | re.I
+)
+_TAG = re.compile(rb"<([a-z][^\s/>]*)((?:[^>\"']|\"[^\"]*\"|'[^']*')*)>", re.I)
+_ATTRIBUTE = re.compile(rb"([^\s/>\"'=]+)(?:\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>\"']+))?")
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';]+)", re.I)
+_XML = re.compile(rb"\s*<\?xml\s[^>]*?encoding\s*=\s*[\"']([^\"']+)[\"']", re.I)
+_HEAD_BYTES = 1 << 14  # browsers look at 1024, and begin again where a declaration comes later
 
 
-def decode(data: bytes, *, declared: str = "") -> tuple[str, str]:
+def decode(data: bytes, *, named: str = "", declared: str = "") -> tuple[str, str]:
     """The text without any byte order mark, and what is doubtful about it, or ''.
 
-    `declared` is an encoding to use, if it fits, before any guess. Raises `BadInput`, giving the
-    reason alone, for what is no text.
+    In this order: a byte order mark, the encoding that the user `named`, UTF-8, the one that the
+    text itself `declared`, UTF-8 with damaged bytes, a guess; each if it fits. Raises `BadInput`,
+    giving the reason alone, for what is no text.
     """
-    known = known_encoding(data, declared=declared)
-    name = known or guess_encoding(data[:_SAMPLE_BYTES])
+    name = known_encoding(data, named=named, declared=declared)
+    if name:
+        return _text(data, name), ""
+    for damaged in filter(None, ("utf-8", declared)):
+        n_wrong = n_damaged(data, damaged)
+        if n_wrong:
+            places = f"{n_wrong} {'place is' if n_wrong == 1 else 'places are'}"
+            doubt = f"{places} not {damaged} and read as \ufffd; is the file damaged?"
+            return _text(data, damaged, "replace"), doubt
+    guess = guess_encoding(data[:_SAMPLE_BYTES])
+    return _text(data, guess), guess_doubt(guess)
+
+
+def _text(data: bytes, name: str, errors: str = "strict") -> str:
     try:
-        text = data.decode(name)
+        text = data.decode(name, errors)
     except UnicodeError as error:
         raise BadInput(f"not text in {name} ({error}); name its encoding or convert it") from error
     if "\0" in text:
         raise BadInput("not text: it has NUL characters; is it another format?")
-    return text, "" if known else doubt(name)
+    return text
 
 
-def known_encoding(data: bytes, *, declared: str = "", is_cut: bool = False) -> str:
-    """What a byte order mark says, else `declared` or UTF-8 where it fits, else ''.
+def known_encoding(
+    data: bytes, *, named: str = "", declared: str = "", is_cut: bool = False
+) -> str:
+    """What a byte order mark says, else the first of `named`, UTF-8, `declared` that fits, or ''.
 
-    Of `data` the end is missing where `is_cut`.
+    Valid UTF-8 is UTF-8 whatever is declared, as nothing else looks like it by chance; ASCII alone
+    may be ISO-2022. Of `data` the end is missing where `is_cut`.
     """
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
-    fitting = (name for name in (declared, "utf-8") if name and _fits(data, name, is_cut))
-    return marked or next(fitting, "")
+    is_escaped = declared == "iso2022_jp" and data.isascii()
+    names = (named, declared, "utf-8") if is_escaped else (named, "utf-8", declared)
+    return marked or next((name for name in names if name and _fits(data, name, is_cut)), "")
+
+
+def n_damaged(data: bytes, name: str) -> int:
+    """How many places are not in an encoding that most of a text is in; else 0."""
+    if b"\0" in data:
+        return 0
+    text = data.decode(name, "replace")
+    n_wrong = text.count("\ufffd")
+    n_right = sum(not character.isascii() for character in text) - n_wrong
+    return n_wrong if n_right >= _RIGHT_FOR_WRONG * n_wrong else 0
+
+
+def declared_encoding(page: bytes) -> str:
+    """What an HTML page declares, as `web_encoding`; not what it says in comments or as text."""
+    head = page[:_HEAD_BYTES]
+    xml = _XML.match(head)
+    for name, inside in _TAG.findall(_RAW_TEXT.sub(b" ", head)):
+        if name.lower() != b"meta":
+            continue
+        found = {key.lower(): value.strip(b"\"'") for key, value in _ATTRIBUTE.findall(inside)}
+        label = found.get(b"charset", b"")
+        if not label and found.get(b"http-equiv", b"").lower() == b"content-type":
+            in_content = _CHARSET.search(found.get(b"content", b""))
+            label = in_content[1] if in_content else b""
+        encoding = web_encoding(label.decode("latin-1"))
+        if encoding:
+            return encoding
+    return web_encoding(xml[1].decode("latin-1")) if xml else ""
+
+
+def web_encoding(label: str) -> str:
+    """Python's name of what browsers read a label as, or '' where they know none such."""
+    plain = re.sub(r"^iso_?8859-?_?(\d+)$", r"iso-8859-\1", label.strip().lower())
+    for name in (plain, plain.removeprefix("x-"), plain.removeprefix("x-x-")):
+        for candidate in (name, name.replace("windows-", "cp")):
+            try:
+                candidate = codecs.lookup(candidate).name
+            except (LookupError, ValueError):
+                pass
+            found = _LABELS.get(candidate, candidate)
+            if _ALLOWED.fullmatch(found):
+                return found
+    return ""
 
 
 def guess_encoding(sample: bytes) -> str:
@@ -71,9 +180,14 @@ def guess_encoding(sample: bytes) -> str:
     return _GUESSES[min(ranks)[1]]
 
 
-def doubt(name: str) -> str:
+def guess_doubt(name: str) -> str:
     """What is said of a guess."""
     return f"not UTF-8: read as {name}, a guess; name its encoding where that is wrong"
+
+
+def visible(text: str) -> str:
+    """Valid text without the characters that only tell where a line may end."""
+    return valid(text).translate(_UNSEEN)
 
 
 def valid(text: str) -> str:

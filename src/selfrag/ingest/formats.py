@@ -42,9 +42,9 @@ _SUFFIXES = {
 }
 EXPECTED = ", ".join(_SUFFIXES)
 _PACKAGES = {
-    Format.HTML: ("trafilatura",),
+    Format.HTML: ("lxml",),
     Format.PDF: ("pypdfium2",),
-    Format.DOCX: ("mammoth", "markdownify"),
+    Format.DOCX: ("mammoth", "lxml"),
 }
 _NEVER_GZIPPED = {Format.PDF, Format.DOCX, Format.UNKNOWN}
 

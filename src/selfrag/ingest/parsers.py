@@ -4,27 +4,29 @@ To be run in a process of its own (see `sandbox`): these formats are programs fo
 """
 
 import re
-import zipfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfrag.errors import BadInput
-from selfrag.ingest.encodings import decode, valid
+from selfrag.ingest.docx import read_docx
+from selfrag.ingest.encodings import declared_encoding, decode, visible
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
+from selfrag.ingest.html import page_text, page_titles, parse_html
 
 _PDF_PASSWORD = 4  # FPDF_ERR_PASSWORD
 _PAGE_BREAK = "\n\n"
 _HYPHEN = "\ufffe"  # what pdfium puts for a hyphen and line break within a word
-_OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
-# Office files hold XML, which packs 10 to 30 times; Word refuses little that is beyond 100.
-_MAX_RATIO = 200
-_RATIO_FROM_BYTES = 10 << 20
-_CORE = "docProps/core.xml"
-_DC_TITLE = "{http://purl.org/dc/elements/1.1/}title"
-_TITLE_STYLE = "p[style-name='Title'] => h1:fresh"
-_HTML_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+# Titles that programs give, and what they put before a file's name.
+_SAYS_NOTHING = re.compile(
+    r"|(untitled|unnamed|no title|title|document|dokument|new page|page|index|default|blank page|"
+    r"doc|template|presentation|powerpoint presentation|word document|präsentation|slide)"
+    r"[-_ ]*(document|page|presentation|\d+)*(\.\w{2,4})?|\W+|\d{1,2}",
+    re.IGNORECASE,
+)
+_NO_TITLE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
+_PROGRAM = re.compile(r"microsoft (?:office )?(?:word|powerpoint|excel) - ", re.IGNORECASE)
 _HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 
 
@@ -79,7 +81,7 @@ def _pdf(path: Path, max_pages: int) -> Parsed:
     if n_pages > max_pages:
         doubts.append(f"only {max_pages} of {n_pages} pages are read, the limit")
     return Parsed(
-        title=title or name_of(path),
+        title=_title(path, title),
         text=_PAGE_BREAK.join(pages),
         page_starts=_starts(pages),
         doubts=tuple(doubts),
@@ -90,7 +92,7 @@ def _page_text(pdf: Any, index: int) -> str:
     with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
         text: str = textpage.get_text_range()
     text = text.replace("\r\n", "\n").replace(_HYPHEN, "").replace("\0", "")
-    return valid(text.strip())
+    return visible(text.strip())
 
 
 def _starts(pages: list[str]) -> tuple[int, ...]:
@@ -102,92 +104,30 @@ def _starts(pages: list[str]) -> tuple[int, ...]:
 
 
 def _html(path: Path, options: ReadOptions) -> Parsed:
-    import trafilatura
-
     with open_bytes(path) as stream:
         data = stream.read(options.max_bytes + 1)
     if len(data) > options.max_bytes:
         raise BadInput(f"unpacked larger than the limit of {options.max_mb} MB")
-    declared = _HTML_CHARSET.search(data[:4096])
-    charset = declared[1].decode("ascii") if declared else ""
-    html, doubt = decode(data, declared=options.encoding or charset)
-    found = trafilatura.bare_extraction(html, include_comments=False, with_metadata=True)
-    if found is not None and (found.text or "").strip():
-        title, text = found.title or "", found.text
-    else:
-        title, text = _stripped(html)
-    doubts = (doubt,) if doubt else ()
-    return Parsed(title=title or name_of(path), text=valid(text), doubts=doubts)
+    html, doubt = decode(data, named=options.encoding, declared=declared_encoding(data))
+    tree = parse_html(html)
+    return Parsed(
+        title=_title(path, *page_titles(tree)),
+        text=visible(page_text(tree)),
+        doubts=(doubt,) if doubt else (),
+    )
 
 
-def _stripped(html: str) -> tuple[str, str]:
-    """The title and all the text of a page in which trafilatura finds no main text."""
-    import lxml.html
-    import trafilatura
-
-    try:
-        tree = lxml.html.document_fromstring(html)
-    except (lxml.etree.ParserError, ValueError) as error:
-        raise BadInput(f"no HTML in it: {error}") from error
-    return " ".join((tree.findtext(".//title") or "").split()), trafilatura.html2txt(tree)
+def _title(path: Path, *candidates: str) -> str:
+    """The first that says something, else the file's name."""
+    for candidate in candidates:
+        title = _PROGRAM.sub("", " ".join(_NO_TITLE_CHARACTER.sub(" ", candidate).split()))
+        if not _SAYS_NOTHING.fullmatch(title):
+            return title
+    return name_of(path)
 
 
 def _docx(path: Path, max_bytes: int) -> Parsed:
-    with path.open("rb") as stream:
-        if stream.read(len(_OLE_MAGIC)) == _OLE_MAGIC:
-            raise BadInput("encrypted, or in the older .doc format; save it as plain .docx")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_ratio(archive, max_bytes)
-            title = _core_title(archive)
-    except zipfile.BadZipFile as error:
-        raise BadInput(f"broken, or no docx file: {error}") from error
-    text = valid(_docx_text(path))
-    heading = _HEADING.search(text)
-    return Parsed(title=title or (heading[1] if heading else name_of(path)), text=text)
-
-
-def _check_ratio(archive: zipfile.ZipFile, max_bytes: int) -> None:
-    entries = archive.infolist()
-    n_bytes = sum(entry.file_size for entry in entries)
-    n_packed = sum(entry.compress_size for entry in entries)
-    if n_bytes > max_bytes:
-        raise BadInput(
-            f"unpacks to {n_bytes >> 20} MB, more than the limit of {max_bytes >> 20} MB"
-        )
-    if n_bytes > max(_RATIO_FROM_BYTES, _MAX_RATIO * n_packed):
-        raise BadInput(f"unpacks to {n_bytes // max(n_packed, 1)} times its size: a zip bomb?")
-
-
-def _core_title(archive: zipfile.ZipFile) -> str:
-    from xml.etree import ElementTree
-
-    if _CORE not in archive.namelist():
-        return ""
-    try:
-        core = ElementTree.fromstring(archive.read(_CORE))
-    except ElementTree.ParseError:
-        return ""
-    return (core.findtext(_DC_TITLE) or "").strip()
-
-
-def _docx_text(path: Path) -> str:
-    import mammoth
-    from markdownify import markdownify
-
-    without_images = mammoth.images.img_element(lambda _: {})
-    with path.open("rb") as stream:
-        html = mammoth.convert_to_html(
-            stream, style_map=_TITLE_STYLE, convert_image=without_images
-        ).value
-    markdown: str = markdownify(
-        html,
-        heading_style="ATX",
-        bullets="-",
-        table_infer_header=True,
-        strip=["a", "img"],
-        escape_asterisks=False,
-        escape_underscores=False,
-        escape_misc=False,
-    )
-    return markdown.strip()
+    found = read_docx(path, max_bytes)
+    heading = _HEADING.search(found.text)
+    title = _title(path, found.title, heading[1] if heading else "")
+    return Parsed(title=title, text=visible(found.text), doubts=found.doubts)

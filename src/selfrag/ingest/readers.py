@@ -135,7 +135,7 @@ def _text_document(path: Path, options: ReadOptions, on_skip: OnSkip) -> Iterato
         data = stream.read(options.max_bytes + 1)
     if len(data) > options.max_bytes:
         raise BadInput(f"more than the limit of {options.max_mb} MB")
-    text, doubt = decode(data, declared=options.encoding)
+    text, doubt = decode(data, named=options.encoding)
     if doubt:
         on_skip(Skipped(path=path, reason=doubt, whole=False))
     text = text.replace("\r\n", "\n").replace("\r", "\n")

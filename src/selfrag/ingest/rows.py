@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.errors import BadInput
-from selfrag.ingest.encodings import doubt, guess_encoding, known_encoding, valid
+from selfrag.ingest.encodings import guess_doubt, guess_encoding, known_encoding, n_damaged, valid
 from selfrag.ingest.faults import LineFaults, OnSkip
 from selfrag.ingest.formats import Format, ReadOptions, format_of, open_bytes
 from selfrag.passage import Document
@@ -59,11 +59,13 @@ def _encoding_of(path: Path, declared: str, is_json: bool, faults: LineFaults) -
     sample = _sample(path)
     if is_json:  # is UTF-8, says RFC 8259
         return known_encoding(sample) or "utf-8"
-    known = known_encoding(sample, declared=declared, is_cut=len(sample) == _SAMPLE_BYTES)
+    known = known_encoding(sample, named=declared, is_cut=len(sample) == _SAMPLE_BYTES)
     if known:
         return known
+    if n_damaged(sample, "utf-8"):
+        return "utf-8"  # the rows that are not are told one by one
     guess = guess_encoding(sample)
-    faults.note(doubt(guess))
+    faults.note(guess_doubt(guess))
     return guess
 
 

@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from selfrag.errors import BadInput, ConfigError, SelfRAGError
+from selfrag.errors import BadInput, SelfRAGError
+from selfrag.ingest.encodings import known_encoding, web_encoding
 from selfrag.ingest.faults import Skipped
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.readers import read_file
@@ -119,7 +120,11 @@ def fetch_page(
 def document_of(page: WebPage) -> Document:
     """The text of a page as a document; raises `BadInput` when it has none."""
     faults: list[Skipped] = []
-    options = ReadOptions(encoding=page.charset, timeout_s=_PARSE_TIMEOUT_S)
+    # Before what the page declares, but not before UTF-8: servers have one charset for all pages.
+    charset = known_encoding(page.body, declared=page.charset)
+    options = ReadOptions(
+        encoding=charset if charset != "utf-8" else "", timeout_s=_PARSE_TIMEOUT_S
+    )
     with TemporaryDirectory(prefix="selfrag-") as folder:
         file = Path(folder, _FILE_NAME + CONTENT_TYPES[page.content_type])
         file.write_bytes(page.body)
@@ -257,12 +262,9 @@ def _unpacked(target: Target, response: "BaseHTTPResponse", body: bytes, max_byt
 
 
 def _charset_of(header: str) -> str:
-    """The encoding that a content type names, where Python knows it."""
-    found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", header, re.IGNORECASE)
-    try:
-        return ReadOptions(encoding=found[1] if found else "").encoding
-    except ConfigError:
-        return ""
+    """The encoding that a content type names, or ''."""
+    found = re.search(r"charset\s*=\s*\"?([^\s\";]+)", header, re.IGNORECASE)
+    return web_encoding(found[1]) if found else ""
 
 
 def _within(timeout_s: float, work: Callable[[], WebPage], url: str) -> WebPage:
