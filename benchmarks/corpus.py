@@ -1,5 +1,6 @@
 """What the benchmarks share: dev questions, a BM25 retriever, and an engine that remembers."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ import Stemmer
 from selfrag.engine.base import Completion, Engine, Request
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Tokenizer
-from selfrag.train.mix import read_set
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
+from mix import read_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,10 @@ from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
 from selfrag.text import holds_gold
 from selfrag.trace.file import save_trace
-from selfrag.train.labelled import answer_sentence, swap_answer
-from selfrag.train.mix import (
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
+from labelled import answer_sentence, swap_answer
+from mix import (
     CLAIM_TEMPLATES,
     creative_instructions,
     is_held_out,

@@ -34,7 +34,9 @@ from selfrag.retrieval.options import PACKAGED_WEIGHT, SearchMode, SearchOptions
 from selfrag.retrieval.rerank import CrossEncoder, OnnxCrossEncoder, Reranker
 from selfrag.retrieval.store import PassageStore
 from selfrag.statistics import bootstrap_intervals
-from selfrag.train.mix import read_set, wiki_passages
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
+from mix import read_set, wiki_passages
 
 SETS = ["squad", "nq_open", "scifact"]
 BATCH = 32

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from selfrag.reflection import Relevance, Utility
-from selfrag.train.labelled import NOT_IN_PASSAGE
+
+sys.path.insert(0, str(Path(__file__).parent / "default_weights"))
+from labelled import NOT_IN_PASSAGE
 
 Row = dict[str, Any]
 _VERDICT = re.compile(rf"</paragraph>({'|'.join(re.escape(each) for each in Relevance)})")

@@ -47,8 +47,10 @@ step base $SELFRAG train base --out "$OUT/base"
 labels=()
 for part in $LABELS; do
   labels+=("$OUT/labels-${part%:*}.jsonl")
-  step "labels-${part%:*}" $SELFRAG annotate critic "$DATA" --teacher local --balance \
-    --sets "${part%:*}" --per-label "${part#*:}" --threads "$THREADS" --out "${labels[-1]}" \
+  step "seeds-${part%:*}" "$PYTHON" "$recipes/default_weights/seeds.py" "$DATA" \
+    --sets "${part%:*}" --per-label "${part#*:}" --out "$OUT/seeds-${part%:*}.jsonl"
+  step "labels-${part%:*}" $SELFRAG annotate critic "$OUT/seeds-${part%:*}.jsonl" \
+    --teacher local --balance --threads "$THREADS" --out "${labels[-1]}" \
     --answers "${ANSWERS:-$OUT/answers.sqlite}"
 done
 cat "${labels[@]}" > "$OUT/critic.jsonl"
@@ -57,7 +59,8 @@ step critic $SELFRAG train critic --model "$CRITIC_BASE" --data "$OUT/critic.jso
 step critic-model $SELFRAG export "$OUT/critic" --out "$OUT/critic-model"
 step data $SELFRAG annotate generator "$OUT/answers.jsonl" --critic "$OUT/critic-model" \
   --index "$OUT/index" --out "$OUT/train.jsonl"
-step records $SELFRAG train data "$recipes/long-135m.toml" --data "$DATA" \
+step records "$PYTHON" "$recipes/default_weights/mix.py" \
+  "$recipes/default_weights/long-135m-mix.toml" --data "$DATA" \
   --out "$OUT/records.jsonl"
 step rows "$PYTHON" "$recipes/chain_rows.py" "$OUT/train.jsonl" "$OUT/records.jsonl" \
   "$OUT/rows.jsonl" --refusals "$REFUSALS" --replay "$REPLAY"

@@ -7,12 +7,12 @@ from tiny_model import save_tiny_model
 
 torch = pytest.importorskip("torch")
 
+from gate import fit_gate, fit_row, gate_examples, last_states  # noqa: E402
 from selfrag.engine.adapter import ADAPTER_TENSORS, REFLECTION_ROWS, AdapterDescription  # noqa: E402
 from selfrag.errors import BadInput  # noqa: E402
 from selfrag.reflection import REFLECTION_TOKENS, Retrieve  # noqa: E402
 from selfrag.released import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.train.export import save_adapter  # noqa: E402
-from selfrag.train.gate import fit_gate, fit_row, gate_examples, last_states  # noqa: E402
 
 
 def record(instruction, retrieve):

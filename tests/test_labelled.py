@@ -5,10 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.passage import Passage
-from selfrag.reflection import Relevance, Support, Utility
-from selfrag.text import split_sentences
-from selfrag.train.labelled import (
+from labelled import (
     LabelledQuestion,
     QuestionMix,
     answer_kind,
@@ -20,7 +17,10 @@ from selfrag.train.labelled import (
     swap_answer,
     topic_record,
 )
-from selfrag.train.mix import is_held_out, untokenise
+from mix import is_held_out, untokenise
+from selfrag.passage import Passage
+from selfrag.reflection import Relevance, Support, Utility
+from selfrag.text import split_sentences
 
 TEXT = (
     "Saturn is a planet with rings. Titan, the largest moon of Saturn, was discovered in 1655. "

@@ -5,9 +5,10 @@ import json
 import pytest
 import zstandard
 
+from seeds import SETS, main, read_labelled_sets
 from selfrag.annotate import local
 from selfrag.annotate.judgement import LABELS, Group
-from selfrag.annotate.labelled_sets import SETS, read_labelled_sets
+from selfrag.annotate.seeds import read_seeds
 from selfrag.errors import BadInput, EngineError
 
 
@@ -103,3 +104,15 @@ def test_a_set_that_is_not_there_or_lacks_a_field_is_named(data):
     (data / "selqa/dev.jsonl.zst").unlink()
     with pytest.raises(BadInput, match="name the folder that holds the sets"):
         list(read_labelled_sets(data, per_label=1, groups=(Group.RELEVANCE,)))
+
+
+def test_the_script_writes_seeds_that_are_read_again(monkeypatch, data, tmp_path):
+    out = tmp_path / "seeds.jsonl"
+    monkeypatch.setattr("sys.argv", ["seeds.py", str(data), "--out", str(out), "--per-label", "2"])
+    main()
+    drawn = list(read_labelled_sets(data, per_label=2))
+    read = list(read_seeds(out))
+    assert [(s.gold, s.cases()) for s in read] == [(s.gold, s.cases()) for s in drawn]
+    monkeypatch.setattr("sys.argv", ["seeds.py", str(tmp_path / "none"), "--out", str(out)])
+    with pytest.raises(SystemExit, match="name the folder that holds the sets"):
+        main()

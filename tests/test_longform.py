@@ -6,13 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from selfrag.engine.scripted import ScriptedTokenizer
-from selfrag.passage import Passage
-from selfrag.prompt import PromptFormat
-from selfrag.reflection import Relevance, Retrieve, Support, Utility
-from selfrag.train.examples import LossWeights, encode_row
-from selfrag.train.labelled import NOT_IN_PASSAGE, LabelledQuestion
-from selfrag.train.longform import (
+from labelled import NOT_IN_PASSAGE, LabelledQuestion
+from longform import (
     LONG_TEMPLATES,
     LongMix,
     ambiguous_record,
@@ -21,6 +16,11 @@ from selfrag.train.longform import (
     reading,
     two_part_record,
 )
+from selfrag.engine.scripted import ScriptedTokenizer
+from selfrag.passage import Passage
+from selfrag.prompt import PromptFormat
+from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.train.examples import LossWeights, encode_row
 
 ORBIT = "Titan is the largest moon that orbits Saturn."
 AIR = "Its air is mostly nitrogen and thicker than ours."

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import zstandard
 
+from mix import FACTUAL_SETS, Mined, MixConfig, build_mix, main, mine, read_set, untitled
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
-from selfrag.train.mix import FACTUAL_SETS, Mined, MixConfig, build_mix, mine, read_set, untitled
+from selfrag.released import load_records
 
 MOONS = ("Titan", "Rhea", "Dione", "Mimas")
 
@@ -133,3 +134,29 @@ def test_what_is_found_is_parted_by_whether_it_holds_the_answer():
 def test_a_set_that_is_not_there_is_named(data):
     with pytest.raises(BadInput, match=r"no file .*absent\.jsonl\.zst"):
         read_set(data, "absent")
+
+
+def run_mix(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["mix.py", *map(str, arguments)])
+    main()
+
+
+@pytest.mark.parametrize("content", [None, "[mix"], ids=["missing", "broken"])
+def test_a_recipe_that_cannot_be_read_is_refused(monkeypatch, tmp_path, content):
+    recipe = tmp_path / "recipe.toml"
+    if content is not None:
+        recipe.write_text(content)
+    out = tmp_path / "records.jsonl"
+    with pytest.raises(SystemExit, match=f"cannot read the recipe {recipe}"):
+        run_mix(monkeypatch, recipe, "--data", tmp_path, "--out", out)
+    assert not out.exists()
+
+
+def test_the_script_writes_the_records_of_its_recipe(monkeypatch, data, tmp_path, capsys):
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "records.jsonl"
+    recipe.write_text("[mix]\nn_squad = 3\nn_qed = 0\nn_topics = 1\nseed = 2\n")
+    run_mix(monkeypatch, recipe, "--data", data, "--out", out)
+    config = MixConfig(n_squad=3, n_qed=0, n_topics=1, seed=2)
+    ids = [record.id for record in build_mix(data, tmp_path, config)]
+    assert [record.id for record in load_records(out)] == ids and len(ids) > 5
+    assert "records to" in capsys.readouterr().out

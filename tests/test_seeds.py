@@ -283,3 +283,21 @@ def test_a_source_with_an_empty_part_is_refused():
 )
 def test_english_is_told_by_letters_and_common_words(text, is_english):
     assert looks_english(text) is is_english
+
+
+def test_a_row_may_ask_some_groups_only_and_then_needs_no_more_than_they_show():
+    retrieve, relevance = seeds_of(
+        {"instruction": "Q", "groups": ["retrieve"]},
+        {"instruction": "Q", "evidence": "p", "output": "A", "groups": ["relevance"]},
+    )
+    assert [case.group for case in retrieve.cases()] == [Group.RETRIEVE]
+    assert [case.group for case in relevance.cases()] == [Group.RELEVANCE]
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [(["utility"], "missing_field"), (["taste"], "unknown_group"), ("retrieve", "unknown_group")],
+)
+def test_groups_that_do_not_exist_or_need_an_answer_are_rejected(groups, reason):
+    (reject,) = seeds_of({"instruction": "Q", "groups": groups})
+    assert isinstance(reject, Reject) and reject.reason == reason

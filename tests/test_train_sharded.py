@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from selfrag.cli.train import load_recipe, settings
-from selfrag.train.config import Method, TrainConfig
+from selfrag.train.config import Method, TrainConfig, load_recipe, settings
 from selfrag.train.examples import UNIFORM, LossWeights
 from tiny_model import save_tiny_model
 

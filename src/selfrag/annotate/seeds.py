@@ -190,7 +190,10 @@ def _as_text(value: str) -> str:
 def _seed(number: int, row: Any, max_characters: int) -> Seed:
     data = row_object(row)
     instruction = text_field(data, "instruction", required=True)
-    output = text_field(data, "output", required=True)
+    groups = _groups(data.get("groups"))
+    # A row that is asked about its instruction and passage alone needs no answer.
+    needs_output = not groups or not {Group.RETRIEVE, Group.RELEVANCE}.issuperset(groups)
+    output = text_field(data, "output", required=needs_output)
     seed = Seed(
         id="/".join((_identity(data, number), *(_place(data, kind) for kind in ("sent", "p")))),
         dataset=text_field(data, "dataset_name"),
@@ -200,6 +203,7 @@ def _seed(number: int, row: Any, max_characters: int) -> Seed:
         evidence=text_field(data, "evidence"),
         preceding=text_field(data, "preceding_sentences"),
         gold=_gold(data.get("labels")),
+        groups=groups,
     )
     for name in ("instruction", "output", "sentence", "evidence", "preceding"):
         if len(getattr(seed, name)) > max_characters:
@@ -227,6 +231,16 @@ def _place(row: dict[str, Any], kind: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         raise RowError("wrong_type", f"'{kind}_idx' is {value!r}, expected a whole number")
     return str(value)
+
+
+def _groups(names: Any) -> tuple[Group, ...]:
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not set(names) <= set(Group):
+        raise RowError(
+            "unknown_group", f"'groups' is {names!r}, expected a list of {', '.join(Group)}"
+        )
+    return tuple(Group(name) for name in names)
 
 
 def _gold(labels: Any) -> dict[Group, Label]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,9 +75,6 @@ class Labels:
     """Which labels are asked, and of which rows."""
 
     groups: Annotated[str, typer.Option(help="Which to ask, as in retrieve,support.")] = ""
-    per_label: Annotated[int, typer.Option(min=1, help="Of each labelled set.")] = 100
-    sets: Annotated[str, typer.Option(help="Labelled sets, as in wice,selqa; else all.")] = ""
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw from labelled sets.")] = 0
     balance: Annotated[
         bool, typer.Option("--balance", help="Label as if each label were equally frequent.")
     ] = False
@@ -87,27 +83,20 @@ class Labels:
 @annotate_app.command("critic")
 @options.command
 def critic(
-    seeds: Annotated[Path, typer.Argument(help="Seed rows, or a folder of labelled sets.")],
+    seeds: Annotated[Path, typer.Argument(help="Seed rows: JSON lines, or one JSON list.")],
     run: Run,
     teacher: Annotated[TeacherOptions, options.Without({"critic", "engine", "workers.n_gpus"})],
     labels: Labels,
 ) -> None:
     """Label seed rows: data to train a critic on. A run that was stopped goes on where it was."""
     from selfrag.annotate.critic_data import groups_from, write_critic_data
-    from selfrag.annotate.labelled_sets import read_labelled_sets
     from selfrag.annotate.seeds import only_gold, read_seeds
 
     asked = groups_from(_names(labels.groups))
-    draw = partial(
-        read_labelled_sets,
-        per_label=labels.per_label,
-        sets=_names(labels.sets),
-        seed=labels.seed,
-    )
     is_known = teacher.teacher == "gold"
 
     def rows() -> "Iterator[Seed | Reject]":
-        read = draw(seeds, groups=asked) if seeds.is_dir() else read_seeds(seeds)
+        read = read_seeds(seeds)
         return islice(only_gold(read) if is_known else read, run.limit)
 
     if is_known:

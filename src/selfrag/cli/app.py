@@ -24,7 +24,7 @@ COMMANDS = {
     "replay": "ask:replay",
     "report": "eval_tasks:report",
     "retrieve": "retrieve:retrieve",
-    "export": "export:export",
+    "export": "train:export_model",
     "embed": "embed:embed",
     "search": "search:search",
     "demo": "ask:demo",

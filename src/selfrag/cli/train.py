@@ -1,61 +1,21 @@
-"""`selfrag train`: records from labelled sets, the generator, the adapter, the curve."""
+"""`selfrag train` and `selfrag export`: generators and critics, and their weights as models."""
 
 import logging
-import tomllib
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfrag.errors import BadInput, ConfigError
+from selfrag.errors import BadInput
 
 if TYPE_CHECKING:
     from selfrag.train.config import TrainConfig
     from selfrag.train.examples import LossWeights
 
-train_app = typer.Typer(help="Train the default generator.", no_args_is_help=True)
-
-T = TypeVar("T")
-
-RecipeArgument = Annotated[Path, typer.Argument(help="TOML recipe, as in recipes/.")]
-
-
-def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables `mix`, `loss` and `train` of a recipe; an unknown table or key is an error."""
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"cannot read the recipe {path}: {error}; expected a TOML file like those in recipes/, "
-            "so name one"
-        ) from error
-    unknown = sorted(recipe.keys() - {"mix", "loss", "train"})
-    if unknown:
-        raise ConfigError(
-            f"cannot use the recipe {path}: unknown table {unknown[0]!r}; "
-            "expected mix, loss or train, so rename or drop it"
-        )
-    if not all(isinstance(table, dict) for table in recipe.values()):
-        raise ConfigError(
-            f"cannot use the recipe {path}: a value stands where a table is expected; "
-            "write [mix], [loss] and [train] as tables"
-        )
-    return recipe
-
-
-def settings(kind: type[T], table: str, recipe: dict[str, dict[str, Any]], **given: Any) -> T:
-    """One frozen dataclass from its table of the recipe; an unknown key is an error."""
-    values = {**recipe.get(table, {}), **given}
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(values.keys() - known)
-    if unknown:
-        raise ConfigError(
-            f"cannot use the recipe: unknown key {table}.{unknown[0]}; "
-            f"expected one of {', '.join(sorted(known))}, so rename or drop it"
-        )
-    return kind(**values)
+train_app = typer.Typer(help="Train a generator or a critic.", no_args_is_help=True)
 
 
 def require_training_packages() -> None:
@@ -66,22 +26,6 @@ def require_training_packages() -> None:
             f"cannot train or export: the package {missing[0]} is not installed; it comes with "
             'an extra, so run `pip install "selfrag[train]"`'
         )
-
-
-@train_app.command("data")
-def data(
-    recipe: RecipeArgument,
-    data: Annotated[Path, typer.Option("--data", help="Folder of labelled sets.")],
-    out: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
-) -> None:
-    """Turn labelled question-answering sets into generator records."""
-    from selfrag.released import save_records
-    from selfrag.train.mix import MixConfig, build_mix
-
-    config = settings(MixConfig, "mix", load_recipe(recipe))
-    records = build_mix(data, recipe.parent, config)
-    save_records(records, out)
-    typer.echo(f"wrote {len(records)} records to {out}")
 
 
 @train_app.command("generator")
@@ -105,13 +49,13 @@ def generator(
     ] = None,
 ) -> None:
     """Fine-tune a base model on annotated answers; resumes from the last checkpoint."""
-    from selfrag.train.config import TrainConfig
+    from selfrag.train.config import TrainConfig, changed, load_recipe, settings
     from selfrag.train.examples import UNIFORM, LossWeights
 
     require_training_packages()
     tables = load_recipe(recipe) if recipe else {"loss": asdict(UNIFORM)}
     given = {"method": method, "mask": mask, "epochs": epochs, "start": str(start or "")}
-    tables = _changed(tables, changes or [])
+    tables = changed(tables, changes or [])
     chosen = {name: value for name, value in given.items() if value is not None}
     config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
     _train(data, config, settings(LossWeights, "loss", tables))
@@ -157,10 +101,10 @@ def critic(
     ] = None,
 ) -> None:
     """Fine-tune a critic on labelled rows and measure it on some of them that are held out."""
-    from selfrag.train.config import TrainConfig
+    from selfrag.train.config import TrainConfig, changed, load_recipe, settings
 
     require_training_packages()
-    tables = _changed(load_recipe(recipe) if recipe else {}, changes or [])
+    tables = changed(load_recipe(recipe) if recipe else {}, changes or [])
     given = {"method": method, "epochs": epochs}
     chosen = {name: value for name, value in given.items() if value is not None}
     config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
@@ -195,50 +139,6 @@ def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
     typer.echo(f"weights in {trained.folder}, report in {out / 'critic.json'}, plot in {plot}")
 
 
-def _changed(tables: dict[str, dict[str, Any]], changes: list[str]) -> dict[str, dict[str, Any]]:
-    """`tables` with every `table.key=value` put in; a value that is no TOML is a string."""
-    made = {name: dict(table) for name, table in tables.items()}
-    for change in changes:
-        name, equals, text = change.partition("=")
-        table, dot, key = name.strip().partition(".")
-        if not (equals and dot) or table not in ("train", "loss"):
-            raise ConfigError(
-                f"cannot use --set {change!r}: expected train.key=value or loss.key=value, "
-                "as in --set train.epochs=3"
-            )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except ValueError:
-            value = text.strip()
-        made.setdefault(table, {})[key] = value
-    return made
-
-
-@train_app.command("gate")
-def gate(
-    records: Annotated[Path, typer.Option("--records", help="JSONL from `train data`.")],
-    adapter: Annotated[Path, typer.Option("--adapter", help="Adapter folder, as shipped.")],
-    out: Annotated[Path, typer.Option("--out", help="Adapter folder to write.")],
-    ridge: Annotated[float, typer.Option(help="How dear it is to change the row.")] = 0.3,
-) -> None:
-    """Fit the row of [No Retrieval] alone: the decision to retrieve changes and nothing else."""
-    from tempfile import TemporaryDirectory
-
-    from selfrag.cli.report import Reporter
-    from selfrag.engine.prepare import prepare_model
-    from selfrag.open.engines import base_gguf
-    from selfrag.released import load_records
-    from selfrag.train.gate import fit_gate
-
-    examples = list(load_records(records))
-    with TemporaryDirectory() as folder:
-        model = prepare_model(
-            gguf=base_gguf(Reporter()), adapter=adapter, out=Path(folder) / "model"
-        )
-        fit_gate(model, adapter, out, examples, ridge=ridge)
-    typer.echo(f"adapter in {out}")
-
-
 @train_app.command("base")
 def base(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the base model to.")],
@@ -264,3 +164,31 @@ def export(
     gguf = assets.named("base-model").files[0]
     path = export_adapter(adapter, out, base_name="SmolLM2-135M-Instruct", gguf_sha256=gguf.sha256)
     typer.echo(f"adapter in {path}")
+
+
+def export_model(
+    run: Annotated[Path, typer.Argument(help="Run folder of `selfrag train`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
+    gguf: Annotated[str | None, typer.Option(help="Write GGUF too: f16, bf16 or q8_0.")] = None,
+    dtype: Annotated[str, typer.Option(help="base, float32, bfloat16 or float16.")] = "base",
+) -> None:
+    """Merge a trained model into a folder that every engine opens, with its model card."""
+    require_training_packages()
+    from selfrag.train.folder import WeightType, export_run
+    from selfrag.train.gguf_file import GgufType, write_gguf
+
+    _require_one_of("--dtype", dtype, list(WeightType))
+    _require_one_of("--gguf", gguf or GgufType.F16, list(GgufType))
+    folder = export_run(run, out, WeightType(dtype))
+    typer.echo(f"model in {folder}")
+    if gguf:
+        path = write_gguf(folder, folder / f"{folder.name}-{gguf}.gguf", GgufType(gguf))
+        typer.echo(f"GGUF in {path}")
+
+
+def _require_one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise BadInput(
+            f"cannot export: {option} is {value!r}; expected one of {', '.join(known)}, "
+            "so choose one"
+        )

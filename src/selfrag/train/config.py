@@ -1,12 +1,18 @@
 """Settings of a training run. Knows nothing of torch."""
 
 import os
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from selfrag.errors import ConfigError
+from selfrag.errors import BadInput, ConfigError
 from selfrag.train.examples import Mask
+
+Recipe = dict[str, dict[str, Any]]
+T = TypeVar("T")
 
 
 class Method(StrEnum):
@@ -146,3 +152,58 @@ def _choice(name: str, kind: type[StrEnum], value: Any) -> StrEnum:
             f"cannot train: train.{name} is {value!r}; expected one of {', '.join(kind)}, "
             "so choose one"
         ) from error
+
+
+def load_recipe(path: Path, tables: Sequence[str] = ("loss", "train")) -> Recipe:
+    """The `tables` of a TOML recipe; an unknown table is an error."""
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"cannot read the recipe {path}: {error}; expected a TOML file like those in recipes/, "
+            "so name one"
+        ) from error
+    unknown = sorted(recipe.keys() - set(tables))
+    if unknown:
+        raise ConfigError(
+            f"cannot use the recipe {path}: unknown table {unknown[0]!r}; "
+            f"expected {' or '.join(tables)}, so rename or drop it"
+        )
+    if not all(isinstance(table, dict) for table in recipe.values()):
+        raise ConfigError(
+            f"cannot use the recipe {path}: a value stands where a table is expected; "
+            f"write {' and '.join(f'[{table}]' for table in tables)} as tables"
+        )
+    return recipe
+
+
+def settings(kind: type[T], table: str, recipe: Recipe, **given: Any) -> T:
+    """One frozen dataclass from its table of the recipe; an unknown key is an error."""
+    values = {**recipe.get(table, {}), **given}
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise ConfigError(
+            f"cannot use the recipe: unknown key {table}.{unknown[0]}; "
+            f"expected one of {', '.join(sorted(known))}, so rename or drop it"
+        )
+    return kind(**values)
+
+
+def changed(tables: Recipe, changes: Sequence[str]) -> Recipe:
+    """`tables` with every `table.key=value` put in; a value that is no TOML is a string."""
+    made = {name: dict(table) for name, table in tables.items()}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        table, dot, key = name.strip().partition(".")
+        if not (equals and dot) or table not in ("train", "loss"):
+            raise ConfigError(
+                f"cannot use --set {change!r}: expected train.key=value or loss.key=value, "
+                "as in --set train.epochs=3"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except ValueError:
+            value = text.strip()
+        made.setdefault(table, {})[key] = value
+    return made

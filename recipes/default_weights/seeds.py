@@ -1,12 +1,17 @@
 """Seed rows with gold labels, from sets that people have labelled: no teacher, or a check of one.
 
+    python recipes/default_weights/seeds.py DATA --out seeds.jsonl --per-label 100 --sets wice,selqa
+
+`selfrag annotate critic seeds.jsonl` then labels them, or with `--teacher gold` takes the labels.
 Reads a folder of zstd-compressed JSON lines; which sets and fields stand in `SETS`. Knows nothing
 of teachers or of training.
 """
 
+import argparse
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from selfrag.annotate.critic_data import groups_from
 from selfrag.annotate.judgement import Group, Label
 from selfrag.annotate.seeds import Seed
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, SelfRAGError
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 
 CLAIM = "Write a sentence about {} that is true."
@@ -81,7 +87,7 @@ def _draw(
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(
                 f"cannot read the labelled set {labelled_set.name}: line {number} lacks a field "
-                f"({error!r}); expected the set as listed in annotate/labelled_sets.py"
+                f"({error!r}); expected the set as listed in seeds.py"
             ) from error
         for label, texts in read:
             if label is not None:
@@ -230,3 +236,51 @@ SETS: tuple[LabelledSet, ...] = (
     ),
     LabelledSet(name="begin/wow_test_part", group=Group.SUPPORT, read=_begin),
 )
+
+
+def seed_row(seed: Seed) -> dict[str, Any]:
+    """A seed as `annotate critic` reads it."""
+    return {
+        "id": seed.id,
+        "dataset_name": seed.dataset,
+        "instruction": seed.instruction,
+        "output": seed.output,
+        "evidence": seed.evidence,
+        "labels": dict(seed.gold),
+        "groups": list(seed.groups),
+    }
+
+
+def main() -> None:
+    """Draws seed rows with gold labels from labelled sets."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("data", type=Path, help="folder of labelled sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    parser.add_argument("--per-label", type=int, default=100, help="of each set")
+    parser.add_argument("--sets", default="", help="beginnings of names, as in wice,selqa")
+    parser.add_argument("--groups", default="", help="which labels, as in retrieve,support")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    options = parser.parse_args()
+    try:
+        seeds = list(
+            read_labelled_sets(
+                options.data,
+                per_label=options.per_label,
+                groups=groups_from(_names(options.groups)) if options.groups else (),
+                sets=_names(options.sets),
+                seed=options.seed,
+            )
+        )
+    except SelfRAGError as error:
+        sys.exit(f"error: {error}")
+    lines = [json.dumps(seed_row(seed), ensure_ascii=False) + "\n" for seed in seeds]
+    options.out.write_text("".join(lines), "utf-8")
+    sys.stdout.write(f"wrote {len(seeds)} seed rows to {options.out}\n")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    main()

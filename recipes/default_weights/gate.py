@@ -1,12 +1,19 @@
 """Fitting the decision to retrieve without touching anything else.
 
+    python recipes/default_weights/gate.py --records gate.jsonl --adapter ADAPTER --out ADAPTER
+
 The gate compares two logits, the last state times the rows of [Retrieval] and [No Retrieval]. Of
 these only [No Retrieval] never stands before a passage, so its row alone is fitted, by logistic
-regression with the model frozen: what the model does with passages stays as it is to the bit.
+regression with the model frozen. What the model does with passages hardly changes: the row takes
+another share of the probability after them (log-probabilities move by up to 7e-5), and the gate
+between segments moves by up to .02.
 """
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,11 +22,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from selfrag.engine.adapter import ADAPTER_TENSORS, REFLECTION_ROWS, read_description
+from selfrag.engine.prepare import prepare_model
 from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, SelfRAGError
+from selfrag.open.engines import base_gguf
+from selfrag.progress import SILENT
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Retrieve
-from selfrag.released import GeneratorRecord
+from selfrag.released import GeneratorRecord, load_records
 from selfrag.train.export import save_adapter
 
 Array = NDArray[np.float64]
@@ -94,3 +104,27 @@ def fit_gate(
     tensors[REFLECTION_ROWS][no] = torch.from_numpy(fitted).to(torch.bfloat16)
     save_adapter(out, description, tensors)
     return out
+
+
+def main() -> None:
+    """Fits the row of [No Retrieval] alone: the decision to retrieve changes and nothing else."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--records", type=Path, required=True, help="JSONL file from mix.py")
+    parser.add_argument("--adapter", type=Path, required=True, help="adapter folder, as shipped")
+    parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
+    parser.add_argument("--ridge", type=float, default=0.3, help="how dear it is to change the row")
+    options = parser.parse_args()
+    try:
+        examples = list(load_records(options.records))
+        with TemporaryDirectory() as folder:
+            model = prepare_model(
+                gguf=base_gguf(SILENT), adapter=options.adapter, out=Path(folder) / "model"
+            )
+            fit_gate(model, options.adapter, options.out, examples, ridge=options.ridge)
+    except SelfRAGError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"adapter in {options.out}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,11 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selfrag.passage import Passage
-from selfrag.reflection import Relevance, Retrieve, Support, Utility
-from selfrag.released import GeneratorRecord, SegmentRecord
-from selfrag.text import find_gold, split_sentences
-from selfrag.train.labelled import (
+from labelled import (
     NOT_IN_PASSAGE,
     LabelledQuestion,
     answer_lead,
@@ -25,6 +21,10 @@ from selfrag.train.labelled import (
     answer_text,
     crop,
 )
+from selfrag.passage import Passage
+from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, SegmentRecord
+from selfrag.text import find_gold, split_sentences
 
 # The instruction of ASQA as released (REFERENCE_FACTS 2.1), and other ways to ask for as much.
 LONG_TEMPLATES = (

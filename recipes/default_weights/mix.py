@@ -1,12 +1,16 @@
 """The training mix of the default weights: which labelled sets, how many, in which order.
 
+    python recipes/default_weights/mix.py MIX.toml --data DATA --out records.jsonl
+
 Reads the folder of zstd-compressed JSONL sets that recipes name as `data`; mines hard negatives
 with BM25. Held-out instructions are chosen by a hash of their text, so that the benchmark and the
 mix agree without sharing a list.
 """
 
+import argparse
 import json
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +22,7 @@ import numpy as np
 import Stemmer
 import zstandard
 
-from selfrag.errors import BadInput
-from selfrag.passage import Passage
-from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.released import GeneratorRecord, open_text
-from selfrag.text import holds_gold
-from selfrag.train.labelled import (
+from labelled import (
     LabelledQuestion,
     QuestionMix,
     answer_kind,
@@ -32,12 +31,18 @@ from selfrag.train.labelled import (
     retrieval_record,
     topic_records,
 )
-from selfrag.train.longform import (
+from longform import (
     LongMix,
     ambiguous_record,
     biography_records,
     two_part_record,
 )
+from selfrag.errors import BadInput, SelfRAGError
+from selfrag.passage import Passage
+from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
+from selfrag.released import GeneratorRecord, open_text, save_records
+from selfrag.text import holds_gold
+from selfrag.train.config import load_recipe, settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,3 +348,23 @@ def _no_retrieval(
         short = " ".join(output.split(" ")[:90]) if len(output.split()) <= 120 else ""
         records.append(no_retrieval_record(f"none-{number}", "instructions", instruction, short))
     return records
+
+
+def main() -> None:
+    """Turns labelled question-answering sets into generator records."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("recipe", type=Path, help="TOML file with a table [mix]")
+    parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    options = parser.parse_args()
+    try:
+        config = settings(MixConfig, "mix", load_recipe(options.recipe, tables=("mix",)))
+        records = build_mix(options.data, options.recipe.parent, config)
+        save_records(records, options.out)
+    except SelfRAGError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"wrote {len(records)} records to {options.out}\n")
+
+
+if __name__ == "__main__":
+    main()
