@@ -23,8 +23,7 @@ from selfrag.decode.segment import GroupLogprobs, Segment
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import Relevance
 from selfrag.trace.file import TraceWriter
-from selfrag.trace.grid import Grid
-from selfrag.trace.rescore import load_traces, rescore
+from selfrag.trace.rescore import Grid, load_traces, rescore
 
 WORDS = ("Titan", "Rhea", "Dione", "Mimas")
 

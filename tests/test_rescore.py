@@ -18,8 +18,7 @@ from selfrag.errors import BadInput, ConfigError
 from selfrag.reflection import Retrieve
 from selfrag.trace.candidates import Traces, recorded_questions
 from selfrag.trace.file import load_trace, save_trace
-from selfrag.trace.grid import MAX_VALUES, Grid
-from selfrag.trace.rescore import choose, load_traces, rescore
+from selfrag.trace.rescore import MAX_VALUES, Grid, choose, load_traces, rescore
 
 WIDE = 1000
 

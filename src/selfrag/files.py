@@ -222,6 +222,8 @@ class AppendLog:
             if target is None:
                 self._file: Any = self._open.enter_context(_open_special(path))
                 return
+            if not target.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
             self._open.enter_context(locked(target))
             try:
                 # Without a buffer, which would try again on closing what the disk has refused.

@@ -15,8 +15,7 @@ from selfrag import plots
 from selfrag.cli.console import print_json, stdout
 from selfrag.errors import StorageError
 from selfrag.statistics import FloatArray
-from selfrag.trace.grid import Grid
-from selfrag.trace.rescore import RescoreTable, load_traces
+from selfrag.trace.rescore import Grid, RescoreTable, load_traces
 from selfrag.trace.rescore import rescore as rescore_traces
 
 N_SHOWN = 10  # settings in the terminal

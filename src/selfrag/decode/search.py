@@ -7,12 +7,11 @@ Does no I/O and knows nothing of engines, retrievers and other questions: see `d
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from selfrag.decode.beam import keep_best, may_be_said
 from selfrag.decode.closed_set import Rating, names_none
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.events import (
@@ -20,6 +19,8 @@ from selfrag.decode.events import (
     Event,
     FinishEvent,
     GateEvent,
+    KeepEvent,
+    PruneEvent,
     RetrievalEvent,
     SkipEvent,
     Usage,
@@ -173,7 +174,7 @@ class _Search:
             if not children:
                 break
             first_level = first_level or children
-            beam = yield from keep_best(
+            beam = yield from _keep_best(
                 beam, children, self.config, number=self.number, new_ids=self.new_ids
             )
         yield (yield from self._finish(gate, beam, first_level))
@@ -373,7 +374,7 @@ class _Search:
         With the likelihood of every choice where the search came to its end but named none.
         """
         nodes = [node for node in beam if node.segment is not None]
-        sayable = [node for node in nodes if may_be_said(node, self.config)]
+        sayable = [node for node in nodes if _may_be_said(node, self.config)]
         abstained = not sayable and (bool(nodes) or self.stopped_by is None)
         likelihoods: dict[str, float] = {}
         came_to_its_end = not abstained and self.stopped_by is None
@@ -397,3 +398,61 @@ class _Search:
 
 def _read_before(node: Node) -> set[str]:
     return {hit.passage.id for each in node.path for hit in each.hits}
+
+
+def _keep_best(
+    beam: Sequence[Node],
+    grown: Sequence[Node],
+    config: SearchConfig,
+    *,
+    number: int,
+    new_ids: Iterator[int],
+) -> Generator[Event, None, list[Node]]:
+    """Ranks new and finished hypotheses together and keeps `beam_width`, best first.
+
+    Ties keep finished before new ones, and retrieval order within a parent. A hypothesis after
+    which all that was written is forbidden ends as it is, and competes so. `number` is what the
+    events call the question; nodes that end here get their ids from `new_ids`.
+    """
+    width = config.beam_width
+    allowed: list[Node] = []
+    for node in grown:
+        reason = _forbidden(node, config)
+        if reason is None:
+            allowed.append(node)
+        else:
+            yield PruneEvent(question=number, node=node, rank=0, reason=reason)
+    continued = {node.parent.id for node in allowed if node.parent is not None}
+    ended = [
+        node.ended(next(new_ids)) if node.is_open else node
+        for node in beam
+        if node.id not in continued
+    ]
+    pool = [node for node in ended if node.finished] + allowed
+    if not pool:  # all that followed the question itself is forbidden
+        return ended
+    ranked = sorted(pool, key=lambda node: -node.path_score)
+    for rank, node in enumerate(ranked, start=1):
+        if rank <= width:
+            yield KeepEvent(question=number, node=node, rank=rank)
+        else:
+            behind = ranked[width - 1].path_score - node.path_score
+            reason = f"ranked {rank} of {len(ranked)}, {behind:.2f} behind the last of {width} kept"
+            yield PruneEvent(question=number, node=node, rank=rank, reason=reason)
+    return ranked[:width]
+
+
+def _forbidden(node: Node, config: SearchConfig) -> str | None:
+    """Why a segment leaves the search before ranking, or None."""
+    if config.drop_unsupported and node.contradicted:
+        return "judged without support, which drop_unsupported takes out of the search"
+    if not config.repeat and node.repeats:
+        return "says what its answer has said before"
+    return None
+
+
+def _may_be_said(node: Node, config: SearchConfig) -> bool:
+    """Whether a path that read passages is supported enough; without passages it always is."""
+    if config.min_support is None or not any(each.hits for each in node.path):
+        return True
+    return node.support is not None and node.support >= config.min_support

@@ -24,8 +24,7 @@ from selfrag.statistics import (
     risk_coverage,
 )
 from selfrag.text import holds_gold
-from selfrag.trace.grid import Grid
-from selfrag.trace.rescore import RescoreTable, load_traces, rescore
+from selfrag.trace.rescore import Grid, RescoreTable, load_traces, rescore
 
 MAX_SHOWN = 200  # questions a task in the browser
 MAX_TEXT = 700  # characters of a passage there

@@ -1,18 +1,17 @@
 """The events of a search as JSON lines, and back: a search can be looked at again without a model.
 
-Knows nothing of engines; what a row holds is in `trace_rows` and docs/formats.md. A file grows by
+Knows nothing of engines; what a row holds is in `rows` and docs/formats.md. A file grows by
 whole lines and may hold many runs, one after the other; a line may also be the record of an
 evaluation, which holds the rows of its question.
 """
 
-import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import (
@@ -26,7 +25,8 @@ from selfrag.decode.events import (
     SkipEvent,
 )
 from selfrag.decode.node import Node
-from selfrag.errors import BadInput, ConfigError, StorageError
+from selfrag.errors import BadInput, ConfigError
+from selfrag.files import AppendLog, read_errors
 from selfrag.trace.rows import (
     config_from_row,
     config_to_row,
@@ -122,7 +122,7 @@ class TraceWriter:
     """Adds one run to a trace file, event by event; a crash costs one line at most.
 
     The rows of all questions are written at once. `write` fits `on_event` of a search. Used as a
-    context manager, it closes the file. Raises `StorageError` when the file cannot be written.
+    context manager, it closes the file. Raises what `AppendLog` raises.
     """
 
     def __init__(
@@ -135,21 +135,17 @@ class TraceWriter:
         config: SearchConfig | None = None,
     ) -> None:
         self._encoder = TraceEncoder(questions, answers=answers, ids=ids, config=config)
-        self._path = path
-        try:
-            self._file = path.open("a+b")
-            start = _missing_line_end(self._file)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        self._append(self._encoder.question_rows, start=start)
+        # Not forced to the disk event by event: a killed process loses nothing all the same.
+        self._log = AppendLog(path, "a trace", sync=False)
+        self._log.append(self._encoder.question_rows)
 
     def write(self, event: Event) -> None:
         """Adds one event, and before it the nodes that the trace does not hold yet."""
-        self._append(self._encoder.rows_of(event))
+        self._log.append(self._encoder.rows_of(event))
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._log.close()
 
     def __enter__(self) -> "TraceWriter":
         return self
@@ -161,22 +157,6 @@ class TraceWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _append(self, rows: Iterable[dict[str, Any]], *, start: bytes = b"") -> None:
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-        # What UTF-8 cannot hold, a lone surrogate, becomes the escape that JSON has for it.
-        encoded = "".join(lines).encode(errors="backslashreplace")
-        try:
-            self._file.write(start + encoded)
-            self._file.flush()
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"cannot write a trace to {self._path}: {error.strerror or error}; expected a writable "
-            "file in an existing folder, so make the folder or name another"
-        )
 
 
 def save_trace(
@@ -270,12 +250,17 @@ def _question_from_row(row: dict[str, Any]) -> TracedQuestion:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers, from 1, and objects of a file, without lines that a crash cut short."""
-    lines = _lines(path)
+    with read_errors("a trace", path):
+        content = path.read_bytes()
+    numbered = enumerate(content.split(b"\n"), start=1)  # not at any other line end
+    lines = [(number, line) for number, line in numbered if line.strip()]
     for index, (number, line) in enumerate(lines):
         try:
             yield number, _object(line)
         except ValueError as error:
-            if index == 0 or not _is_torn(line, [each for _, each in lines[index + 1 :][:1]]):
+            following = [each for _, each in lines[index + 1 :][:1]]
+            is_torn = _begins_a_run(*following) if following else not content.endswith(b"\n")
+            if index == 0 or not is_torn:
                 raise _not_a_trace(path, number, f"is no JSON object ({error})") from error
             logger.warning(
                 "line %d of %s was cut short, as by a crash, and is left out; the search that it "
@@ -283,18 +268,6 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 number,
                 path,
             )
-
-
-def _lines(path: Path) -> list[tuple[int, bytes]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"cannot read a trace from {path}: {error.strerror}; expected a readable file, "
-            "so name another"
-        ) from error
-    numbered = enumerate(io.BytesIO(content), start=1)  # lines end at \n only
-    return [(number, line) for number, line in numbered if line.strip()]
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -307,12 +280,9 @@ def _object(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _is_torn(line: bytes, following: Sequence[bytes]) -> bool:
-    """Whether a line was cut short: it ends the file without a line end, or a run begins next."""
-    if not following:
-        return not line.endswith(b"\n")
+def _begins_a_run(line: bytes) -> bool:
     try:
-        row = _object(following[0])
+        row = _object(line)
     except ValueError:
         return False
     return row.get("type") == "question" and row.get("question") == 0
@@ -323,13 +293,6 @@ def _not_a_trace(path: Path, number: int, found: str) -> BadInput:
         f"cannot read a trace from {path}: line {number} {found}; expected the rows of "
         "docs/formats.md, so name another file or drop the line"
     )
-
-
-def _missing_line_end(file: BinaryIO) -> bytes:
-    """What has to come before a new line, so that it does not join one that was cut short."""
-    size = file.seek(0, 2)
-    file.seek(max(size - 1, 0))
-    return b"" if file.read() in (b"", b"\n") else b"\n"
 
 
 def _nodes_of(event: Event) -> tuple[Node, ...]:

@@ -3,17 +3,24 @@
 Form and field names are documented in docs/formats.md. Knows nothing of files, of row order or of
 how question numbers are made unique. Reading raises `KeyError`, `TypeError` or `ValueError` for
 what is no such row; the caller knows file and line.
+
+Not msgspec: nodes are told by number, arrays and infinite numbers have forms of their own, and a
+critique is a union of several enums.
 """
 
 import math
+import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from selfrag.decode.answer import hit_to_json
-from selfrag.decode.config import QueryPolicy, SearchConfig
+from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import (
     CandidateEvent,
     Event,
@@ -26,9 +33,7 @@ from selfrag.decode.events import (
     Usage,
 )
 from selfrag.decode.gate import Gate, GateKind, GateNumbers, GateRule, RetrievalMode
-from selfrag.decode.node import Node, PathScore
-from selfrag.decode.score import ScoreWeights, SegmentScores
-from selfrag.decode.segment import GroupLogprobs, Segment
+from selfrag.decode.node import Node
 from selfrag.engine.base import FloatArray
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import (
@@ -39,12 +44,31 @@ from selfrag.reflection import (
     Support,
     Utility,
 )
+from selfrag.serial import config_from
 
 Row = Mapping[str, Any]
 SerialOf = Callable[[Node], int]
 NodeOf = Callable[[int], Node]
+Reader = Callable[[Any, NodeOf], Any]
 
+_KIND_OF = {
+    "gate": GateEvent,
+    "retrieval": RetrievalEvent,
+    "skip": SkipEvent,
+    "candidate": CandidateEvent,
+    "keep": KeepEvent,
+    "prune": PruneEvent,
+    "finish": FinishEvent,
+}
+_TYPE_OF: dict[type, str] = {kind: name for name, kind in _KIND_OF.items()}
 _TOKEN_OF = {token.value: token for token in REFLECTION_TOKENS}
+# How many log-probabilities a field holds.
+_SIZES = {
+    "next_retrieve": len(Retrieve),
+    "relevance": len(Relevance),
+    "support": len(Support),
+    "utility": len(Utility),
+}
 
 
 def config_to_row(config: SearchConfig) -> dict[str, Any]:
@@ -54,148 +78,89 @@ def config_to_row(config: SearchConfig) -> dict[str, Any]:
 
 def config_from_row(row: Row) -> SearchConfig:
     """The settings in `row`; one that is missing has its default."""
-    given = dict(row)
-    for name, kind in (
-        ("mode", RetrievalMode),
-        ("gate", GateKind),
-        ("path_score", PathScore),
-        ("query", QueryPolicy),
-        ("choices", tuple),
-    ):
-        if name in given:
-            given[name] = kind(given[name])
-    if "weights" in given:
-        given["weights"] = ScoreWeights(**given["weights"])
-    return SearchConfig(**given)
+    return config_from(SearchConfig, row, table="decode")
 
 
 def node_to_row(node: Node, serial_of: SerialOf) -> dict[str, Any]:
     """One node; its parent and itself by their serial numbers."""
-    return {
-        "node": serial_of(node),
-        "parent": None if node.parent is None else serial_of(node.parent),
-        "lead_ids": list(node.lead_ids),
-        "hits": [_hit_to_row(hit) for hit in node.hits],
-        "segment": None if node.segment is None else _segment_to_row(node.segment),
-        "wants": node.wants,
-        "path_score": _number(node.path_score),
-    }
+    values = {each.name: _plain(getattr(node, each.name), serial_of) for each in fields(node)}
+    return {"node": serial_of(node), **{name: values[name] for name in values if name != "id"}}
 
 
 def node_from_row(row: Row, node_of: NodeOf) -> Node:
     """The node of `row`, linked to the parent that `node_of` knows by its serial number."""
-    parent, segment, wants = row["parent"], row["segment"], row["wants"]
-    return Node(
-        id=typed(row, "node", int),
-        parent=None if parent is None else node_of(parent),
-        lead_ids=_ids(row["lead_ids"]),
-        hits=tuple(_hit_from_row(hit) for hit in row["hits"]),
-        segment=None if segment is None else _segment_from_row(segment),
-        wants=None if wants is None else Retrieve(wants),
-        path_score=float(row["path_score"]),
-    )
+    node: Node = _read_fields(Node, {**row, "id": row["node"]}, node_of)
+    return node
 
 
 def event_to_row(event: Event, serial_of: SerialOf) -> dict[str, Any]:
     """One event with `type` and `question`; nodes by their serial numbers."""
-    head = {"type": _TYPE_OF[type(event)], "question": event.question}
-    match event:
-        case GateEvent():
-            return {**head, "gate": _gate_to_row(event.gate)}
-        case RetrievalEvent():
-            hits = [_hit_to_row(hit) for hit in event.hits]
-            return {**head, "parent": serial_of(event.parent), "query": event.query, "hits": hits}
-        case SkipEvent():
-            return {
-                **head,
-                "parent": serial_of(event.parent),
-                "hit": _hit_to_row(event.hit),
-                "relevance": _number(event.relevance),
-                "bound": _number(event.bound),
-            }
-        case CandidateEvent():
-            return {**head, "node": serial_of(event.node)}
-        case KeepEvent():
-            return {**head, "node": serial_of(event.node), "rank": event.rank}
-        case PruneEvent():
-            node = serial_of(event.node)
-            return {**head, "node": node, "rank": event.rank, "reason": event.reason}
-        case FinishEvent():
-            return {
-                **head,
-                "best": serial_of(event.best),
-                "gate": _gate_to_row(event.gate),
-                "beam": [serial_of(node) for node in event.beam],
-                "usage": {"tokens": event.usage.n_tokens, "passages": event.usage.n_passages},
-                "stopped_by": event.stopped_by,
-                "abstained": event.abstained,
-                "likelihoods": event.likelihoods,
-            }
-
-
-_TYPE_OF = {
-    GateEvent: "gate",
-    RetrievalEvent: "retrieval",
-    SkipEvent: "skip",
-    CandidateEvent: "candidate",
-    KeepEvent: "keep",
-    PruneEvent: "prune",
-    FinishEvent: "finish",
-}
+    values = {each.name: _plain(getattr(event, each.name), serial_of) for each in fields(event)}
+    return {"type": _TYPE_OF[type(event)], **values}
 
 
 def event_from_row(row: Row, question: int, node_of: NodeOf) -> Event:
     """The event of `row`, told of `question`; its nodes are those that `node_of` knows."""
-    match row["type"]:
-        case "gate":
-            return GateEvent(question=question, gate=_gate_from_row(row["gate"]))
-        case "retrieval":
-            return RetrievalEvent(
-                question=question,
-                parent=node_of(row["parent"]),
-                query=typed(row, "query", str),
-                hits=tuple(_hit_from_row(hit) for hit in row["hits"]),
-            )
-        case "skip":
-            return SkipEvent(
-                question=question,
-                parent=node_of(row["parent"]),
-                hit=_hit_from_row(row["hit"]),
-                relevance=float(row["relevance"]),
-                bound=float(row["bound"]),
-            )
-        case "candidate":
-            return CandidateEvent(question=question, node=node_of(row["node"]))
-        case "keep":
-            rank = typed(row, "rank", int)
-            return KeepEvent(question=question, node=node_of(row["node"]), rank=rank)
-        case "prune":
-            return PruneEvent(
-                question=question,
-                node=node_of(row["node"]),
-                rank=typed(row, "rank", int),
-                reason=typed(row, "reason", str),
-            )
-        case "finish":
-            return _finish_from_row(row, question, node_of)
-        case other:
-            raise ValueError(f"unknown type {other!r}")
+    if row["type"] not in _KIND_OF:
+        raise ValueError(f"unknown type {row['type']!r}")
+    # Traces of the first edition have no likelihoods.
+    values = {"likelihoods": {}, **row, "question": question}
+    event: Event = _read_fields(_KIND_OF[row["type"]], values, node_of)
+    return event
 
 
-def _finish_from_row(row: Row, question: int, node_of: NodeOf) -> FinishEvent:
-    usage, stopped_by = row["usage"], row["stopped_by"]
-    return FinishEvent(
-        question=question,
-        best=node_of(row["best"]),
-        gate=_gate_from_row(row["gate"]),
-        beam=tuple(node_of(serial) for serial in row["beam"]),
-        usage=Usage(n_tokens=typed(usage, "tokens", int), n_passages=typed(usage, "passages", int)),
-        stopped_by=None if stopped_by is None else typed(row, "stopped_by", str),
-        abstained=typed(row, "abstained", bool),
-        likelihoods={
-            str(choice): float(share) for choice, share in row.get("likelihoods", {}).items()
-        },
-    )
+def _plain(value: Any, serial_of: SerialOf) -> Any:
+    """A value of a node or an event as JSON has it."""
+    if isinstance(value, Node):
+        return serial_of(value)
+    if isinstance(value, Gate):
+        return _gate_to_row(value)
+    if isinstance(value, Hit):
+        row = {**hit_to_json(value), "start": value.passage.start, "end": value.passage.end}
+        return {**row, "score": _number(value.score)}
+    if isinstance(value, Usage):
+        return {"tokens": value.n_tokens, "passages": value.n_passages}
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name), serial_of) for each in fields(value)}
+    if isinstance(value, np.ndarray):
+        return [_number(each) for each in value.tolist()]
+    if isinstance(value, tuple):
+        return [_plain(each, serial_of) for each in value]
+    return _number(value) if isinstance(value, float) else value
+
+
+def _read_fields(kind: Any, row: Row, node_of: NodeOf) -> Any:
+    """The dataclass `kind` whose fields `row` holds by name."""
+    return kind(**{name: read(row[name], node_of) for name, read in _readers(kind)})
+
+
+@cache
+def _readers(kind: Any) -> tuple[tuple[str, Reader], ...]:
+    hints = typing.get_type_hints(kind)
+    return tuple((name, _reader(hint, name)) for name, hint in hints.items())
+
+
+def _reader(hint: Any, name: str) -> Reader:
+    """What reads the values of a field of the type `hint`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if NoneType in inner:
+        (bare,) = (_reader(each, name) for each in inner if each is not NoneType)
+        return lambda value, node_of: None if value is None else bare(value, node_of)
+    if hint in _SPECIAL:
+        return _SPECIAL[hint]
+    if origin is np.ndarray:
+        return lambda value, node_of: _array(value, _SIZES[name])
+    if origin is tuple:
+        item = _reader(inner[0], name)
+        return lambda value, node_of: tuple(item(each, node_of) for each in value)
+    if origin is dict:
+        item = _reader(inner[1], name)
+        return lambda value, node_of: {str(k): item(each, node_of) for k, each in value.items()}
+    if is_dataclass(hint):
+        return lambda value, node_of: _read_fields(hint, value, node_of)
+    if hint is float or issubclass(hint, Enum):
+        return lambda value, node_of: hint(value)
+    return lambda value, node_of: _checked(value, name, hint)
 
 
 def _gate_to_row(gate: Gate) -> dict[str, Any]:
@@ -227,11 +192,6 @@ def _gate_from_row(row: Row) -> Gate:
     )
 
 
-def _hit_to_row(hit: Hit) -> dict[str, Any]:
-    row = {**hit_to_json(hit), "start": hit.passage.start, "end": hit.passage.end}
-    return {**row, "score": _number(hit.score)}
-
-
 def _hit_from_row(row: Row) -> Hit:
     texts = {name: typed(row, name, str) for name in ("id", "title", "text", "source")}
     offsets = {name: typed(row, name, int) for name in ("start", "end")}
@@ -239,67 +199,12 @@ def _hit_from_row(row: Row) -> Hit:
     return Hit(passage=passage, score=float(row["score"]), rank=typed(row, "rank", int))
 
 
-def _segment_to_row(segment: Segment) -> dict[str, Any]:
-    scores, logprobs = segment.scores, segment.logprobs
-    return {
-        "text": segment.text,
-        "body_ids": list(segment.body_ids),
-        "critique": list(segment.critique),
-        "scores": {
-            "relevance": scores.relevance,
-            "support": scores.support,
-            "utility": scores.utility,
-            "sequence": _number(scores.sequence),
-            "total": _number(scores.total),
-            "missing": scores.missing,
-        },
-        "finished": segment.finished,
-        "truncated": segment.truncated,
-        "ends_on": segment.ends_on,
-        "next_retrieve": _numbers(segment.next_retrieve),
-        "logprobs": {
-            "relevance": _numbers(logprobs.relevance),
-            "support": _numbers(logprobs.support),
-            "utility": _numbers(logprobs.utility),
-            "mean": _number(logprobs.mean),
-        },
-        "n_tokens": segment.n_tokens,
-    }
-
-
-def _segment_from_row(row: Row) -> Segment:
-    scores, logprobs, ends_on = row["scores"], row["logprobs"], row["ends_on"]
-    judged = {
-        name: None if scores[name] is None else float(scores[name])
-        for name in ("relevance", "support", "utility")
-    }
-    return Segment(
-        text=typed(row, "text", str),
-        body_ids=_ids(row["body_ids"]),
-        critique=tuple(_token(surface) for surface in row["critique"]),
-        scores=SegmentScores(
-            **judged,
-            sequence=float(scores["sequence"]),
-            total=float(scores["total"]),
-            missing=dict(scores["missing"]),
-        ),
-        finished=typed(row, "finished", bool),
-        truncated=typed(row, "truncated", bool),
-        ends_on=None if ends_on is None else Retrieve(ends_on),
-        next_retrieve=_array(row["next_retrieve"], len(Retrieve)),
-        logprobs=GroupLogprobs(
-            relevance=_array(logprobs["relevance"], len(Relevance)),
-            support=_array(logprobs["support"], len(Support)),
-            utility=_array(logprobs["utility"], len(Utility)),
-            mean=float(logprobs["mean"]),
-        ),
-        n_tokens=typed(row, "n_tokens", int),
-    )
-
-
 def typed(row: Row, name: str, kind: type) -> Any:
     """The field `name`, which has to be a `kind`; a bool is no int."""
-    value = row[name]
+    return _checked(row[name], name, kind)
+
+
+def _checked(value: Any, name: str, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
     return value
@@ -322,14 +227,22 @@ def _number(value: float) -> float | str:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _numbers(values: FloatArray | None) -> list[float | str] | None:
-    return None if values is None else [_number(value) for value in values.tolist()]
-
-
-def _array(values: list[Any] | None, size: int) -> FloatArray | None:
-    if values is None:
-        return None
+def _array(values: list[Any], size: int) -> FloatArray:
     array = np.array([float(value) for value in values])
     if array.shape != (size,):
         raise ValueError(f"{len(array)} log-probabilities, expected {size}")
     return array
+
+
+def _usage(row: Row) -> Usage:
+    return Usage(n_tokens=typed(row, "tokens", int), n_passages=typed(row, "passages", int))
+
+
+_SPECIAL: dict[Any, Reader] = {
+    Node: lambda value, node_of: node_of(value),
+    Gate: lambda value, node_of: _gate_from_row(value),
+    Hit: lambda value, node_of: _hit_from_row(value),
+    Usage: lambda value, node_of: _usage(value),
+    ReflectionToken: lambda value, node_of: _token(value),
+    tuple[int, ...]: lambda value, node_of: _ids(value),
+}
