@@ -11,13 +11,12 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
-from selfrag.evaluate.baselines import RagSystem, VanillaSystem
+from selfrag.evaluate.baselines import PlainSystem
 from selfrag.evaluate.model import EngineModel, Prompt, Reply
-from selfrag.evaluate.prompted import PromptedSystem
+from selfrag.evaluate.prompted import SUPPORT, PromptedSystem
 from selfrag.evaluate.record import Record, record_to_row
-from selfrag.evaluate.rubrics import SUPPORT
-from selfrag.evaluate.templates import TEMPLATES, template_named
 from selfrag.passage import Hit, Passage
+from selfrag.prompt import TEMPLATES, template_named
 
 ANN = Passage(id="a", title="Ann", text="Ann did it.")
 BOB = Passage(id="b", title="Bob", text="Bob {instruction} slept.")
@@ -31,9 +30,6 @@ class Answering:
     def __init__(self, complete, rate=None, room=10_000):
         self.complete_one, self.rate_one, self.room = complete, rate, room
         self.asked = []
-
-    def describe(self):
-        return {"model": self.name}
 
     def fits(self, prompt, max_new_tokens):
         return len(prompt.text) <= self.room
@@ -73,7 +69,7 @@ def test_an_unknown_prompt_is_named():
 
 def test_a_plain_model_answers_from_memory():
     model = Answering(lambda text: f"said to {text}")
-    system = VanillaSystem(model, TEMPLATES["chat"], max_new_tokens=9)
+    system = PlainSystem(model, TEMPLATES["chat"], max_new_tokens=9)
     (output,) = system.answer([question(instruction="Who?", passages=(ANN,))])
     assert (output.text, output.retrieved, output.n_tokens) == ("said to Who?", False, 3)
     assert output.calls[0].prompt == "Who?"
@@ -81,7 +77,7 @@ def test_a_plain_model_answers_from_memory():
 
 def test_rag_cites_what_it_says_it_cites():
     model = Answering(lambda text: "Ann did it [1]. Bob slept [2][9]. Nobody knows.")
-    system = RagSystem(model, TEMPLATES["chat"], None, top_n=2, max_new_tokens=9)
+    system = PlainSystem(model, TEMPLATES["chat"], None, top_n=2, max_new_tokens=9)
     (output,) = system.answer([question(passages=(ANN, BOB, ANN))])
     assert [(s.text, s.citations) for s in output.sentences] == [
         ("Ann did it.", (1,)),
@@ -94,7 +90,7 @@ def test_rag_cites_what_it_says_it_cites():
 def test_rag_reads_as_many_passages_as_fit():
     long = Passage(id="l", title="L", text="long " * 50)
     model = Answering(lambda text: "x", room=200)
-    system = RagSystem(model, TEMPLATES["chat"], None, top_n=5, max_new_tokens=9)
+    system = PlainSystem(model, TEMPLATES["chat"], None, top_n=5, max_new_tokens=9)
     (output,) = system.answer([question(passages=(ANN, long))])
     assert [hit.passage.id for hit in output.passages] == ["a"]
     with pytest.raises(BadInput, match="longer than the context"):
@@ -103,7 +99,7 @@ def test_rag_reads_as_many_passages_as_fit():
 
 def test_a_released_baseline_ends_at_a_blank_line():
     model = Answering(lambda text: "Ann.\n\n### Instruction:\nmore")
-    system = VanillaSystem(model, TEMPLATES["prompt_no_input"], max_new_tokens=9)
+    system = PlainSystem(model, TEMPLATES["prompt_no_input"], max_new_tokens=9)
     assert system.answer([question()])[0].text == "Ann."
 
 
@@ -283,7 +279,6 @@ def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
         [Prompt(text="a", chat=True)], 7
     )
     assert (Api.asked[-1]["temperature"], Api.asked[-1]["top_p"]) == (0.8, 0.95)
-    assert "k" not in json.dumps(model.describe()).split('"')
 
 
 def test_an_apis_distribution_is_read_by_label(api):

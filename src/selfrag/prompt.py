@@ -1,8 +1,9 @@
-"""The format the generator reads, as token ids; the only place that spells it.
+"""The formats that models read; the only place that spells them. The generator's as token ids.
 
 Untrusted text (question, title, passage) is tokenised alone with special-token parsing off, and
 control ids are joined here, so no passage can forge a reflection token or end the answer.
-Strings: AkariAsai/self-rag 1fcdc42, `retrieval_lm/utils.py` and `run_short_form.py`.
+Strings: AkariAsai/self-rag 1fcdc42, `retrieval_lm/utils.py` and `run_short_form.py`. Untuned models
+are asked by named templates or in ChatML.
 Knows nothing of models, retrieval or search.
 """
 
@@ -10,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from selfrag.errors import EngineError
+from selfrag.errors import BadInput, EngineError
 from selfrag.passage import Passage
 from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionIds, bind
 
 INSTRUCTION_HEAD = "### Instruction:\n"
 INPUT_HEAD = "\n\n### Input:\n"
 INSTRUCTION_TAIL = "\n\n### Response:\n"
+CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"  # ChatML
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,3 +139,102 @@ def _knows(tokenizer: Tokenizer, token: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def is_chat(tokenizer: Tokenizer) -> bool:
+    """Whether the vocabulary has the two tokens of ChatML."""
+    try:
+        return all(tokenizer.token_to_id(mark) >= 0 for mark in (CHAT_START, CHAT_END))
+    except KeyError:
+        return False
+
+
+def chat_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """`text` as a user's message in ChatML, and the head of the reply."""
+    start, end = tokenizer.token_to_id(CHAT_START), tokenizer.token_to_id(CHAT_END)
+    ids = [start, *tokenizer.encode("user\n"), *tokenizer.encode(text), end]
+    return (*ids, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n"))
+
+
+# Named templates of the released baselines (AkariAsai/self-rag 1fcdc42, `retrieval_lm/utils.py`);
+# `chat` is for models with a chat format of their own.
+_PREAMBLE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n"
+)
+_BARE_TAIL = INSTRUCTION_TAIL.removesuffix("\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """Texts with `{instruction}`, and `{passages}` in the second.
+
+    `chat`: the text is a user's message; else it is the prompt as it stands, and the answer ends
+    at a blank line, as in the released script.
+    """
+
+    name: str
+    plain: str
+    reading: str
+    chat: bool = False
+
+    def render(self, instruction: str, passages: Sequence[Passage]) -> str:
+        """The prompt; passages are numbered as `[1] title`, text on the next line."""
+        if not passages:
+            return self.plain.replace("{instruction}", instruction)
+        listed = "\n".join(
+            f"[{number}] {passage.title}\n{passage.text}"
+            for number, passage in enumerate(passages, start=1)
+        )
+        # Not `format`: passages may hold braces. What is put in first must not be read again.
+        before, after = self.reading.split("{passages}")
+        fill = instruction.join
+        return f"{fill(before.split('{instruction}'))}{listed}{fill(after.split('{instruction}'))}"
+
+
+_RELEASED_RETRIEVAL = (
+    f"{_PREAMBLE}### Paragraph:\n{{passages}}\n\n{INSTRUCTION_HEAD}{{instruction}}{_BARE_TAIL}"
+)
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        Template(
+            name="chat",
+            plain="{instruction}",
+            reading="Answer the question using the passages.\n\n{passages}\n\nQuestion: "
+            "{instruction}",
+            chat=True,
+        ),
+        Template(
+            name="prompt_no_input",
+            plain=f"{INSTRUCTION_HEAD}{{instruction}}{INSTRUCTION_TAIL}",
+            reading=_RELEASED_RETRIEVAL,
+        ),
+        Template(
+            name="prompt_no_input_retrieval",
+            plain=f"{INSTRUCTION_HEAD}{{instruction}}{INSTRUCTION_TAIL}",
+            reading=_RELEASED_RETRIEVAL,
+        ),
+        Template(
+            name="prompt_open_instruct",
+            plain="<user>\n{instruction}\n<assistant>\n",
+            reading="<user>\nReference:{passages}\n{instruction}\n<assistant>\n",
+        ),
+        Template(
+            name="llama_chat_prompt",
+            plain="[INST]{instruction}[/INST]",
+            reading="[INST]{passages}\n{instruction}[/INST]",
+        ),
+    )
+}
+
+
+def template_named(name: str) -> Template:
+    """The template of this name; raises `BadInput` that lists them all."""
+    if name not in TEMPLATES:
+        raise BadInput(
+            f"cannot evaluate: there is no prompt {name!r}; expected one of "
+            f"{', '.join(TEMPLATES)}, so name one"
+        )
+    return TEMPLATES[name]

@@ -41,7 +41,6 @@ from selfrag.evaluate.report import build_report
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary
 from selfrag.evaluate.tasks import TASKS, Task, task_named
-from selfrag.evaluate.templates import template_named
 from selfrag.open.engines import EngineKind
 from selfrag.open.systems import (
     Setup,
@@ -49,6 +48,7 @@ from selfrag.open.systems import (
     opened_answerer,
     system_opener,
 )
+from selfrag.prompt import template_named
 from selfrag.serial import override, value_from_text
 
 N_NAMED = 20  # faults in config.json; more are counted

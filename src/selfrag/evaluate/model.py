@@ -19,8 +19,8 @@ from selfrag.annotate.endpoint import Endpoint, EndpointConfig
 from selfrag.annotate.judgement import Failure
 from selfrag.engine.base import Completion, Engine, FinishReason, Request
 from selfrag.errors import BadInput, EngineError
+from selfrag.prompt import CHAT_END, CHAT_START, chat_ids, is_chat
 
-_CHAT_START, _CHAT_END = "<|im_start|>", "<|im_end|>"
 T = TypeVar("T")
 N_ALTERNATIVES = 20  # what the API shows of a distribution at most
 
@@ -49,10 +49,6 @@ class TextModel(Protocol):
         """What model this is, for reports."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """All that its answers depend on, as JSON."""
-        ...
-
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether the model can read the prompt and write so much."""
         ...
@@ -78,7 +74,7 @@ class EngineModel:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._is_chat = _has(engine, _CHAT_START) and _has(engine, _CHAT_END)
+        self._is_chat = is_chat(engine.tokenizer)
 
     @property
     def name(self) -> str:
@@ -89,13 +85,9 @@ class EngineModel:
         """Raises `BadInput` for a model without a chat format."""
         if not self._is_chat:
             raise BadInput(
-                f"cannot ask {self.name} as a chat model: its vocabulary lacks {_CHAT_START}; "
+                f"cannot ask {self.name} as a chat model: its vocabulary lacks {CHAT_START}; "
                 "expected a chat model, so name another prompt, such as --prompt prompt_no_input"
             )
-
-    def describe(self) -> dict[str, Any]:
-        """Name and decoding."""
-        return {"model": self.name, "decoding": "greedy"}
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether prompt and completion fit into the context."""
@@ -132,27 +124,17 @@ class EngineModel:
         if not prompt.chat:
             return tuple(tokenizer.encode(prompt.text))
         self.require_chat()
-        start, end = tokenizer.token_to_id(_CHAT_START), tokenizer.token_to_id(_CHAT_END)
-        ids = [start, *tokenizer.encode("user\n"), *tokenizer.encode(prompt.text), end]
-        return (*ids, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n"))
+        return chat_ids(tokenizer, prompt.text)
 
     def _stops(self) -> frozenset[int]:
         tokenizer = self._engine.tokenizer
         ends = {tokenizer.end_of_sequence_id}
-        return frozenset(ends | {tokenizer.token_to_id(_CHAT_END)} if self._is_chat else ends)
+        return frozenset(ends | {tokenizer.token_to_id(CHAT_END)} if self._is_chat else ends)
 
     def _reply(self, done: Completion) -> Reply:
         ids = done.token_ids
         body = ids[:-1] if done.finish_reason is FinishReason.STOP else ids
         return Reply(text=self._engine.tokenizer.decode(body).strip(), n_tokens=len(ids))
-
-
-def _has(engine: Engine, token: str) -> bool:
-    try:
-        engine.tokenizer.token_to_id(token)
-    except KeyError:
-        return False
-    return True
 
 
 def _shares(done: Completion) -> list[float]:
@@ -213,15 +195,6 @@ class ApiModel:
     def name(self) -> str:
         """The model's name there."""
         return self._endpoint.config.model
-
-    def describe(self) -> dict[str, Any]:
-        """Where, which and how; never the key."""
-        return {
-            "model": self.name,
-            "base_url": self._endpoint.config.base_url,
-            "decoding": str(self._sampling),
-            "seed": self._seed,
-        }
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Always: the API says so itself when a prompt is too long."""

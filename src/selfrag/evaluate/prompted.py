@@ -5,14 +5,16 @@ reflection tokens. Bounded: at most `max_rounds` searches and `top_k` answers ea
 question ends. Answers are one segment long.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from selfrag.decode.answer import build_answer
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import Server, look_up, run
 from selfrag.decode.events import (
     CandidateEvent,
     Event,
@@ -25,21 +27,107 @@ from selfrag.decode.events import (
 )
 from selfrag.decode.gate import Gate, decide
 from selfrag.decode.node import Node
+from selfrag.decode.search import Lookup
 from selfrag.decode.segment import GroupLogprobs, Segment, score_groups
 from selfrag.engine.base import FloatArray
 from selfrag.errors import BadInput
-from selfrag.evaluate import rubrics
-from selfrag.evaluate.model import Prompt, TextModel
+from selfrag.evaluate.model import Prompt, Reply, TextModel
 from selfrag.evaluate.record import Call, Output, Question
-from selfrag.evaluate.rubrics import Rubric
-from selfrag.evaluate.systems import answer_output, find_hits
+from selfrag.evaluate.systems import answer_output, given_hits
 from selfrag.passage import Hit, Passage
-from selfrag.reflection import ReflectionToken, Relevance, Retrieve
-from selfrag.retrieval.base import Retriever
-from selfrag.trace.rows import config_to_row
+from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
+from selfrag.retrieval.base import GivenPassages, Retriever
 
 FLOOR = 1e-9  # of a probability, so that its logarithm is a number
 ENOUGH_SUPPORT = 0.5  # an answer with less is searched for again
+QUERY_TOKENS = 32  # that another query may take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rubric:
+    """A text with `{question}`, `{passage}` and `{answer}` where they are used, and its labels."""
+
+    text: str
+    labels: tuple[str, ...] = ()
+    tokens: tuple[ReflectionToken, ...] = ()
+
+    def render(self, question: str, *, passage: Passage | None = None, answer: str = "") -> str:
+        """The prompt; what is put in is never read for names again."""
+        parts = {
+            "{question}": question,
+            "{passage}": "" if passage is None else f"{passage.title}\n{passage.text}".strip(),
+            "{answer}": answer,
+        }
+        out, rest = "", self.text
+        while rest:
+            found = [(rest.find(name), name) for name in parts if name in rest]
+            if not found:
+                return out + rest
+            place, name = min(found)
+            out, rest = out + rest[:place] + parts[name], rest[place + len(name) :]
+        return out
+
+
+RETRIEVE = Rubric(
+    text=(
+        "Request: {question}\n\nDoes a good answer need facts that should be looked up in an "
+        "encyclopedia? Answer Yes or No."
+    ),
+    labels=("No", "Yes"),
+    tokens=(Retrieve.NO, Retrieve.YES),
+)
+RELEVANCE = Rubric(
+    text=(
+        "Request: {question}\n\nPassage:\n{passage}\n\nDoes the passage help to answer the "
+        "request? Answer Yes or No."
+    ),
+    labels=("No", "Yes"),
+    tokens=(Relevance.IRRELEVANT, Relevance.RELEVANT),
+)
+SUPPORT = Rubric(
+    text=(
+        "Passage:\n{passage}\n\nStatement: {answer}\n\nHow much of the statement is backed by the "
+        "passage alone? Answer All, Some or None."
+    ),
+    labels=("All", "Some", "None"),
+    tokens=(Support.FULL, Support.PARTIAL, Support.NONE),
+)
+UTILITY = Rubric(
+    text=(
+        "Request: {question}\n\nResponse: {answer}\n\nHow useful is the response to the person who "
+        "asked? Answer with one digit from 1 (useless) to 5 (complete)."
+    ),
+    labels=("1", "2", "3", "4", "5"),
+    tokens=tuple(Utility),
+)
+ANSWER = Rubric(text="Passage:\n{passage}\n\nUse the passage to respond, shortly.\n\n{question}")
+QUERY = Rubric(
+    text=(
+        "Request: {question}\n\nA first search found nothing that answers it. Write another "
+        "search query for an encyclopedia. Write the query alone."
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Prompts to be answered with a label of `rubric`; log-probabilities come back for each."""
+
+    rubric: Rubric
+    prompts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Prompts to be answered in words; a `Reply` comes back for each."""
+
+    prompts: Sequence[str]
+    max_new_tokens: int
+
+
+T = TypeVar("T")
+# Asks and, at the end, the place of the question with its output; sent the replies.
+Steps = Generator[Lookup | Rate | Write | tuple[int, Output], Any, T]
 
 
 @dataclass(slots=True, eq=False)
@@ -49,17 +137,17 @@ class _State:
     question: Question
     gate: Gate
     root: Node
-    query: str
     events: list[Event] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
-    n_tokens: int = 1
+    n_tokens: int = 0
     n_passages: int = 0
 
     @property
-    def best(self) -> Node | None:
-        """The best answer so far; of equals the first."""
-        return max(self.nodes, key=lambda node: node.path_score, default=None)
+    def is_answered(self) -> bool:
+        """Whether the best answer so far, of equals the first, is supported enough."""
+        best = max(self.nodes, key=lambda node: node.path_score, default=None)
+        return best is not None and (best.support or 0.0) >= ENOUGH_SUPPORT
 
 
 class PromptedSystem:
@@ -80,100 +168,69 @@ class PromptedSystem:
         self._config = config
         self._max_rounds = max_rounds
 
-    @property
-    def name(self) -> str:
-        """The mode is part of the name."""
-        return f"prompted-{self._config.mode}"
-
-    def describe(self) -> dict[str, Any]:
-        """Model, settings and bounds."""
-        search = config_to_row(self._config)
-        return {**self._model.describe(), "search": search, "max_rounds": self._max_rounds}
-
     def answer(self, questions: Sequence[Question]) -> list[Output]:
-        """An answer a question; every stage is one batch of requests for all of them."""
-        states = self._open(questions)
-        reading = [state for state in states if state.gate.retrieve]
-        for _ in range(self._max_rounds):
-            self._read(reading)
-            reading = [state for state in reading if self._goes_on(state)]
-            if not reading or self._retriever is None:
+        """An answer a question; what several ask at one time is one batch of requests."""
+        servers: dict[type, Server] = {
+            Lookup: partial(look_up, self._retriever or GivenPassages(())),
+            Rate: self._rate,
+            Write: self._write,
+        }
+        steps = [self._steps(question, number) for number, question in enumerate(questions)]
+        outputs: dict[int, Output] = dict(run(steps, servers))
+        return [outputs[number] for number in range(len(questions))]
+
+    def _steps(self, question: Question, number: int) -> Steps[None]:
+        state = yield from self._open(question)
+        query = question.text
+        for _ in range(self._max_rounds if state.gate.retrieve else 0):
+            yield from self._read(state, query)
+            if state.is_answered or self._retriever is None:
                 break
-            self._search_anew(reading)
-        self._recall([state for state in states if not state.nodes])
-        return [self._finish(state) for state in states]
+            # The best answer so far stays; another query may find a better one.
+            prompt = QUERY.render(question.text)
+            (said,) = yield from _written(state, [prompt], QUERY_TOKENS)
+            query = said.split("\n")[0].strip() or question.text
+        if not state.nodes:  # nothing was read: an answer from memory
+            prompt = question.instruction
+            texts = yield from _written(state, [prompt], self._config.max_new_tokens)
+            (utility,) = yield from _rated(state, UTILITY, [None], texts)
+            self._add(state, None, self._segment(texts[0], None, None, utility))
+        yield number, self._finish(state)
 
-    def _open(self, questions: Sequence[Question]) -> list[_State]:
-        asked = [rubrics.RETRIEVE.render(question.instruction) for question in questions]
-        found = self._rate(asked, rubrics.RETRIEVE)
-        states = []
-        for question, prompt, logprobs in zip(questions, asked, found, strict=True):
-            watched = np.array([*logprobs, np.log(FLOOR)])
-            emitted = rubrics.RETRIEVE.tokens[int(logprobs.argmax())]
-            gate = decide(watched, Retrieve(emitted), self._config.gate_rule)
-            root = Node.root(()).decided(Retrieve.YES if gate.retrieve else Retrieve.NO)
-            state = _State(question, gate, root, question.text)
-            state.events.append(GateEvent(question=0, gate=gate))
-            state.calls.append(_rated(prompt, rubrics.RETRIEVE, logprobs))
-            states.append(state)
-        return states
+    def _open(self, question: Question) -> Steps[_State]:
+        prompt = RETRIEVE.render(question.instruction)
+        (logprobs,) = yield Rate(RETRIEVE, [prompt])
+        emitted = RETRIEVE.tokens[int(logprobs.argmax())]
+        watched = np.array([*logprobs, np.log(FLOOR)])
+        gate = decide(watched, Retrieve(emitted), self._config.gate_rule)
+        root = Node.root(()).decided(Retrieve.YES if gate.retrieve else Retrieve.NO)
+        state = _State(question, gate, root, n_tokens=1)
+        state.events.append(GateEvent(question=0, gate=gate))
+        state.calls.append(_rating(prompt, RETRIEVE, logprobs))
+        return state
 
-    def _read(self, states: Sequence[_State]) -> None:
+    def _read(self, state: _State, query: str) -> Steps[None]:
         """One round: search, keep what is relevant, answer from each passage, criticise."""
-        found = self._hits(states)
-        for state, hits in zip(states, found, strict=True):
-            event = RetrievalEvent(
-                question=0, parent=state.root, query=state.query, hits=tuple(hits)
-            )
-            state.events.append(event)
-            state.n_passages += len(hits)
-        pairs = [(s, hit) for s, hits in zip(states, found, strict=True) for hit in hits]
-        relevance = self._rate_pairs(rubrics.RELEVANCE, pairs)
-        self._write(_worth_reading(pairs, relevance))
-
-    def _hits(self, states: Sequence[_State]) -> list[list[Hit]]:
         if self._retriever is None:
-            return find_hits([state.question for state in states], None, self._config.top_k)
-        queries = [state.query for state in states]
-        return self._retriever.search(queries, self._config.top_k) if queries else []
+            hits: Sequence[Hit] = given_hits(state.question)[: self._config.top_k]
+        else:
+            (hits,) = yield Lookup([query], self._config.top_k)
+        state.events.append(
+            RetrievalEvent(question=0, parent=state.root, query=query, hits=tuple(hits))
+        )
+        state.n_passages += len(hits)
+        rated = yield from _rated(state, RELEVANCE, hits)
+        chosen = _worth_reading(rated)
+        read = [hits[place] for place in chosen]
+        prompts = [ANSWER.render(state.question.instruction, passage=hit.passage) for hit in read]
+        texts = yield from _written(state, prompts, self._config.max_new_tokens)
+        support = yield from _rated(state, SUPPORT, read, texts)
+        utility = yield from _rated(state, UTILITY, read, texts)
+        for place, hit, text, sup, use in zip(chosen, read, texts, support, utility, strict=True):
+            self._add(state, hit, self._segment(text, rated[place], sup, use))
 
-    def _write(self, chosen: Sequence[tuple[_State, Hit, FloatArray]]) -> None:
-        """Answers from passages, each with support and utility."""
-        prompts = [
-            rubrics.ANSWER.render(state.question.instruction, passage=hit.passage)
-            for state, hit, _ in chosen
-        ]
-        texts = self._complete(prompts, [state for state, _, _ in chosen])
-        pairs = [(state, hit) for state, hit, _ in chosen]
-        support = self._rate_pairs(rubrics.SUPPORT, pairs, texts)
-        utility = self._rate_pairs(rubrics.UTILITY, pairs, texts)
-        for (state, hit, relevance), text, sup, use in zip(
-            chosen, texts, support, utility, strict=True
-        ):
-            segment = self._segment(text, relevance=relevance, support=sup, utility=use)
-            self._add(state, (hit,), segment)
-
-    def _recall(self, states: Sequence[_State]) -> None:
-        """Answers from memory, where nothing was read."""
-        prompts = [state.question.instruction for state in states]
-        texts = self._complete(prompts, states)
-        pairs: list[tuple[_State, Hit | None]] = [(state, None) for state in states]
-        for state, text, use in zip(
-            states, texts, self._rate_pairs(rubrics.UTILITY, pairs, texts), strict=True
-        ):
-            self._add(state, (), self._segment(text, relevance=None, support=None, utility=use))
-
-    def _search_anew(self, states: Sequence[_State]) -> None:
-        """Another query for each question that is not answered well; the best answer stays."""
-        prompts = [rubrics.QUERY.render(state.question.text) for state in states]
-        for state, query in zip(states, self._complete(prompts, states, 32), strict=True):
-            state.query = query.split("\n")[0].strip() or state.question.text
-
-    def _goes_on(self, state: _State) -> bool:
-        best = state.best
-        return best is None or (best.support or 0.0) < ENOUGH_SUPPORT
-
-    def _add(self, state: _State, hits: tuple[Hit, ...], segment: Segment) -> None:
+    def _add(self, state: _State, hit: Hit | None, segment: Segment) -> None:
+        hits: tuple[Hit, ...] = () if hit is None else (hit,)
         node = state.root.child(
             len(state.nodes) + 1, segment, lead_ids=(), hits=hits, rule=self._config.path_score
         )
@@ -200,17 +257,16 @@ class PromptedSystem:
             state.question.instruction, finish, state.nodes, state.question.labels
         )
         output = answer_output(state.question, answer, state.events, self._config)
-        return _with_calls(output, state.calls)
+        return replace(output, calls=tuple(state.calls))
 
     def _segment(
         self,
         text: str,
-        *,
         relevance: FloatArray | None,
         support: FloatArray | None,
         utility: FloatArray,
     ) -> Segment:
-        groups = ((rubrics.RELEVANCE, relevance), (rubrics.SUPPORT, support))
+        groups = ((RELEVANCE, relevance), (SUPPORT, support))
         missing = "no passage was read" if relevance is None else ""
         logprobs = GroupLogprobs(
             relevance=relevance, support=support, utility=utility, mean=float("-inf")
@@ -219,7 +275,7 @@ class PromptedSystem:
         return Segment(
             text=text,
             body_ids=(),
-            critique=(*critique, _token(rubrics.UTILITY, utility)),
+            critique=(*critique, _token(UTILITY, utility)),
             scores=score_groups(
                 logprobs,
                 self._config.weights,
@@ -233,75 +289,74 @@ class PromptedSystem:
             n_tokens=0,
         )
 
-    def _complete(
-        self, prompts: Sequence[str], states: Sequence[_State], limit: int | None = None
-    ) -> list[str]:
-        asked = [Prompt(text=prompt, chat=True) for prompt in prompts]
-        replies = self._model.complete(asked, limit or self._config.max_new_tokens)
-        for state, prompt, reply in zip(states, prompts, replies, strict=True):
-            state.calls.append(Call(prompt=prompt, completion=reply.text))
-            state.n_tokens += reply.n_tokens
-        return [reply.text for reply in replies]
+    def _rate(self, asks: Sequence[Rate]) -> list[list[FloatArray]]:
+        """Log-probabilities of the labels of each rubric, nats, shape (n_labels,) a prompt."""
+        found: dict[int, list[FloatArray]] = {}
+        for rubric in dict.fromkeys(ask.rubric for ask in asks):
+            alike = [n for n, ask in enumerate(asks) if ask.rubric == rubric]
+            prompts = [_as_chat(prompt) for n in alike for prompt in asks[n].prompts]
+            shares = iter(self._model.rate(prompts, rubric.labels))
+            for n in alike:
+                own = [next(shares) for _ in asks[n].prompts]
+                found[n] = [np.log(np.maximum(np.array(s, dtype=float), FLOOR)) for s in own]
+        return [found[n] for n in range(len(asks))]
 
-    def _rate_pairs(
-        self,
-        rubric: Rubric,
-        pairs: Sequence[tuple[_State, Hit | None]] | Sequence[tuple[_State, Hit]],
-        texts: Sequence[str] = (),
-    ) -> list[FloatArray]:
-        answers = texts or [""] * len(pairs)
-        prompts = [
-            rubric.render(
-                state.question.text,
-                passage=_passage(hit),
-                answer=answer,
-            )
-            for (state, hit), answer in zip(pairs, answers, strict=True)
-        ]
-        found = self._rate(prompts, rubric)
-        for (state, _), prompt, logprobs in zip(pairs, prompts, found, strict=True):
-            state.calls.append(_rated(prompt, rubric, logprobs))
-            state.n_tokens += 1
-        return found
-
-    def _rate(self, prompts: Sequence[str], rubric: Rubric) -> list[FloatArray]:
-        """Log-probabilities of the labels of a rubric, nats, shape (n_labels,) a prompt."""
-        asked = [Prompt(text=prompt, chat=True) for prompt in prompts]
-        shares = self._model.rate(asked, rubric.labels)
-        return [np.log(np.maximum(np.array(each, dtype=float), FLOOR)) for each in shares]
+    def _write(self, asks: Sequence[Write]) -> list[list[Reply]]:
+        found: dict[int, list[Reply]] = {}
+        for limit in dict.fromkeys(ask.max_new_tokens for ask in asks):
+            alike = [n for n, ask in enumerate(asks) if ask.max_new_tokens == limit]
+            prompts = [_as_chat(prompt) for n in alike for prompt in asks[n].prompts]
+            replies = iter(self._model.complete(prompts, limit))
+            found |= {n: [next(replies) for _ in asks[n].prompts] for n in alike}
+        return [found[n] for n in range(len(asks))]
 
 
-def _worth_reading(
-    pairs: Sequence[tuple[_State, Hit]], relevance: Sequence[FloatArray]
-) -> list[tuple[_State, Hit, FloatArray]]:
-    """The passages judged relevant; of a question that has none, the most relevant one."""
-    place = rubrics.RELEVANCE.tokens.index(Relevance.RELEVANT)
-    rated = [(state, hit, found) for (state, hit), found in zip(pairs, relevance, strict=True)]
-    best: dict[int, float] = {}
-    for state, _, found in rated:
-        best[id(state)] = max(best.get(id(state), -np.inf), float(found[place]))
-    chosen = []
-    for state, hit, found in rated:
-        is_relevant = int(found.argmax()) == place
-        if is_relevant or (best[id(state)] < np.log(0.5) and found[place] == best[id(state)]):
-            chosen.append((state, hit, found))
-    return chosen
+def _written(state: _State, prompts: Sequence[str], limit: int) -> Steps[list[str]]:
+    replies: list[Reply] = (yield Write(prompts, limit)) if prompts else []
+    for prompt, reply in zip(prompts, replies, strict=True):
+        state.calls.append(Call(prompt=prompt, completion=reply.text))
+        state.n_tokens += reply.n_tokens
+    return [reply.text for reply in replies]
 
 
-def _passage(hit: Hit | None) -> Passage | None:
-    return None if hit is None else hit.passage
+def _rated(
+    state: _State, rubric: Rubric, hits: Sequence[Hit | None], texts: Sequence[str] = ()
+) -> Steps[list[FloatArray]]:
+    """What the rubric says of each passage, or of the answer written from it."""
+    prompts = [
+        rubric.render(
+            state.question.text, passage=None if hit is None else hit.passage, answer=text
+        )
+        for hit, text in zip(hits, texts or [""] * len(hits), strict=True)
+    ]
+    found: list[FloatArray] = (yield Rate(rubric, prompts)) if prompts else []
+    for prompt, logprobs in zip(prompts, found, strict=True):
+        state.calls.append(_rating(prompt, rubric, logprobs))
+        state.n_tokens += 1
+    return found
+
+
+def _worth_reading(relevance: Sequence[FloatArray]) -> list[int]:
+    """The places of the passages judged relevant; where there are none, of the most relevant."""
+    yes = RELEVANCE.tokens.index(Relevance.RELEVANT)
+    best = max((float(found[yes]) for found in relevance), default=0.0)
+    return [
+        place
+        for place, found in enumerate(relevance)
+        if int(found.argmax()) == yes or (best < np.log(0.5) and found[yes] == best)
+    ]
+
+
+def _as_chat(prompt: str) -> Prompt:
+    return Prompt(text=prompt, chat=True)
 
 
 def _token(rubric: Rubric, logprobs: FloatArray) -> ReflectionToken:
     return rubric.tokens[int(logprobs.argmax())]
 
 
-def _rated(prompt: str, rubric: Rubric, logprobs: FloatArray) -> Call:
+def _rating(prompt: str, rubric: Rubric, logprobs: FloatArray) -> Call:
     shares = ", ".join(
         f"{label} {np.exp(value):.3f}" for label, value in zip(rubric.labels, logprobs, strict=True)
     )
     return Call(prompt=prompt, completion=shares)
-
-
-def _with_calls(output: Output, calls: Sequence[Call]) -> Output:
-    return replace(output, calls=tuple(calls))

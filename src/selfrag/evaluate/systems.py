@@ -5,7 +5,7 @@ A batch of questions in, outputs in order. Knows nothing of files or metrics.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from selfrag.decode.answer import Answer, collect_answers
 from selfrag.decode.config import SearchConfig
@@ -17,20 +17,10 @@ from selfrag.evaluate.record import Output, Question, Sentence
 from selfrag.passage import Hit
 from selfrag.retrieval.base import GivenPassages, Retriever
 from selfrag.trace.file import TraceEncoder
-from selfrag.trace.rows import config_to_row
 
 
 class System(Protocol):
     """Anything that answers questions of a task."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in tables."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """All that its answers depend on, as JSON."""
-        ...
 
     def answer(self, questions: Sequence[Question]) -> list[Output]:
         """An output a question, in order. Raises `SelfRAGError`."""
@@ -61,15 +51,6 @@ class SelfRagSystem:
         self._engine = engine
         self._retriever = retriever
         self._config = config
-
-    @property
-    def name(self) -> str:
-        """The mode is part of the name."""
-        return f"selfrag-{self._config.mode}"
-
-    def describe(self) -> dict[str, Any]:
-        """Model and settings of the search."""
-        return {"model": self._engine.name, "search": config_to_row(self._config)}
 
     def answer(self, questions: Sequence[Question]) -> list[Output]:
         """One batch of searches, each with the closed set of its question.

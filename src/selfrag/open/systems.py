@@ -14,13 +14,12 @@ from selfrag import assets
 from selfrag.cluster import Workers, connected
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
-from selfrag.evaluate.baselines import RagSystem, VanillaSystem
+from selfrag.evaluate.baselines import PlainSystem
 from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge
 from selfrag.evaluate.model import EngineModel, TextModel
 from selfrag.evaluate.prompted import PromptedSystem
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
-from selfrag.evaluate.templates import template_named
 from selfrag.open import indexes
 from selfrag.open.engines import (
     BASE,
@@ -33,6 +32,7 @@ from selfrag.open.engines import (
     open_engine,
 )
 from selfrag.progress import SILENT, Progress
+from selfrag.prompt import template_named
 from selfrag.retrieval.base import Retriever
 
 if TYPE_CHECKING:
@@ -211,10 +211,9 @@ def open_system(setup: Setup, report: Progress) -> System:
     template = template_named(setup.prompt_name)
     if template.chat and isinstance(model, EngineModel):
         model.require_chat()
+    top_n = setup.search.top_k if setup.kind is SystemKind.RAG else 0
     n_new = setup.search.max_new_tokens
-    if setup.kind is SystemKind.VANILLA:
-        return VanillaSystem(model, template, max_new_tokens=n_new)
-    return RagSystem(model, template, retriever, top_n=setup.search.top_k, max_new_tokens=n_new)
+    return PlainSystem(model, template, retriever, top_n=top_n, max_new_tokens=n_new)
 
 
 @contextmanager
