@@ -19,7 +19,7 @@ MAX_FILE, MAX_FUNCTION = 400, 60  # code lines: without blank lines, comments an
 MAX_PARAMETERS = 31  # to be 8
 MAX_CYCLIC_FILES = 2  # to be 0
 MAX_FCNTL_FILES = 4  # to be 0
-MAX_CHAT_TEMPLATE_FILES = 1
+MAX_CHAT_TEMPLATE_FILES = 0
 
 CONTROL_STRINGS = (*map(str, REFLECTION_TOKENS), "### Instruction", "### Response")
 MAY_SPELL = {SOURCE / name for name in ("reflection.py", "prompt.py", "released.py")}
