@@ -11,7 +11,7 @@ from selfrag import assets
 from selfrag.cli.console import stdout
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.open import engines, indexes
-from selfrag.prompt import PromptFormat
+from selfrag.prompt import CHAT_END, PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
 
 PACKAGES = {
@@ -101,7 +101,7 @@ def _tokens() -> str:
     path = engines.merged_dir() / "tokenizer.json"
     if not path.is_file():
         raise SelfRAGError("no tokenizer yet: the model is not prepared")
-    tokenizer = FileTokenizer(path, end_of_sequence="<|im_end|>")
+    tokenizer = FileTokenizer(path, end_of_sequence=CHAT_END)
     ids = PromptFormat.of(tokenizer).ids.all
     forged = set(tokenizer.encode("".join(REFLECTION_TOKENS))) & set(ids)
     if forged:
