@@ -217,8 +217,8 @@ class AppendLog:
         self._open = ExitStack()
         with storage_errors(_writing(path, what)):
             target = _regular(path)
-            self._is_regular = target is not None
-            self._sync = sync and self._is_regular
+            self.is_regular = target is not None
+            self._sync = sync and self.is_regular
             if target is None:
                 self._file: Any = self._open.enter_context(_open_special(path))
                 return
@@ -245,15 +245,19 @@ class AppendLog:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is in the file, not even a truncated line."""
-        return not self._is_regular or self._file.seek(0, os.SEEK_END) == 0
+        return not self.is_regular or self._file.seek(0, os.SEEK_END) == 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """As `lines`, one at a time."""
+        return self._complete() if self.is_regular else iter(())
 
     def lines(self) -> list[bytes]:
         """The complete rows, undecoded, in order; a truncated one is left out."""
-        return list(self._complete()) if self._is_regular else []
+        return list(self._complete()) if self.is_regular else []
 
     def keep(self, n_lines: int) -> None:
         """Removes what comes after the first `n_lines` rows."""
-        if not self._is_regular:
+        if not self.is_regular:
             return
         with storage_errors(_writing(self.path, self._what)):
             kept = [line for _, line in zip(range(n_lines), self._complete(), strict=False)]
@@ -264,7 +268,7 @@ class AppendLog:
         """Adds the rows: all of them or, where the disk refuses, none."""
         content = b"".join(map(json_line, rows))
         with storage_errors(_writing(self.path, self._what)):
-            if not self._is_regular:
+            if not self.is_regular:
                 self._write(content)
                 self._file.flush()
                 return
@@ -371,13 +375,18 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def claim_run(
-    path: Path, facts: Mapping[str, Any], *, has_results: bool, free: Collection[str] = ()
+    path: Path,
+    facts: Mapping[str, Any],
+    *,
+    has_results: bool,
+    free: Collection[str] = (),
+    way_out: str = "name another place",
 ) -> None:
     """Makes the results beside `path` those of the run `facts`, or checks that they are.
 
     Without results, `facts` are written to `path`; else they must equal those there, except for
     the top-level keys in `free`. Raises `BadInput` naming what differs, or where results are there
-    and nothing says whose.
+    and nothing says whose; `way_out` is what its sentence tells to do.
     """
     if not has_results:
         with storage_errors(f"make the folder {path.parent}"):
@@ -389,8 +398,7 @@ def claim_run(
     except (OSError, RecursionError, TypeError, ValueError) as error:
         raise BadInput(
             f"cannot go on with the run of {path}: found results there, but no valid {path.name} "
-            f"that says whose ({reason_of(error)}); expected both from an earlier run, so name "
-            "another place"
+            f"that says whose ({reason_of(error)}); expected both from an earlier run, so {way_out}"
         ) from error
     now = json.loads(json_text(facts))
     for name in free:
@@ -399,7 +407,7 @@ def claim_run(
     if differing := differences(before, now):
         raise BadInput(
             f"cannot go on with the run of {path}: it differs in {'; '.join(differing)}; expected "
-            "the same run, so give the same data and settings or name another place"
+            f"the same run, so give the same data and settings or {way_out}"
         )
 
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "rescore": "rescore:rescore",
     "replay": "ask:replay",
     "report": "eval_tasks:report",
-    "retrieve": "retrieve:retrieve",
+    "retrieve": "search:retrieve",
     "export": "train:export_model",
     "embed": "embed:embed",
     "search": "search:search",

@@ -1,8 +1,18 @@
-"""The question that a user types, or pipes in."""
+"""Files of questions in, and files of what was found for them out, to be continued after any end.
 
+Knows nothing of what is done with a question.
+"""
+
+import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from selfrag.errors import BadInput
+from selfrag.files import AppendLog, beside, check_outputs, claim_run, write_rows
+from selfrag.rows import Reject, Row, named, question_of
 
 
 def question_from(argument: str | None) -> str:
@@ -14,3 +24,53 @@ def question_from(argument: str | None) -> str:
             'so write one, as in selfrag ask "Which planet has the moon Titan?"'
         )
     return question.strip()
+
+
+@contextmanager
+def continued(
+    out: Path, rows: Sequence[Row], facts: Mapping[str, Any], data: Path, *, restart: bool
+) -> Iterator[tuple[AppendLog, int]]:
+    """The file `out`, to add what was found for `rows` from `data`, and how many are done.
+
+    `facts`, in a file beside it, are what a later run must share to continue; `restart` empties
+    `out`. Raises `BadInput` where the rows there are of other questions or another run.
+    """
+    check_outputs({"--out": out}, {"the questions": data})
+    with AppendLog(out) as log:
+        if restart:
+            log.keep(0)
+        if log.is_regular:
+            claim_run(
+                beside(out, ".plan.json"),
+                facts,
+                has_results=not log.is_empty,
+                way_out="name another file, or give --restart",
+            )
+        n_done = 0
+        for line in log:
+            if n_done == len(rows) or _question_in(line) != question_of(rows[n_done]):
+                raise BadInput(
+                    f"cannot go on with {out}: its row {n_done + 1} is not that of question "
+                    f"{n_done + 1} of {data}, expected the same questions in the same order; name "
+                    "another file, or give --restart"
+                )
+            n_done += 1
+        log.keep(n_done)
+        yield log, n_done
+
+
+def _question_in(line: bytes) -> str:
+    try:
+        return question_of(dict(json.loads(line)))
+    except (RecursionError, TypeError, ValueError):
+        return ""
+
+
+def keep_rejects(out: Path, rejects: Sequence[Reject]) -> str:
+    """Writes the rows that could not be used beside `out`, and says so; empty for none."""
+    path = beside(out, ".rejects.jsonl")
+    if not rejects:
+        path.unlink(missing_ok=True)
+        return ""
+    write_rows(path, [each.to_line() for each in rejects])
+    return f"left out {len(rejects)} rows, kept in {path}: {named(rejects)}"

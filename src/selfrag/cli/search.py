@@ -1,16 +1,33 @@
-"""`selfrag search`: the passages an index holds for a query."""
+"""`selfrag search` and `retrieve`: the passages that an index holds for one query or for many.
 
-from typing import Annotated
+`retrieve` writes them as the released scripts read them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfrag.cli import options, render
 from selfrag.cli.console import print_json, stdout
+from selfrag.cli.questions import continued, keep_rejects
 from selfrag.cli.report import Reporter
 from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
+from selfrag.files import check_outputs
 from selfrag.open import indexes
+from selfrag.passage import Hit
+from selfrag.retrieval.base import Retriever
+from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.options import SearchOptions
+from selfrag.retrieval.store import PassageStore
+from selfrag.rows import Row, answers_of, question_of, read_questions
+from selfrag.text import has_answer
+
+if TYPE_CHECKING:
+    from selfrag.retrieval.postgres.store import PgVectorStore
 
 
 @options.command
@@ -35,3 +52,76 @@ def search(
         print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
         return
     render.show_hits(stdout, hits)
+
+
+@options.command
+def retrieve(
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", help="JSON or JSONL: `question` or `instruction` in each row.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="JSONL to write, or to go on with.")],
+    index: options.Index = None,
+    n_docs: Annotated[
+        int, typer.Option("--n-docs", "--n_docs", "--top-k", min=1, help="Passages a question.")
+    ] = 20,
+    how: SearchOptions,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions searched together.")] = 32,
+    restart: Annotated[bool, typer.Option("--restart", help="Write --out again.")] = False,
+) -> None:
+    """Retrieve for every row of a file; run again to go on after an interruption."""
+    check_outputs({"--out": out}, {"the questions": data})
+    report = Reporter()
+    rows, rejects = read_questions(data)
+    store = indexes.open_index(index, report)
+    found = indexes.open_retriever(store, how, report)
+    facts = {"index": _whole_name(index), "made": _made_at(store), "n_docs": n_docs, **asdict(how)}
+    with continued(out, rows, facts, data, restart=restart) as (log, n_done):
+        told = keep_rejects(out, rejects)
+        if n_done:
+            report.say(f"going on after {n_done} of {len(rows)} questions")
+        try:
+            for first in range(n_done, len(rows), batch_size):
+                done = retrieved(rows[first : first + batch_size], found, n_docs)
+                log.append(done)
+                report.progress("retrieving", first + len(done), len(rows))
+        finally:
+            report.close()
+    if told:
+        report.say(told)
+    stdout.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+
+
+def retrieved(rows: Sequence[Row], found: Retriever, n_docs: int) -> list[Row]:
+    """The rows with `ctxs`, the hits of their questions, best first; others of that name go.
+
+    A passage has `id`, `title`, `text`, `score` (text, as in the released files), its `source`
+    where it has one, and `hasanswer` where the row has gold strings.
+    """
+    all_hits = found.search([question_of(row) for row in rows], n_docs)
+    return [
+        {**row, "ctxs": [_ctx(hit, answers_of(row)) for hit in hits]}
+        for row, hits in zip(rows, all_hits, strict=True)
+    ]
+
+
+def _ctx(hit: Hit, answers: Sequence[str]) -> Row:
+    passage = hit.passage
+    ctx: Row = {"id": passage.id, "title": passage.title, "text": passage.text}
+    ctx["score"] = str(hit.score)
+    if passage.source:
+        ctx["source"] = passage.source
+    if answers:
+        ctx["hasanswer"] = has_answer(passage.text, answers)
+    return ctx
+
+
+def _made_at(store: "PassageStore | PgVectorStore") -> str:
+    """When the index was built; '' for a database, which is no one's build."""
+    return store.manifest.created_at if isinstance(store, PassageStore) else ""
+
+
+def _whole_name(index: str | None) -> str:
+    if index is None:
+        return "demo"
+    return index if is_remote(index) else str(Path(index).resolve())
