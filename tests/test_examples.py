@@ -144,5 +144,5 @@ def test_groups_become_trees_and_long_ones_are_left_out():
     options = RenderOptions(weights=WEIGHTS, max_tokens=200, over_long=OverLong.DROP)
     prepared = prepare_rows(enumerate(records, start=1), fmt, options)
     trees = prepared.trees
-    assert [reject.line for reject in prepared.rejects] == [4]
+    assert [reject.number for reject in prepared.rejects] == [4]
     assert [int(tree.branches.max()) for tree in trees] == [2, 0]

@@ -179,7 +179,7 @@ def test_what_parse_refuses_is_a_reject_with_its_reason(file):
         ("odd", "has an odd 'a'"),
         ("wrong_type", "is no such row (two)"),
         ("wrong_type", "has three"),
-        ("missing_field", "has no field 'b'"),
+        ("missing_field", "misses 'b'"),
     ]
     assert rows[0].row == {"a": 1}
     assert rows[4] == (5, 6)

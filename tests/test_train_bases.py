@@ -12,11 +12,11 @@ pytest.importorskip("peft")
 
 from selfrag.errors import BadInput  # noqa: E402
 from selfrag.reflection import REFLECTION_TOKENS  # noqa: E402
+from selfrag.released import InstructionRow  # noqa: E402
 from selfrag.train.batches import collate, packs_cleanly, token_losses  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.examples import UNIFORM, encode_row, pack_tree  # noqa: E402
 from selfrag.train.model import load_base, load_tokenizer, prompt_format  # noqa: E402
-from selfrag.train.rows import InstructionRow  # noqa: E402
 from selfrag.train.run import train_from_file  # noqa: E402
 from selfrag.train.vocab import grow_tokenizer, reflection_ids  # noqa: E402
 

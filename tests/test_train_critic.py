@@ -95,7 +95,7 @@ def test_rows_of_the_released_schema_and_of_ours_are_read(tmp_path):
     found = load_critic_rows(path)
     groups = [Group.RELEVANCE, Group.SUPPORT, Group.RETRIEVE_SENTENCE]
     assert [row.group for row in found.rows] == groups
-    assert [reject.line for reject in found.rejects] == [4, 5, 6]
+    assert [reject.number for reject in found.rejects] == [4, 5, 6]
     assert found.counts["relevance"] == {"[Irrelevant]": 0, "[Relevant]": 1}
 
 

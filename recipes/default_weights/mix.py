@@ -38,9 +38,10 @@ from longform import (
     two_part_record,
 )
 from selfrag.errors import BadInput, SelfRAGError
+from selfrag.files import read_errors
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.released import GeneratorRecord, open_text, save_records
+from selfrag.released import GeneratorRecord, save_records
 from selfrag.text import holds_gold
 from selfrag.train.config import load_recipe, settings
 
@@ -338,7 +339,8 @@ def _no_retrieval(
         for row in t0
         if T0_TEMPLATES.search(row["template"]) and len(row["prompt"]) < 500
     ]
-    with open_text(recipe_dir / "no_retrieval_seeds.txt", "instructions without retrieval") as file:
+    path = recipe_dir / "no_retrieval_seeds.txt"
+    with read_errors("instructions without retrieval", path), path.open(encoding="utf-8") as file:
         seeds = file.read().splitlines()
     asked = [(seed, "") for seed in seeds if seed.strip()]
     rest = max(0, config.n_no_retrieval - len(pairs) - len(asked))

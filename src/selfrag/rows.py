@@ -41,7 +41,7 @@ class Reject:
     """A row, or a part of one, that could not be used.
 
     `number`: its line, or item of a list, from 1. `reason`: one word, to be counted. `detail`
-    follows the words `line 3`, as in `has no question`. `row`: as read, text of a line at most
+    follows the words `line 3`, as in `misses 'question'`. `row`: as read, text of a line at most
     2,000 characters. `id` and `stage` where they are known.
     """
 
@@ -243,7 +243,7 @@ def _parsed(number: int, row: Any, parse: Callable[[int, Row], T]) -> T | Reject
     except RowFault as error:
         reason, detail = error.reason, str(error)
     except KeyError as error:
-        reason, detail = "missing_field", f"has no field {error}"
+        reason, detail = "missing_field", f"misses {error}"
     except (TypeError, ValueError) as error:
         said = str(error)
         reason = "wrong_type"
@@ -267,7 +267,7 @@ def text_field(row: Mapping[str, Any], name: str, *, required: bool = False) -> 
     value = row.get(name)
     if value is None:
         if required:
-            raise RowFault("missing_field", f"has no field {name!r}")
+            raise RowFault("missing_field", f"misses {name!r}")
         return ""
     if not isinstance(value, str):
         raise RowFault("wrong_type", f"has {json_kind(value)} as {name!r}, expected a string")

@@ -79,7 +79,7 @@ def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
         first = trained.data.rejects[0]
         typer.echo(
             f"{account.n_rejected} rows rejected, all named in {out / 'rejects.jsonl'}; "
-            f"the first is line {first.line}, which {first.reason}",
+            f"the first is line {first.number}, which {first.detail}",
             err=True,
         )
     typer.echo(f"weights in {trained.folder}, curve in {plot_run(out)}")

@@ -15,8 +15,8 @@ from selfrag.annotate.critic_prompt import TASKS, critic_prompt_ids, label_ids
 from selfrag.annotate.judgement import LABELS, Group, Label, label_of
 from selfrag.errors import BadInput
 from selfrag.prompt import Tokenizer
+from selfrag.rows import Reject, id_of, read_rows, text_field
 from selfrag.train.examples import Encoded
-from selfrag.train.rows import Reject, read_json_rows, text_of
 
 _GROUP_OF_TASK = {task: group for group, task in TASKS.items()}
 
@@ -58,13 +58,13 @@ def load_critic_rows(path: Path) -> CriticRows:
     """Every row of `path`; raises `BadInput` where none can be used."""
     rows: list[CriticRow] = []
     rejects: list[Reject] = []
-    for _, row in read_json_rows(path, _critic_row):
+    for _, row in read_rows(path, _critic_row, what="training rows"):
         if isinstance(row, Reject):
             rejects.append(row)
         else:
             rows.append(row)
     if not rows:
-        found = f"line {rejects[0].line} {rejects[0].reason}" if rejects else "it has no rows"
+        found = str(rejects[0]) if rejects else "it has no rows"
         raise BadInput(
             f"cannot train a critic on {path}: {found}; expected rows with instruction, input, "
             "output and task (docs/formats.md), so mend the file"
@@ -76,11 +76,11 @@ def _critic_row(line: int, data: dict[str, Any]) -> CriticRow:
     task = data.get("group") or data["task"]
     group = _GROUP_OF_TASK.get(task) or Group(task)
     return CriticRow(
-        id=str(data.get("id", line)),
+        id=id_of(data, "id", otherwise=str(line)),
         group=group,
-        instruction=text_of(data, "instruction"),
-        fields=text_of(data, "input"),
-        label=label_of(group, text_of(data, "output")),
+        instruction=text_field(data, "instruction", required=True),
+        fields=text_field(data, "input", required=True),
+        label=label_of(group, text_field(data, "output", required=True)),
     )
 
 

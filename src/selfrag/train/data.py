@@ -4,19 +4,19 @@ A bad row never stops a run: it is counted, named and written to a rejects file.
 models.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from selfrag.errors import BadInput, StorageError
+from selfrag.errors import BadInput
+from selfrag.files import write_rows
 from selfrag.prompt import PromptFormat
-from selfrag.released import GeneratorRecord
+from selfrag.released import GeneratorRecord, InstructionRow, TrainingRow, read_training_rows
+from selfrag.rows import Reject
 from selfrag.train.config import HeldOut, OverLong
 from selfrag.train.examples import LossWeights, Mask, Tree, encode_row, pack_tree
-from selfrag.train.rows import MAX_REJECT_CHARS, InstructionRow, Reject, Row, read_rows
 
 # Of the examples at most this share is held out, however many the settings ask for.
 MAX_HELD_OUT_SHARE = 0.1
@@ -61,11 +61,11 @@ class Prepared:
 
 def prepare_file(path: Path, fmt: PromptFormat, options: RenderOptions) -> Prepared:
     """Everything in `path` that can be trained on; raises `BadInput` where nothing can."""
-    prepared = prepare_rows(read_rows(path), fmt, options)
+    prepared = prepare_rows(read_training_rows(path), fmt, options)
     if not prepared.trees:
         first = prepared.rejects[0] if prepared.rejects else None
         found = (
-            f"of {len(prepared.rejects)} rows none can be used, line {first.line} {first.reason}"
+            f"of {len(prepared.rejects)} rows none can be used, {first}"
             if first
             else "it has no rows"
         )
@@ -77,7 +77,7 @@ def prepare_file(path: Path, fmt: PromptFormat, options: RenderOptions) -> Prepa
 
 
 def prepare_rows(
-    rows: Iterable[tuple[int, Row | Reject]], fmt: PromptFormat, options: RenderOptions
+    rows: Iterable[tuple[int, TrainingRow | Reject]], fmt: PromptFormat, options: RenderOptions
 ) -> Prepared:
     """Trees of `rows`; neighbouring records of one group become one tree."""
     trees: list[Tree] = []
@@ -109,7 +109,7 @@ def prepare_rows(
     return Prepared(trees=tuple(trees), rejects=tuple(rejects), account=account)
 
 
-Numbered = tuple[int, Row | Reject]
+Numbered = tuple[int, TrainingRow | Reject]
 
 
 def _groups(rows: Iterable[Numbered]) -> Iterator[list[Numbered]]:
@@ -130,7 +130,7 @@ def _one_tree(
     encoded = []
     for _, row in run:
         if isinstance(row, Reject):
-            return row.reason
+            return row.detail
         encoded.append(encode_row(row, fmt, options.weights, mask=options.mask))
     n_cut = sum(len(item.ids) > options.max_tokens for item in encoded)
     if n_cut and options.over_long is OverLong.CUT:
@@ -148,23 +148,16 @@ def _one_tree(
     return tree, n_cut, sum(reflection.isdisjoint(item.ids) for item in encoded)
 
 
-def _reject(line: int, row: Row | Reject, reason: str) -> Reject:
+def _reject(line: int, row: TrainingRow | Reject, reason: str) -> Reject:
     if isinstance(row, Reject):
         return row
     text = row.output if isinstance(row, InstructionRow) else row.surface
-    return Reject(line=line, reason=reason, text=text[:MAX_REJECT_CHARS])
+    return Reject(number=line, reason="not_rendered", detail=reason, row=text)
 
 
 def save_rejects(rejects: Sequence[Reject], path: Path) -> None:
     """One JSON object a line: `line`, `reason`, `text`; replaces `path`."""
-    lines = [json.dumps(asdict(reject), ensure_ascii=True) + "\n" for reject in rejects]
-    try:
-        path.write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the rejected rows to {path}: {error.strerror}; expected a writable "
-            "folder, so name another --out"
-        ) from error
+    write_rows(path, (reject.to_line() for reject in rejects), "the rejected rows")
 
 
 def split_held_out(

@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 from selfrag.errors import ConfigError
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Support, Utility
-from selfrag.released import GeneratorRecord, SegmentRecord
-from selfrag.train.rows import InstructionRow, PassageText, Row, split_output
+from selfrag.released import (
+    GeneratorRecord,
+    InstructionRow,
+    PassageText,
+    SegmentRecord,
+    TrainingRow,
+    split_output,
+)
 
 
 class Mask(StrEnum):
@@ -106,7 +112,7 @@ class Tree:
 
 
 def encode_row(
-    row: Row,
+    row: TrainingRow,
     fmt: PromptFormat,
     weights: LossWeights,
     *,

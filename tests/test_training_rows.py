@@ -10,11 +10,17 @@ from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.errors import BadInput
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS, Marker
-from selfrag.released import GeneratorRecord
+from selfrag.released import (
+    GeneratorRecord,
+    InstructionRow,
+    PassageText,
+    read_training_rows,
+    split_output,
+)
+from selfrag.rows import Reject
 from selfrag.train.config import HeldOut, OverLong
 from selfrag.train.data import RenderOptions, prepare_file, prepare_rows, split_held_out
 from selfrag.train.examples import UNIFORM, LossWeights, Mask, encode_row
-from selfrag.train.rows import InstructionRow, PassageText, Reject, read_rows, split_output
 
 ONE = "[Retrieval]<paragraph>T\naa</paragraph>[Relevant]One.[Fully supported]"
 TWO = "[Retrieval]<paragraph>T\nbb</paragraph>[Irrelevant]Two."
@@ -191,9 +197,9 @@ def test_bad_rows_are_named_and_the_others_are_read(tmp_path):
     path = tmp_path / "train.jsonl"
     lines = [json.dumps(GOOD), "", *BAD, json.dumps(RECORD), json.dumps({**GOOD, "input": None})]
     path.write_text("\n".join(lines))
-    found = list(read_rows(path))
+    found = list(read_training_rows(path))
     rejects = [r for _, r in found if isinstance(r, Reject)]
-    assert [reject.line for reject in rejects] == list(range(3, 3 + len(BAD)))
+    assert [reject.number for reject in rejects] == list(range(3, 3 + len(BAD)))
     kept = [r for _, r in found if not isinstance(r, Reject)]
     kinds = [InstructionRow, GeneratorRecord, InstructionRow]
     assert [type(r) for r in kept] == kinds
@@ -203,7 +209,7 @@ def test_bad_rows_are_named_and_the_others_are_read(tmp_path):
 def test_a_json_list_is_read_like_lines(tmp_path):
     path = tmp_path / "train.json"
     path.write_text(json.dumps([GOOD, 3, RECORD], indent=1))
-    kinds = [type(r) for _, r in read_rows(path)]
+    kinds = [type(r) for _, r in read_training_rows(path)]
     assert kinds == [InstructionRow, Reject, GeneratorRecord]
 
 
@@ -212,7 +218,7 @@ def test_a_file_that_cannot_be_read_at_all_is_refused(tmp_path, content):
     path = tmp_path / "train.jsonl"
     path.write_bytes(content)
     with pytest.raises(BadInput, match="cannot read training rows"):
-        list(read_rows(path))
+        list(read_training_rows(path))
 
 
 def prepared(rows, **options):
@@ -228,12 +234,12 @@ def test_over_long_rows_are_cut_and_counted_or_left_out():
     assert cut.datasets == {"": 2, "d": 1}
     dropped = prepared(rows, over_long=OverLong.DROP)
     assert (dropped.account.n_used, dropped.account.n_cut) == (2, 0)
-    assert [(r.line, r.reason[:3]) for r in dropped.rejects] == [(2, "has")]
+    assert [(r.number, r.detail[:3]) for r in dropped.rejects] == [(2, "has")]
 
 
 def test_a_row_whose_prompt_alone_is_too_long_is_rejected():
     found = prepared([InstructionRow(instruction="word " * 80, output="A")])
-    assert [reject.reason for reject in found.rejects] == [
+    assert [reject.detail for reject in found.rejects] == [
         "has nothing to learn from within max_tokens (60)"
     ]
 
@@ -242,7 +248,7 @@ def test_a_file_in_which_nothing_can_be_used_is_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("3\n")
     options = RenderOptions(weights=UNIFORM, max_tokens=60)
-    with pytest.raises(BadInput, match="of 1 rows none can be used, line 1 is int, not an object"):
+    with pytest.raises(BadInput, match="of 1 rows none can be used, line 1 is a number, not an object"):
         prepare_file(path, PromptFormat.of(ScriptedTokenizer()), options)
 
 
