@@ -248,9 +248,7 @@ def test_a_file_in_which_nothing_can_be_used_is_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("3\n")
     options = RenderOptions(weights=UNIFORM, max_tokens=60)
-    with pytest.raises(
-        BadInput, match="none can be used, line 1 is a number, not an"
-    ):
+    with pytest.raises(BadInput, match="none can be used, line 1 is a number, not an"):
         prepare_file(path, PromptFormat.of(ScriptedTokenizer()), options)
 
 
