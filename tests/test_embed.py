@@ -1,6 +1,5 @@
 """Embedding a corpus in shards: going on after any end, and reading back what was written."""
 
-import fcntl
 import json
 import pickle
 import shutil
@@ -19,6 +18,7 @@ from typer.testing import CliRunner
 
 from selfrag.cli import embed as command
 from selfrag.errors import BadInput, ConfigError, EngineError, StorageError
+from selfrag.files import locked
 from selfrag.passage import Passage
 from selfrag.retrieval.embed.plan import COMMIT_ROWS, Corpus, Plan, default_shards, survey
 from selfrag.retrieval.embed.run import (
@@ -314,8 +314,7 @@ def test_a_table_killed_before_its_first_version_is_begun_anew(tmp_path, whole):
 
 def test_a_shard_that_another_process_writes_is_refused(own):
     forget(own, 1)
-    with (own / ".locks" / plan().table_name(1)).open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(own / ".locks" / plan().table_name(1)):
         with pytest.raises(BadInput, match="another process is writing it"):
             embed_corpus(PASSAGES, ENCODER, own, plan())
     embed_corpus(PASSAGES, ENCODER, own, plan())

@@ -33,6 +33,7 @@ from selfrag.retrieval.spec import (
     recipe_for,
 )
 from selfrag.retrieval.store import PassageStore
+from selfrag.serial import from_builtins
 from tiny_bert import save_tiny_bert
 from words import WordEncoder
 
@@ -300,9 +301,9 @@ def test_how_passages_are_written_matters_to_passages_alone(change):
 def test_a_spec_is_read_back_from_json():
     spec = replace(SPEC, precision=Precision.INT8, metric=Metric.COSINE)
     written = json.loads(json.dumps(asdict(spec)))
-    assert EncoderSpec.from_json(written) == spec
-    assert type(EncoderSpec.from_json(written).metric) is Metric
-    assert EncoderSpec.from_json({"name": "m", "dim": 3}) == SPEC  # written before pooling was
+    assert from_builtins(EncoderSpec, written) == spec
+    assert type(from_builtins(EncoderSpec, written).metric) is Metric
+    assert from_builtins(EncoderSpec, {"name": "m", "dim": 3}) == SPEC  # written before pooling was
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_a_spec_is_read_back_from_json():
 )
 def test_a_spec_with_values_of_other_kinds_is_refused(change):
     with pytest.raises((KeyError, TypeError, ValueError)):
-        EncoderSpec.from_json({**asdict(SPEC), **change})
+        from_builtins(EncoderSpec, {**asdict(SPEC), **change}, closed=True)
 
 
 @pytest.mark.real

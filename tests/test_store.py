@@ -167,7 +167,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: (path / "manifest.json").write_text('{"name": "app"}'),
         "cannot be read",
     ),
-    "mistyped manifest": (lambda path: set_manifest(path, chunk_words="5"), "'chunk_words'"),
+    "mistyped manifest": (
+        lambda path: set_manifest(path, chunk_words="5"),
+        "a damaged .*chunk_words",
+    ),
     "short manifest": (lambda path: set_manifest(path, encoder={"name": "w"}), "a damaged"),
     "unknown metric": (lambda path: set_encoder(path, metric="l7"), "a damaged .*l7"),
     "later format": (lambda path: set_manifest(path, format_version=4), "index format 4, not 3"),

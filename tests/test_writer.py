@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfrag.errors import IndexMismatch, StorageError
+from selfrag.errors import BadInput, IndexMismatch
 from selfrag.passage import Passage
 from selfrag.retrieval import writer as writer_module
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
@@ -197,7 +197,7 @@ def test_compaction_keeps_every_passage(index):
 
 def test_only_one_writes_at_a_time_and_a_reader_does_not_mind(index):
     with open_writer(index, WordEncoder()):
-        with pytest.raises(StorageError, match="another process is writing it"):
+        with pytest.raises(BadInput, match="another process is writing it"):
             open_writer(index, WordEncoder()).__enter__()
         assert len(held(index)) == 5
     with open_writer(index, WordEncoder()):

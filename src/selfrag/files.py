@@ -348,12 +348,12 @@ def complete_lines(path: Path) -> list[bytes]:
 
 
 @contextmanager
-def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+def locked(path: Path, *, wait_s: float = 0.0, shown: Path | None = None) -> Iterator[None]:
     """Keeps other processes from writing the file or folder `path`; a crash lets go.
 
     The lock is a file of its own, `.lock` in a folder and `.NAME.lock` beside a file, which stays.
-    Raises `BadInput` while another process holds it longer than `wait_s`, and `StorageError` where
-    it cannot be made.
+    Raises `BadInput`, naming `shown` where it is another, while another process holds it longer
+    than `wait_s`, and `StorageError` where it cannot be made.
     """
     name = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
     lock = filelock.FileLock(name, timeout=wait_s)
@@ -364,12 +364,15 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             held.enter_context(lock)
         except filelock.Timeout:
             raise BadInput(
-                f"cannot write {path}: another process is writing it, expected one at a time; "
+                f"cannot write {shown or path}: another process is writing it, expected one at a "
+                "time; "
                 "wait for that one, or name another place"
             ) from None
         except (OSError, NotImplementedError) as error:
             if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-                raise StorageError(f"cannot lock {path}: {reason_of(error)}; {WRITABLE}") from error
+                raise StorageError(
+                    f"cannot lock {shown or path}: {reason_of(error)}; {WRITABLE}"
+                ) from error
             logger.warning("cannot lock %s (%s): write it from one process only", path, error)
         yield
 

@@ -51,12 +51,24 @@ def json_line(value: Any) -> bytes:
     return (json_text(value) + "\n").encode(errors="backslashreplace")
 
 
-def from_builtins(kind: type[T], data: Any) -> T:
+def from_builtins(kind: type[T], data: Any, *, closed: bool = False) -> T:
     """The dataclass that `data`, read from JSON, describes; words become members of enums.
 
-    Keys that `kind` lacks are ignored. Raises `ValueError` saying where a value does not fit.
+    Keys that `kind` lacks are ignored, unless it is `closed`. Raises `ValueError` saying where a
+    value does not fit.
     """
+    if closed:
+        _refuse_unknown(kind, data, "")
     return msgspec.convert(data, kind)
+
+
+def _refuse_unknown(kind: Any, data: Any, table: str) -> None:
+    hints = _types(kind)
+    for name, value in data.items() if isinstance(data, Mapping) else ():
+        if name not in hints:
+            raise ValueError(f"it has an unknown field {_key(table, name)!r}")
+        if (inner := _dataclass_of(hints[name])) is not None:
+            _refuse_unknown(inner, value, _key(table, name))
 
 
 # Settings

@@ -5,8 +5,6 @@ the folder is there complete or not at all. On object storage a commit is one co
 brings a commit that comes second behind the first, and nothing is replaced as a whole.
 """
 
-import fcntl
-import os
 import random
 import shutil
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from selfrag.errors import BadInput, IndexNotUsable, StorageError
+from selfrag.files import locked
 from selfrag.retrieval.encoder.base import Encoder
 from selfrag.retrieval.manifest import (
     FORMAT_VERSION,
@@ -82,12 +81,12 @@ def build_folder(
 ) -> Manifest:
     """An index in the folder `location`, which `fill` puts files and passages into.
 
-    An index that is already there is replaced once the new one is complete. Where a build of
-    the same encoder and cutting was broken off, its passages are kept and `fill` meets them, unless
-    `resume` is off. Raises `BadInput` when nothing was put or something else is there,
-    `StorageError` when the disk refuses or another build of it is running; what was committed until
-    then stays for the next try, where nothing was, nothing is left. On an object store commits are
-    seen at once and nothing is replaced as a whole: see `build_remote`.
+    An index that is already there is replaced once the new one is complete. Where a build of the
+    same encoder and cutting was broken off, its passages are kept and `fill` meets them, unless
+    `resume` is off. Raises `BadInput` when nothing was put, something else is there or another
+    build of it is running, `StorageError` when the disk refuses; what was committed until then
+    stays for the next try, where nothing was, nothing is left. On an object store commits are seen
+    at once and nothing is replaced as a whole: see `build_remote`.
     """
     if is_remote(location):
         return build_remote(str(location), encoder, manifest, fill, on_progress=on_progress)
@@ -98,7 +97,7 @@ def build_folder(
     workspace = path.parent / f".{path.name}.building"
     with storage(path):
         workspace.mkdir(parents=True, exist_ok=True)
-    with locked(workspace, path):
+    with locked(workspace, shown=path):
         writer = None
         try:
             with storage(path):
@@ -132,7 +131,7 @@ def open_writer(
 ) -> Iterator[IndexWriter]:
     """The index at `location`, to be changed; its search indexes are brought up to date at the end.
 
-    Raises as `open_manifest` does, and `StorageError` while another process is writing a folder.
+    Raises as `open_manifest` does, and `BadInput` while another process is writing a folder.
     """
     if is_remote(location):
         with open_remote_writer(str(location), encoder, on_progress=on_progress) as writer:
@@ -140,7 +139,7 @@ def open_writer(
         return
     manifest = open_manifest(location, encoder, for_passages=True)
     path = Path(location).resolve()
-    with locked(path, path):
+    with locked(path):
         database = connect(path)
         open_tables(path, database, to_search=False)
         writer = IndexWriter(path, database, manifest, encoder, on_progress=on_progress)
@@ -170,27 +169,10 @@ def open_manifest(
     return manifest
 
 
-@contextmanager
-def locked(folder: Path, path: Path) -> Iterator[None]:
-    """Holds a folder for writing; `StorageError` while another process does. A crash frees it."""
-    with storage(path):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                f"cannot write the index {path}: another process is writing it, expected to be "
-                "the only one; wait until it has ended"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
-
-
 def _empty(folder: Path) -> None:
     for item in folder.iterdir():
-        shutil.rmtree(item) if item.is_dir() else item.unlink()
+        if item.name != ".lock":  # it is held: another process could take one made anew
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
 
 
 def _is_same_build(workspace: Path, manifest: Manifest) -> bool:

@@ -4,14 +4,15 @@ Knows nothing of the tables, of vectors or of search.
 """
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from selfrag.errors import IndexMismatch, IndexNotUsable
+from selfrag.files import write_text
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location, Objects, is_remote
 from selfrag.retrieval.spec import EncoderSpec
+from selfrag.serial import from_builtins, json_text
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 3
@@ -88,23 +89,18 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise not_usable(path, f"index format {version}, not {FORMAT_VERSION}")
         try:
-            kind = IndexKind(written.pop("kind"))
-            encoder = EncoderSpec.from_json(written.pop("encoder"))
-            roots = tuple(_typed(str, root, of="roots") for root in written.pop("roots"))
-            manifest: Manifest = _checked(cls, written, kind=kind, encoder=encoder, roots=roots)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A field that is not known may be one that decides on vectors.
+            return from_builtins(cls, written, closed=True)
+        except ValueError as error:
             raise not_usable(path, f"a damaged {MANIFEST_NAME} ({error})") from error
-        return manifest
 
     def to_json(self) -> str:
         """JSON that `from_json` reads."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json_text(self, indent=2) + "\n"
 
     def save(self, path: Path) -> None:
         """Writes the manifest into the index folder `path`, whole or not at all."""
-        new = path / f".{MANIFEST_NAME}.new"
-        new.write_text(self.to_json(), encoding="utf-8")
-        new.replace(path / MANIFEST_NAME)
+        write_text(path / MANIFEST_NAME, self.to_json())
 
     def check_encoder(
         self, spec: EncoderSpec, location: Location, *, for_passages: bool = False
@@ -127,19 +123,3 @@ def not_usable(path: Location, found: str) -> IndexNotUsable:
         f"cannot open the index {path}: found {found}, expected a complete selfrag index; "
         "build one with `selfrag index build`, or name the folder of one"
     )
-
-
-def _typed(kind: type, value: Any, *, of: str) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{of!r} is {value!r} where {kind.__name__} is expected")
-    return value
-
-
-def _checked(cls: Any, written: dict[str, Any], **ready: Any) -> Any:
-    """An instance of the dataclass `cls` from JSON values, each of its field's type."""
-    for field in fields(cls):
-        if field.name in written and isinstance(field.type, type):
-            _typed(field.type, written[field.name], of=field.name)
-        elif field.name not in ready and field.default is MISSING:
-            raise KeyError(f"no {field.name!r}")
-    return cls(**written, **ready)

@@ -4,8 +4,7 @@ Knows nothing of models or indexes.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -58,25 +57,6 @@ class EncoderSpec:
     max_tokens: int = 256
     pooling: str = "mean"
     precision: Precision = Precision.FP32
-
-    @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> "EncoderSpec":
-        """The spec that `dataclasses.asdict` spelt as JSON.
-
-        Raises `KeyError`, `TypeError` or `ValueError` for anything else.
-        """
-        values = dict(written)
-        for field in fields(cls):
-            if field.name not in values:
-                if field.default is MISSING:
-                    raise KeyError(f"no {field.name!r}")
-                continue
-            kind: Any = field.type
-            value = values[field.name]
-            if type(value) is not (str if issubclass(kind, StrEnum) else kind):
-                raise TypeError(f"{field.name!r} is {value!r} where {kind.__name__} is expected")
-            values[field.name] = kind(value)
-        return cls(**values)
 
     def query_text(self, query: str) -> str:
         """What is encoded for a query."""

@@ -5,7 +5,6 @@ Knows nothing of how vectors come about.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.errors import BadInput, ConfigError, StorageError
+from selfrag.files import locked, write_json
 from selfrag.passage import Passage
 from selfrag.retrieval.spec import EncoderSpec, shown
 from selfrag.retrieval.table import brief
+from selfrag.serial import from_builtins
 
 PLAN_NAME = "embed.json"
 FORMAT_VERSION = 1
 # What a kill can cost: 5 minutes of MiniLM on one core. At 768 dims a commit is a file of 30 MB.
 COMMIT_ROWS = 8192
 SHARD_ROWS = 65_536
+_CLAIM_WAIT_S = 60.0
 
 Vectors = NDArray[np.float32]
 Progress = Callable[[int], None]
@@ -112,15 +114,18 @@ class Plan:
         path = folder / PLAN_NAME
         try:
             written = json.loads(path.read_text(encoding="utf-8"))
-            if written["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format {written['format_version']}, not {FORMAT_VERSION}")
-            return cls(
-                encoder=EncoderSpec.from_json(written["encoder"]),
-                corpus=Corpus(**written["corpus"]),
-                n_shards=int(written["n_shards"]),
-                commit_rows=int(written["commit_rows"]),
-            )
-        except (OSError, KeyError, RecursionError, TypeError, ValueError, ConfigError) as error:
+            if (version := written.pop("format_version")) != FORMAT_VERSION:
+                raise ValueError(f"format {version}, not {FORMAT_VERSION}")
+            return from_builtins(cls, written, closed=True)
+        except (
+            AttributeError,
+            OSError,
+            KeyError,
+            RecursionError,
+            TypeError,
+            ValueError,
+            ConfigError,
+        ) as error:
             raise BadInput(
                 f"cannot use the embeddings in {folder}: found no sound {PLAN_NAME} ({error}), "
                 "expected a folder that `selfrag embed` has written; name one, or embed anew"
@@ -134,10 +139,11 @@ class Plan:
                     f"cannot embed into {folder}: found tables without {PLAN_NAME} there, "
                     "expected an empty folder or shards of this run; name another folder"
                 )
-            new = folder / f".{PLAN_NAME}.{os.getpid()}.new"
-            text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2)
-            new.write_text(text + "\n", encoding="utf-8")
-            new.replace(folder / PLAN_NAME)
+        # Workers that are started together all find no plan.
+        with locked(folder / PLAN_NAME, wait_s=_CLAIM_WAIT_S):
+            if not (folder / PLAN_NAME).is_file():
+                written = {"format_version": FORMAT_VERSION, **asdict(self)}
+                write_json(folder / PLAN_NAME, written, indent=2)
 
     def _differences(self, found: "Plan") -> list[str]:
         mine, other = (

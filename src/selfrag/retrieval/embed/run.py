@@ -5,12 +5,10 @@ grows by commits of a fixed number of passages, so its number of rows says where
 shards become an index without encoding anything. Knows nothing of files or of search.
 """
 
-import fcntl
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from selfrag.errors import BadInput, EngineError, StorageError
+from selfrag.files import locked
 from selfrag.passage import Passage
 from selfrag.retrieval.build import build_folder, new_manifest
 from selfrag.retrieval.embed.plan import Plan, Progress, Vectors, damaged, storage
@@ -111,7 +110,10 @@ def fill_shard(
     """
     rows, started = plan.rows(shard), time.monotonic()
     name = plan.table_name(shard)
-    with _locked(folder, name, wait_s):
+    locks = folder / ".locks"
+    with storage(folder):
+        locks.mkdir(exist_ok=True)
+    with locked(locks / name, wait_s=wait_s, shown=folder / name):
         with storage(folder):
             schema = passages_schema(plan.encoder.dim)
             table = connect(folder).create_table(name, schema=schema, exist_ok=True)
@@ -175,31 +177,6 @@ def _sound_count(folder: Path, plan: Plan, shard: int, table: Any) -> int:
     if not is_sound:
         raise damaged(folder, plan, shard, f"{n_done} of {len(rows)} rows")
     return n_done
-
-
-@contextmanager
-def _locked(folder: Path, name: str, wait_s: float) -> Iterator[None]:
-    """Keeps other processes from a shard; the system lets go when this one ends, however."""
-    with storage(folder):
-        (folder / ".locks").mkdir(exist_ok=True)
-        handle = (folder / ".locks" / name).open("a")
-    give_up = time.monotonic() + wait_s
-    with handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= give_up:
-                    raise BadInput(
-                        f"cannot embed {name} into {folder}: another process is writing it, "
-                        "expected one at a time; wait for that one, or name another shard"
-                    ) from None
-                time.sleep(0.2)
-            except OSError as error:  # some network file systems have no locks
-                logger.warning("cannot lock %s in %s (%s): run it once only", name, folder, error)
-                break
-        yield
 
 
 def read_shards(folder: Path, *, batch_rows: int = 1024) -> Iterator[Any]:
