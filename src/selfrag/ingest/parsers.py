@@ -4,20 +4,17 @@ To be run in a process of its own (see `sandbox`): these formats are programs fo
 """
 
 import re
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selfrag.errors import BadInput
 from selfrag.ingest.docx import read_docx
 from selfrag.ingest.encodings import declared_encoding, decode, visible
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
 from selfrag.ingest.html import page_text, page_titles, parse_html
+from selfrag.ingest.pdf import read_pdf
 
-_PDF_PASSWORD = 4  # FPDF_ERR_PASSWORD
 _PAGE_BREAK = "\n\n"
-_HYPHEN = "\ufffe"  # what pdfium puts for a hyphen and line break within a word
 # Titles that programs give, and what they put before a file's name.
 _SAYS_NOTHING = re.compile(
     r"|(untitled|unnamed|no title|title|document|dokument|new page|page|index|default|blank page|"
@@ -55,44 +52,13 @@ def parse(path: Path, options: ReadOptions) -> Parsed:
 
 
 def _pdf(path: Path, max_pages: int) -> Parsed:
-    import pypdfium2
-
-    try:
-        pdf = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        if error.err_code == _PDF_PASSWORD:
-            raise BadInput("encrypted: it opens with a password only; take it off") from error
-        raise BadInput(f"broken, or no PDF: {error}") from error
-    with closing(pdf):
-        n_pages = len(pdf)
-        pages, broken = [], []
-        for number in range(1, min(n_pages, max_pages) + 1):
-            try:
-                pages.append(_page_text(pdf, number - 1))
-            except pypdfium2.PdfiumError:
-                pages.append("")
-                broken.append(number)
-        title = (pdf.get_metadata_value("Title") or "").strip()
-    if not any(pages):
-        raise BadInput(f"no text on its {n_pages} pages: scanned? then run OCR over it first")
-    doubts = [f"page {number} is broken and left out" for number in broken[:5]]
-    if len(broken) > len(doubts):
-        doubts.append(f"{len(broken) - len(doubts)} more pages are broken and left out")
-    if n_pages > max_pages:
-        doubts.append(f"only {max_pages} of {n_pages} pages are read, the limit")
+    found = read_pdf(path, max_pages)
     return Parsed(
-        title=_title(path, title),
-        text=_PAGE_BREAK.join(pages),
-        page_starts=_starts(pages),
-        doubts=tuple(doubts),
+        title=_title(path, found.title),
+        text=_PAGE_BREAK.join(found.pages),
+        page_starts=_starts(found.pages),
+        doubts=found.doubts,
     )
-
-
-def _page_text(pdf: Any, index: int) -> str:
-    with closing(pdf[index]) as page, closing(page.get_textpage()) as textpage:
-        text: str = textpage.get_text_range()
-    text = text.replace("\r\n", "\n").replace(_HYPHEN, "").replace("\0", "")
-    return visible(text.strip())
 
 
 def _starts(pages: list[str]) -> tuple[int, ...]:
