@@ -16,10 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from selfrag.compat.completer import ReferenceConfig
+from selfrag.compat.completer import (
+    End,
+    Piece,
+    Pieces,
+    ReferenceConfig,
+    ReferencePrompt,
+    Written,
+    spell,
+)
 from selfrag.compat.long import LongAnswer, LongNode, answer_long_form
 from selfrag.compat.short import ShortAnswer, answer_short_form
-from selfrag.compat.text import End, Piece, Pieces, ReferencePrompt, Written, spell
 from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.score import ScoreWeights
 from selfrag.passage import Passage

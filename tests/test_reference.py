@@ -8,10 +8,9 @@ import pytest
 
 from selfrag.compat import long as reference_long
 from selfrag.compat import short as reference_short
-from selfrag.compat.completer import EngineCompleter, ReferenceConfig
+from selfrag.compat.completer import End, EngineCompleter, ReferenceConfig, clean, cut_at_blank_line
 from selfrag.compat.long import answer_long_form
 from selfrag.compat.short import answer_short_form
-from selfrag.compat.text import End, clean, cut_at_blank_line
 from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say

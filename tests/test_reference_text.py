@@ -1,8 +1,14 @@
 """Control tokens and plain text stay apart, on the way to an engine and back."""
 
-from selfrag.compat.completer import EngineCompleter, ReferenceConfig
+from selfrag.compat.completer import (
+    End,
+    EngineCompleter,
+    ReferenceConfig,
+    ReferencePrompt,
+    cut_before,
+    holds,
+)
 from selfrag.compat.long import answer_long_form
-from selfrag.compat.text import End, ReferencePrompt, cut_before, holds
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.passage import Passage

@@ -13,7 +13,9 @@ from selfrag.cli import rescore as command
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import ConfigError, SelfRAGError, StorageError
+from selfrag.trace import report
 from selfrag.trace.file import save_trace
+from selfrag.trace.report import rank
 
 FILES = {
     "table.csv",
@@ -97,7 +99,7 @@ def test_without_gold_strings_nothing_is_judged(tmp_path, capsys):
 def test_the_best_setting_answers_most_questions(tmp_path):
     row = {"accuracy": 0.4, "citation_precision": None, "n_unrecorded": 0}
     partly = {"accuracy": 0.9, "citation_precision": 1.0, "n_unrecorded": 5}
-    assert command._rank(row) < command._rank(partly)
+    assert rank(row) < rank(partly)
 
 
 def test_a_run_again_replaces_the_files_and_leaves_others(trace, tmp_path):
@@ -114,7 +116,7 @@ def test_a_failure_while_drawing_leaves_nothing(trace, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(command, "_plot_w_sup", fail)
+    monkeypatch.setattr(report, "_plot_w_sup", fail)
     with pytest.raises(StorageError, match="cannot write the tables of a rescoring to"):
         command.rescore([trace], tmp_path / "out", threshold="0.5")
     assert list((tmp_path / "out").iterdir()) == []

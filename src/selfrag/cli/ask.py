@@ -16,6 +16,7 @@ from selfrag.cli import options, render
 from selfrag.cli.console import print_json, stderr, stdout
 from selfrag.cli.questions import question_from
 from selfrag.cli.report import Reporter
+from selfrag.compat.output import follow_reference, reference_json
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search as run_search
@@ -101,15 +102,13 @@ def _follow(
     max_depth: int,
     as_json: bool,
 ) -> None:
-    from selfrag.cli.compat import follow_reference, reference_json, show_reference
-
     store, engine = indexes.load(index, model, Reporter())
     hits = store.search([text], config.top_k)[0]
     answer = follow_reference(text, hits, engine, config, max_depth=max_depth)
     if as_json:
         print_json(reference_json(text, answer))
     else:
-        show_reference(stdout, answer)
+        render.show_reference(stdout, answer)
 
 
 def _answer_one(

@@ -6,6 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from selfrag.compat.completer import Crash
+from selfrag.compat.long import LongAnswer
+from selfrag.compat.output import candidates_json
+from selfrag.compat.short import ShortAnswer
 from selfrag.decode.answer import Answer
 from selfrag.decode.events import (
     CandidateEvent,
@@ -148,3 +152,18 @@ def _describe_scores(scores: SegmentScores) -> str:
 def _shorten(text: str, limit: int) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 1].rsplit(" ", 1)[0] + "…"
+
+
+def show_reference(console: Console, answer: ShortAnswer | LongAnswer) -> None:
+    """The answer, what it was chosen from, and what the released code would have crashed on."""
+    console.print(escape(answer.text) or "(nothing was written)", style="bold")
+    for candidate in candidates_json(answer):
+        facts = ", ".join(f"{k} {v:.3f}" if k == "score" else str(v) for k, v in candidate.items())
+        console.print(escape(f"  {facts}"), style="dim")
+    console.print("[italic]as the released scripts decide; see docs/compat.md[/italic]")
+    if answer.crash is not None:
+        console.print(escape(_crash_line(answer.crash)), style="yellow")
+
+
+def _crash_line(crash: Crash) -> str:
+    return f"the released code ends here with {crash.error} ({crash.cause}); {crash.instead}"

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfrag.compat.completer import Completer, Crash, ReferenceConfig
-from selfrag.compat.text import (
+from selfrag.compat.completer import (
+    Completer,
+    Crash,
     Pieces,
+    ReferenceConfig,
     ReferencePrompt,
     Written,
     cut_at_blank_line,

@@ -1,16 +1,21 @@
-"""From a decision of the released scripts to the text that they store, faults included.
+"""The released scripts from a question to the text that they store, faults included.
 
 Released: AkariAsai/self-rag 1fcdc42, `main` of `retrieval_lm/run_short_form.py` and of
-`run_long_form_static.py`. Knows nothing of scores; docs/compat.md names the faults.
+`run_long_form_static.py`. docs/compat.md names the faults.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from selfrag.compat.completer import Crash
-from selfrag.compat.long import LongAnswer, LongPath
-from selfrag.compat.text import CLEANED_TOKENS, End
-from selfrag.passage import Passage
+from selfrag.compat.completer import CLEANED_TOKENS, Crash, End, EngineCompleter, ReferenceConfig
+from selfrag.compat.long import LongAnswer, LongPath, answer_long_form
+from selfrag.compat.short import ShortAnswer, answer_short_form
+from selfrag.decode.config import SearchConfig
+from selfrag.engine.base import Engine
+from selfrag.passage import Hit, Passage
+from selfrag.prompt import PromptFormat
 from selfrag.reflection import Retrieve
 
 EMPTY_PREDICTION = Crash(
@@ -41,6 +46,61 @@ class Output:
     text: str
     passages: tuple[Passage, ...] = ()
     crash: Crash | None = None
+
+
+def follow_reference(
+    question: str, hits: Sequence[Hit], engine: Engine, config: SearchConfig, *, max_depth: int
+) -> ShortAnswer | LongAnswer:
+    """The short-form script's answer, or the long-form script's where `max_depth` is above 0.
+
+    All score terms are on; `hits` are the passages that the scripts read from their input file.
+    """
+    completer = EngineCompleter(
+        engine=engine,
+        fmt=PromptFormat.of(engine.tokenizer, model=engine.name),
+        special_tokens_in_text=True,
+        max_passage_tokens=config.max_passage_tokens,
+    )
+    settings = ReferenceConfig(
+        mode=config.mode,
+        threshold=config.threshold,
+        max_new_tokens=config.max_new_tokens,
+        use_groundness=True,
+        use_utility=True,
+        use_seqscore=True,
+        weights=config.weights,
+        closed=bool(config.choices),
+        beam_width=config.beam_width,
+        max_depth=max(1, max_depth),
+        ignore_cont=config.drop_unsupported,
+    )
+    decide = answer_long_form if max_depth else answer_short_form
+    return decide(question, [hit.passage for hit in hits], completer=completer, config=settings)
+
+
+def reference_json(question: str, answer: ShortAnswer | LongAnswer) -> dict[str, Any]:
+    """The documented JSON form (docs/formats.md)."""
+    stored = short_output(answer.text) if isinstance(answer, ShortAnswer) else cited_output(answer)
+    return {
+        "question": question,
+        "answer": answer.text,
+        "stored": stored.text,
+        "retrieved": answer.retrieved,
+        "compat": "reference",
+        "form": "short" if isinstance(answer, ShortAnswer) else "long",
+        "candidates": candidates_json(answer),
+        "crash": None if answer.crash is None else asdict(answer.crash),
+    }
+
+
+def candidates_json(answer: ShortAnswer | LongAnswer) -> list[dict[str, Any]]:
+    """What an answer was chosen from, as JSON."""
+    if isinstance(answer, ShortAnswer):
+        return [
+            {"passage": c.passage.title, "text": c.text, "score": c.score}
+            for c in answer.candidates
+        ]
+    return [{"text": path.text} for path in answer.paths]
 
 
 def short_output(text: str) -> Output:

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfrag.compat.completer import Completer, Crash, ReferenceConfig
-from selfrag.compat.text import ReferencePrompt, Written, clean, holds, spell
+from selfrag.compat.completer import (
+    Completer,
+    Crash,
+    ReferenceConfig,
+    ReferencePrompt,
+    Written,
+    clean,
+    holds,
+    spell,
+)
 from selfrag.decode.gate import RetrievalMode, reference_gate
 from selfrag.decode.score import relevance_score, support_score, utility_score
 from selfrag.passage import Passage
