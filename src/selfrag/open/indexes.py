@@ -4,7 +4,7 @@ Knows nothing of language models.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,6 @@ from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
 from selfrag.open.engines import ModelOptions, open_engine
-from selfrag.passage import Passage
 from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
@@ -104,36 +103,10 @@ def encoder_of(path: Location, manifest: Manifest, report: Progress) -> "Encoder
         ) from error
 
 
-def build_index(
-    passages: Sequence[Passage],
-    out: Path,
-    report: Progress,
-    *,
-    attribution: str = "",
-    max_tokens: int | None = None,
-    precision: Precision | None = None,
-) -> None:
-    """Encodes and stores `passages` in `out`, which appears whole or not at all.
-
-    Vectors stand for the first `max_tokens` of a passage; word search always has all of it.
-    """
-    from selfrag.retrieval.store import PassageStore
-
-    model = load_passage_encoder(report, precision=precision, max_tokens=max_tokens)
-    try:
-        PassageStore.build(
-            passages,
-            model,
-            out,
-            on_progress=lambda done: report.progress("indexing", done, len(passages)),
-            attribution=attribution,
-        )
-    finally:
-        report.close()
-
-
 def build_demo_index(report: Progress) -> Path:
     """The index over 10,033 Wikipedia leads, built once."""
+    from selfrag.retrieval.store import PassageStore
+
     out = demo_index_dir()
     if out.is_dir():
         return out
@@ -144,16 +117,19 @@ def build_demo_index(report: Progress) -> Path:
         for document in read_wiki_leads(leads)
         for passage in chunk_document(document, size=DEMO_PASSAGE_WORDS)
     ]
+    # The precision is what the figures of the demo were measured with.
+    encoder = load_passage_encoder(report, precision=Precision.FP32, max_tokens=DEMO_VECTOR_TOKENS)
     report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
-    attribution = corpus.attribution
-    build_index(
-        passages,
-        out,
-        report,
-        attribution=attribution,
-        max_tokens=DEMO_VECTOR_TOKENS,
-        precision=Precision.FP32,  # what the figures of the demo were measured with
-    )
+    try:
+        PassageStore.build(
+            passages,
+            encoder,
+            out,
+            on_progress=lambda done: report.progress("indexing", done, len(passages)),
+            attribution=corpus.attribution,
+        )
+    finally:
+        report.close()
     return out
 
 
