@@ -19,8 +19,8 @@ from selfrag.passage import Passage
 from selfrag.retrieval.embed import pickles
 from selfrag.retrieval.embed.pickles import (
     import_pickles,
-    in_number_order,
     join_pickles,
+    pickle_files,
     read_pickled_shard,
 )
 from selfrag.retrieval.embed.plan import Plan, survey
@@ -293,10 +293,12 @@ def test_one_file_is_in_memory_at_a_time(shards, monkeypatch):
     assert (len(kept), alive) == (7, [0, 0])
 
 
-def test_numbers_in_names_count_by_value():
-    names = ["d/passages_1", "d/passages_10", "d/passages_2", "d/passages_00"]
-    found = in_number_order(map(Path, names))
-    assert list(map(str, found)) == [names[3], names[0], names[2], names[1]]
+def test_numbers_in_names_count_by_value(tmp_path):
+    names = ["passages_1", "passages_10", "passages_2", "passages_00"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = pickle_files([str(tmp_path / "passages_*")])
+    assert [path.name for path in found] == [names[3], names[0], names[2], names[1]]
 
 
 # Importing

@@ -25,7 +25,7 @@ from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.faults import OnSkip, Skipped, log_skip
 from selfrag.ingest.files import Found, SourceFile, find_files, fixed_part, list_files
 from selfrag.ingest.formats import ReadOptions
-from selfrag.ingest.readers import read_all
+from selfrag.ingest.readers import read_all, read_documents
 from selfrag.ingest.web import fetch
 from selfrag.passage import Document, Passage
 from selfrag.progress import SILENT, Progress
@@ -96,6 +96,17 @@ class _Intake:
         """A file of which nothing was read counts as skipped."""
         self.changes.outcomes[Outcome.SKIPPED] += fault.whole
         self.on_skip(fault)
+
+
+@dataclass(frozen=True, slots=True)
+class PassageFiles:
+    """The passages of files, of 100 words each, read again each time they are gone through."""
+
+    paths: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Passage]:
+        for document in read_documents(self.paths):
+            yield from chunk_document(document)
 
 
 def build(

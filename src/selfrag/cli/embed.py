@@ -1,8 +1,7 @@
 """`selfrag embed`: a corpus as vectors, in shards that several processes or machines share."""
 
-import glob
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,29 +14,12 @@ from selfrag.cli.console import stdout
 from selfrag.cli.report import Reporter
 from selfrag.cluster import Workers
 from selfrag.errors import BadInput
-from selfrag.ingest.chunking import chunk_document
-from selfrag.ingest.readers import read_documents
-from selfrag.passage import Passage
-from selfrag.retrieval.spec import CONTRIEVER, DEFAULT_ENCODER, Precision
+from selfrag.indexing import PassageFiles
+from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
-    from selfrag.retrieval.embed.plan import Corpus, Plan
+    from selfrag.retrieval.embed.plan import Plan
     from selfrag.retrieval.encoder.base import Encoder
-    from selfrag.retrieval.spec import EncoderSpec
-
-# What made the embeddings that Self-RAG gives away (retrieval_lm, README).
-ORIGINAL_ENCODER = CONTRIEVER.spec("facebook/contriever-msmarco", dim=768, max_tokens=512)
-
-
-@dataclass(frozen=True, slots=True)
-class PassageFiles:
-    """The passages of files, read anew each time they are gone through."""
-
-    paths: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[Passage]:
-        for document in read_documents([Path(path) for path in self.paths]):
-            yield from chunk_document(document)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +69,7 @@ def embed(
     Rows with an id are passages as they are, others are cut into blocks of 100 words.
     """
     from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
-    from selfrag.retrieval.embed.plan import survey
+    from selfrag.retrieval.embed.plan import planned, survey
     from selfrag.retrieval.embed.run import embed_corpus
     from selfrag.retrieval.encoder.named import usual_precision
 
@@ -117,7 +99,7 @@ def embed(
     model = make("cpu" if workers.ray or places[1:] else device)
     report.say("counting the passages")
     at_least = max(workers.n_workers, len(places))
-    plan = _plan(out, model.spec, survey(files), n_shards, at_least)
+    plan = planned(out, model.spec, survey(files), n_shards=n_shards, at_least=at_least)
     own = None if number is None else [number]
     job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
     if workers.ray:
@@ -181,14 +163,9 @@ def _import(
     n_shards: int,
     report: Reporter,
 ) -> "Plan":
-    from selfrag.retrieval.embed.pickles import import_pickles, in_number_order
+    from selfrag.retrieval.embed.pickles import ORIGINAL_ENCODER, import_pickles, pickle_files
 
-    paths = in_number_order(Path(name) for pattern in patterns for name in glob.glob(pattern))
-    if not paths:
-        raise BadInput(
-            f"cannot import embeddings: found no file named {', '.join(patterns)}, expected "
-            "those that generate_passage_embeddings.py writes; check the names"
-        )
+    paths = pickle_files(patterns)
     spec = ORIGINAL_ENCODER
     if encoder != DEFAULT_ENCODER:
         spec = open_encoder(encoder, Precision.FP32, 1, "cpu").spec
@@ -223,17 +200,3 @@ def _shard_of(text: str) -> tuple[int, int]:
             "write it so"
         )
     return number, n_shards
-
-
-def _plan(out: Path, spec: "EncoderSpec", corpus: "Corpus", n_shards: int, at_least: int) -> "Plan":
-    """As many shards as asked for; else as in the folder, if it is begun, or as usual."""
-    from selfrag.retrieval.embed.plan import COMMIT_ROWS, PLAN_NAME, Plan, default_shards
-
-    there = Plan.load(out) if (out / PLAN_NAME).is_file() else None
-    usual = there.n_shards if there else default_shards(corpus.n_passages, at_least=at_least)
-    return Plan(
-        encoder=spec,
-        corpus=corpus,
-        n_shards=n_shards or usual,
-        commit_rows=there.commit_rows if there else COMMIT_ROWS,
-    )

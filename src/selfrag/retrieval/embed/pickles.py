@@ -6,6 +6,7 @@ stand-in of ours or refused, so nothing is imported or called but what is in thi
 file can still ask for more memory than there is. Knows nothing of models.
 """
 
+import glob
 import logging
 import math
 import pickle
@@ -32,9 +33,12 @@ from selfrag.retrieval.embed.plan import (
     survey,
 )
 from selfrag.retrieval.embed.run import fill_shard
-from selfrag.retrieval.spec import EncoderSpec
+from selfrag.retrieval.spec import CONTRIEVER, EncoderSpec
 
 logger = logging.getLogger(__name__)
+
+# What made the embeddings that Self-RAG gives away (retrieval_lm, README).
+ORIGINAL_ENCODER = CONTRIEVER.spec("facebook/contriever-msmarco", dim=768, max_tokens=512)
 
 _DTYPE = re.compile(r"f[248]|[iu][1248]")
 _N_NAMED = 5  # missing ids that an error names
@@ -81,14 +85,23 @@ def read_pickled_shard(path: Path) -> PickledShard:
     return PickledShard(ids=tuple(map(str, ids)), vectors=vectors)
 
 
-def in_number_order(paths: Iterable[Path]) -> list[Path]:
-    """Files by name, numbers in it by value: `passages_2` before `passages_10`."""
+def pickle_files(patterns: Iterable[str]) -> list[Path]:
+    """The files by name, numbers in it by value: `passages_2` before `passages_10`.
+
+    Raises `BadInput` where there are none.
+    """
 
     def key(path: Path) -> list[tuple[int, str]]:
         parts = re.findall(r"\d+|\D+", str(path))
         return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
-    return sorted(paths, key=key)
+    paths = sorted((Path(name) for each in patterns for name in glob.glob(each)), key=key)
+    if not paths:
+        raise BadInput(
+            f"cannot import embeddings: found no file named {', '.join(patterns)}, expected "
+            "those that generate_passage_embeddings.py writes; check the names"
+        )
+    return paths
 
 
 def join_pickles(

@@ -154,6 +154,20 @@ class Plan:
         return [f"{name} {shown(other[name])} against {shown(mine[name])}" for name in names]
 
 
+def planned(
+    folder: Path, spec: EncoderSpec, corpus: Corpus, *, n_shards: int = 0, at_least: int = 1
+) -> Plan:
+    """As many shards as asked for; else as in the folder, if it is begun, or as usual."""
+    there = Plan.load(folder) if (folder / PLAN_NAME).is_file() else None
+    usual = there.n_shards if there else default_shards(corpus.n_passages, at_least=at_least)
+    return Plan(
+        encoder=spec,
+        corpus=corpus,
+        n_shards=n_shards or usual,
+        commit_rows=there.commit_rows if there else COMMIT_ROWS,
+    )
+
+
 def damaged(folder: Path, plan: Plan, shard: int, found: str) -> BadInput:
     """The one sentence for a shard that cannot be used."""
     return BadInput(
