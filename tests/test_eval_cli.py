@@ -78,7 +78,7 @@ def test_a_run_leaves_records_numbers_and_its_settings(run, asked, tmp_path):
     ended = run(*asked, tmp_path / "out", "--batch-size", "2", "--set", "beam_width=3")
     assert ended.code == 0 and "3 of 3 questions answered" in ended.out
     assert "match_released *" in ended.out
-    files = {path.name for path in (tmp_path / "out").iterdir()}
+    files = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert files == {
         "config.json", "metrics.json", "records.jsonl", "timing.json", "timings.jsonl",
     }  # fmt: skip

@@ -157,7 +157,7 @@ def test_rows_that_cannot_be_used_are_left_out_by_number_and_reason(tmp_path):
     assert [(q.row, q.id) for q in found.questions] == [(1, "a"), (10, "row-10")]
     reasons = {fault.row: fault.reason for fault in found.faults}
     assert list(reasons) == [2, 3, 4, 5, 6, 7, 8]
-    assert reasons[2] == "it is not UTF-8 (byte 16 is 0xff)"
+    assert reasons[2] == "it is not UTF-8 (byte 17 is 0xff)"
     assert "not JSON" in reasons[3] and "expected a JSON object" in reasons[4]
     assert "none of the fields question" in reasons[5] and "gold answer" in reasons[6]
     assert reasons[7] == "its id 'a' is that of row 1"

@@ -187,14 +187,14 @@ def test_another_run_does_not_go_into_the_same_folder(tmp_path):
 
 def test_records_of_nobody_are_left_alone(tmp_path):
     (tmp_path / RECORDS).write_text("mine\n")
-    with pytest.raises(BadInput, match=r"it holds records, but no config\.json"):
+    with pytest.raises(BadInput, match=r"results there, but no valid config\.json"):
         open_run(tmp_path, CONFIG)
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path):
     with (
         RecordFile(tmp_path, n_questions=1, batch_size=1),
-        pytest.raises(BadInput, match="another process is writing there"),
+        pytest.raises(BadInput, match="another process is writing it"),
     ):
         RecordFile(tmp_path, n_questions=1, batch_size=1)
 

@@ -8,10 +8,10 @@ import typer
 from selfrag.cli import eval_options
 from selfrag.cli.console import stdout
 from selfrag.evaluate.export import ExportFormat, export
-from selfrag.evaluate.files import write_text
 from selfrag.evaluate.metrics import mauve_score
 from selfrag.evaluate.report import check_run
 from selfrag.evaluate.summary import keep_corpus, load_run, save_summary
+from selfrag.files import write_text
 
 
 def export_runs(

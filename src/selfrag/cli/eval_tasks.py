@@ -34,13 +34,13 @@ from selfrag.evaluate.data import (
     load_questions,
     reasons_counted,
 )
-from selfrag.evaluate.files import write_text
 from selfrag.evaluate.metrics import metrics_named
 from selfrag.evaluate.record import RECORDS, Question, without_failures
 from selfrag.evaluate.report import build_report
 from selfrag.evaluate.run import answer_all, open_run
 from selfrag.evaluate.summary import load_run, save_summary
 from selfrag.evaluate.tasks import TASKS, Task, task_named
+from selfrag.files import write_text
 from selfrag.open.engines import EngineKind
 from selfrag.open.systems import (
     Setup,

@@ -7,7 +7,6 @@ of theirs is run. Knows nothing of systems.
 """
 
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -23,10 +22,11 @@ import numpy as np
 from selfrag import assets
 from selfrag.assets import Asset
 from selfrag.errors import AssetError, BadInput
-from selfrag.evaluate.files import write_text
 from selfrag.evaluate.record import Question
 from selfrag.evaluate.tasks import Task
+from selfrag.files import file_sha256, read_errors, write_rows
 from selfrag.progress import SILENT, Progress
+from selfrag.rows import Reject, read_values
 
 _TOPICS = "topics-and-qrels"
 _NQ = "hf_datasets/nq_open/none/validation/data-00000-of-00001.arrow"
@@ -65,14 +65,13 @@ class QuestionSet:
 def load_questions(path: Path, task: Task) -> QuestionSet:
     """All rows of `path` as questions of `task`.
 
-    `.jsonl`, `.json` (a list, or `data` in an object), `.arrow`, each also as `.gz` or `.zst`.
+    JSON Lines, or a list, alone or as `data` in an object, plain, gzip or zstd; or `.arrow`.
     Raises `BadInput` when the file cannot be read, or holds no question at all.
     """
-    content = _content(path)
     questions: list[Question] = []
     faults: list[Fault] = []
     first_row: dict[str, int] = {}
-    for number, row in _rows(path, content):
+    for number, row in _rows(path):
         try:
             question = _question(task, row, number)
         except ValueError as error:
@@ -90,7 +89,7 @@ def load_questions(path: Path, task: Task) -> QuestionSet:
             f"cannot evaluate: {path} holds no question of {task.name} in {len(faults)} rows{why}; "
             f"expected {task.expects}, so name such a file"
         )
-    digest = hashlib.sha256(content).hexdigest()
+    digest = file_sha256(path, "questions")
     return QuestionSet(questions=tuple(questions), faults=tuple(faults), path=path, sha256=digest)
 
 
@@ -118,8 +117,8 @@ def reasons_counted(faults: Sequence[Fault]) -> list[tuple[str, int, int]]:
 
 
 def _question(task: Task, row: Any, number: int) -> Question:
-    if isinstance(row, ValueError):
-        raise row
+    if isinstance(row, Reject):
+        raise ValueError(f"it {row.detail}")
     if not isinstance(row, dict):
         raise ValueError(f"it is {row!r:.40}, expected a JSON object")
     try:
@@ -128,80 +127,13 @@ def _question(task: Task, row: Any, number: int) -> Question:
         raise ValueError(f"a field has an unexpected form ({error})") from error
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"cannot read questions from {path}: {error.strerror}; expected a readable file, so "
-            "name another"
-        ) from error
-
-
-def _rows(path: Path, content: bytes) -> Iterator[tuple[int, Any]]:
-    """Numbers from 1 and rows; a row that cannot be read is the `ValueError` that says why."""
-    names = path.name.lower()
-    if names.endswith(".gz"):
-        content, names = _unpacked(path, content, gzip.decompress), names.removesuffix(".gz")
-    elif names.endswith(".zst"):
-        content, names = _unpacked(path, content, _zstd), names.removesuffix(".zst")
-    if names.endswith(".arrow"):
-        yield from enumerate(arrow_rows(path, content), start=1)
-    elif names.endswith(".json") and content.lstrip()[:1] in (b"[", b"{"):
-        yield from enumerate(_json_rows(path, content), start=1)
-    else:
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            if line.strip():
-                yield number, _json_row(line)
-
-
-def _json_row(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return ValueError(f"it is not UTF-8 (byte {error.start} is 0x{line[error.start]:02x})")
-    except (ValueError, RecursionError) as error:
-        return ValueError(f"it is not JSON ({error})")
-
-
-def _json_rows(path: Path, content: bytes) -> list[Any]:
-    try:
-        value = json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
-        lines = [line for line in content.split(b"\n") if line.strip()]
-        if len(lines) > 1:  # JSON lines under another name
-            return [_json_row(line) for line in lines]
-        raise BadInput(
-            f"cannot read questions from {path}: {error}; expected JSON in UTF-8, so mend it or "
-            "name another file"
-        ) from error
-    rows = value.get("data", [value]) if isinstance(value, dict) else value
-    return rows if isinstance(rows, list) else [rows]
-
-
-def _unpacked(path: Path, content: bytes, unpack: Any) -> bytes:
-    try:
-        unpacked: bytes = unpack(content)
-    except (OSError, EOFError, ValueError) as error:
-        raise BadInput(
-            f"cannot read questions from {path}: {error}; expected a whole compressed file, so "
-            "fetch it again"
-        ) from error
-    return unpacked
-
-
-def _zstd(content: bytes) -> bytes:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise BadInput(
-            f'cannot read .zst files: {error}; run `pip install "selfrag[eval]"`, or unpack it'
-        ) from error
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
-            return bytes(reader.read())
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Numbers from 1 and rows; a row that cannot be read is a `Reject`."""
+    if path.name.lower().endswith(".arrow"):
+        with read_errors("questions", path):
+            content = path.read_bytes()
+        return enumerate(arrow_rows(path, content), start=1)
+    return read_values(path, what="questions")
 
 
 def arrow_rows(path: Path, content: bytes) -> list[Any]:
@@ -335,8 +267,7 @@ def fetch_questions(task: Task, progress: Progress = SILENT) -> Path:
             f"{source.n_rows}; report it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    named = [{"id": f"{task.name}-{n}", **row} for n, row in enumerate(rows)]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named))
+    write_rows(path, ({"id": f"{task.name}-{n}", **row} for n, row in enumerate(rows)))
     return path
 
 

@@ -28,10 +28,10 @@ from selfrag.evaluate.attribution import (
     join_passages,
     score_citations,
 )
-from selfrag.evaluate.files import append_rows, file_name, whole_lines
 from selfrag.evaluate.model import Prompt, TextModel
 from selfrag.evaluate.record import Record
 from selfrag.evaluate.summary import Values, keep_judged
+from selfrag.files import AppendLog, complete_lines
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
@@ -144,7 +144,7 @@ class Verdicts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        rows = map(json.loads, whole_lines(path))
+        rows = map(json.loads, complete_lines(path))
         self._known = {row["claim"]: float(row["probability"]) for row in rows}
 
     def entails(self, claim: Claim) -> bool:
@@ -164,10 +164,16 @@ class Verdicts:
             part = names[start : start + BATCH]
             found = judge.judge([new[name] for name in part])
             kept = dict(zip(part, found, strict=True))
-            append_rows(self._path, [{"claim": k, "probability": p} for k, p in kept.items()])
+            with AppendLog(self._path, "verdicts") as file:
+                file.append({"claim": name, "probability": p} for name, p in kept.items())
             self._known |= kept
             on_progress(min(start + BATCH, len(names)), len(names))
         return len(names)
+
+
+def file_name(text: str) -> str:
+    """`text` with a hyphen for all that does not belong into the name of a file."""
+    return "".join(sign if sign.isalnum() or sign in "-." else "-" for sign in text)
 
 
 def judge_file(folder: Path, kind: str, judge: Judge) -> Path:
@@ -345,7 +351,7 @@ class _Listed:
     def __init__(self, path: Path, judge: FactLister) -> None:
         self._path = path
         self._judge = judge
-        rows = map(json.loads, whole_lines(path))
+        rows = map(json.loads, complete_lines(path))
         self._known = {(row["topic"], row["sentence"]): tuple(row["facts"]) for row in rows}
 
     def of(self, topic: str, sentences: Sequence[str]) -> list[tuple[str, ...]]:
@@ -354,9 +360,9 @@ class _Listed:
         if new:
             replies = self._judge.list_facts(topic, new)
             facts = dict(zip(new, map(facts_in, replies), strict=True))
-            append_rows(
-                self._path,
-                [{"topic": topic, "sentence": k, "facts": list(v)} for k, v in facts.items()],
-            )
+            with AppendLog(self._path, "facts") as file:
+                file.append(
+                    {"topic": topic, "sentence": k, "facts": list(v)} for k, v in facts.items()
+                )
             self._known |= {(topic, sentence): found for sentence, found in facts.items()}
         return [self._known[topic, text] for text in sentences]

@@ -5,18 +5,16 @@ batch in flight and nothing else. Records hold no times: the same run gives the 
 nothing of how answers come about or are judged.
 """
 
-import fcntl
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from selfrag.decode.answer import hit_to_json
-from selfrag.errors import BadInput, StorageError
+from selfrag.errors import BadInput
+from selfrag.files import AppendLog, complete_lines, file_sha256, storage_errors
 from selfrag.passage import Hit, Passage
 
 RECORDS = "records.jsonl"
@@ -184,18 +182,14 @@ def _hit_from_row(row: Mapping[str, Any]) -> Hit:
 
 
 def load_records(path: Path) -> list[Record]:
-    """The records of a file, by their number; a line that a crash cut short is left out.
+    """The records of a file, by their number; a line that a crash truncated is left out.
 
     Raises `BadInput` with file and line for what is no record.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"cannot read records from {path}: {error.strerror}; expected the folder of a run of "
-            "`selfrag eval`, so name one"
-        ) from error
-    lines = content.split(b"\n")[:-1]  # what follows the last line end is none or torn
+    advice = "expected the folder of a run of `selfrag eval`, so name one"
+    with storage_errors(f"read records from {path}", advice=advice, raises=BadInput):
+        path.stat()
+        lines = complete_lines(path)
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -211,118 +205,55 @@ def load_records(path: Path) -> list[Record]:
 class RecordFile:
     """The growing records of one run in a folder that no other process writes to.
 
-    Opening cuts off what a crash left half-written: `n_done` questions are answered then, always
-    whole batches of `batch_size` (the last one may be shorter). Used as a context manager.
-    Raises `StorageError`, and `BadInput` when another process is at it.
+    Opening removes what a crash left half-written: `n_done` questions are answered then, always
+    complete batches of `batch_size` (the last one may be shorter). Used as a context manager.
+    Raises `StorageError`, and `BadInput` while another process writes there.
     """
 
     def __init__(self, folder: Path, *, n_questions: int, batch_size: int) -> None:
-        self._folder = folder
-        try:
-            self._records = (folder / RECORDS).open("a+b")
-            self._timings = (folder / TIMINGS).open("a+b")
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        try:
-            _lock(self._records, folder)
-        except BadInput:
-            self.close()
-            raise
-        n_lines = _whole_lines(self._records)
-        is_whole = n_lines == n_questions
-        self.n_done = n_lines if is_whole else n_lines - n_lines % batch_size
-        _cut_after(self._records, self.n_done)
-        _cut_after(self._timings, self.n_done)
+        with ExitStack() as opened:
+            self._records = opened.enter_context(AppendLog(folder / RECORDS, "records"))
+            self._timings = opened.enter_context(AppendLog(folder / TIMINGS, "timings"))
+            n_lines = len(self._records.lines())
+            is_complete = n_lines == n_questions
+            self.n_done = n_lines if is_complete else n_lines - n_lines % batch_size
+            self._records.keep(self.n_done)
+            self._timings.keep(self.n_done)
+            self._opened = opened.pop_all()
 
     def append(self, records: Sequence[Record], seconds: float) -> None:
         """Adds one batch, which took `seconds` in all, and forces it to the disk."""
         share = round(seconds / max(len(records), 1), 4)
-        times = [{"id": record.question.id, "seconds": share} for record in records]
-        try:
-            # Times first: a record without a time would count as free.
-            _write(self._timings, times)
-            _write(self._records, [record_to_row(record) for record in records])
-        except OSError as error:
-            raise self._cannot_write(error) from error
+        # Times first: a record without a time would count as free.
+        self._timings.append({"id": record.question.id, "seconds": share} for record in records)
+        self._records.append(map(record_to_row, records))
         self.n_done += len(records)
-
-    def close(self) -> None:
-        """Closes the files, and lets other processes write."""
-        self._records.close()
-        self._timings.close()
 
     def __enter__(self) -> "RecordFile":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _cannot_write(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"cannot write records to {self._folder}: {error.strerror or error}; expected a "
-            "writable folder with room, so make room or name another"
-        )
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
 
 
 def load_seconds(folder: Path) -> dict[str, float]:
     """The seconds of every question by its id; empty where none were kept."""
-    path = folder / TIMINGS
-    if not path.is_file():
-        return {}
-    rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    rows = map(json.loads, complete_lines(folder / TIMINGS))
     return {row["id"]: float(row["seconds"]) for row in rows}
 
 
 def without_failures(folder: Path) -> int:
-    """Takes out all records from the first failed question on, so that they are answered again.
+    """Removes all records from the first failed question on, so that they are answered again.
 
-    The number of records left; opening the file leaves the whole batches of them.
+    The number of records left; opening the file leaves the complete batches of them.
     """
-    with (folder / RECORDS).open("a+b") as file:
-        _lock(file, folder)
+    with AppendLog(folder / RECORDS, "records") as file:
         records = load_records(folder / RECORDS)
         kept = next((record.n for record in records if record.error is not None), len(records))
-        _cut_after(file, kept)
+        file.keep(kept)
     return kept
 
 
 def records_digest(folder: Path) -> str:
     """SHA-256 of the records of a run: what was measured of others does not hold for these."""
-    with (folder / RECORDS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _lock(file: BinaryIO, folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise BadInput(
-            f"cannot evaluate into {folder}: another process is writing there; expected a folder "
-            "of its own for every run, so wait for it or name another"
-        ) from error
-
-
-def _write(file: BinaryIO, rows: Sequence[Mapping[str, Any]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    # What UTF-8 cannot hold, a lone surrogate, becomes the escape that JSON has for it.
-    file.write("".join(lines).encode(errors="backslashreplace"))
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _whole_lines(file: BinaryIO) -> int:
-    file.seek(0)
-    return sum(line.endswith(b"\n") for line in file)
-
-
-def _cut_after(file: BinaryIO, n_lines: int) -> None:
-    """Leaves the first `n_lines` lines."""
-    file.seek(0)
-    size = sum(len(file.readline()) for _ in range(n_lines))
-    file.truncate(size)
-    file.seek(0, os.SEEK_END)
+    return file_sha256(folder / RECORDS, "records")

@@ -5,7 +5,6 @@ answered costs itself alone; its record holds the error. Batches are answered he
 of a Ray cluster; only this process writes. Knows nothing of metrics.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.cluster import Cluster, once_a_process
-from selfrag.errors import BadInput, EngineError, SelfRAGError, StorageError
-from selfrag.evaluate.files import write_json
+from selfrag.errors import EngineError, SelfRAGError
 from selfrag.evaluate.record import RECORDS, Question, Record, RecordFile
 from selfrag.evaluate.summary import CONFIG
 from selfrag.evaluate.systems import System
+from selfrag.files import claim_run
 
 MAX_FAILURES = 10  # in a row: then the engine is broken, not the question
 
@@ -59,42 +58,9 @@ def open_run(folder: Path, config: Mapping[str, Any]) -> None:
     A run without records gives way. Raises `BadInput` naming what differs from the run that is
     there.
     """
-    path, records = folder / CONFIG, folder / RECORDS
+    records = folder / RECORDS
     has_records = records.is_file() and records.stat().st_size > 0
-    if path.is_file() and has_records:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(config))
-        differing = _differences(before, now)
-        if differing:
-            raise BadInput(
-                f"cannot go on with the run in {folder}: it differs in {'; '.join(differing)}; "
-                "expected the same run, so name another folder"
-            )
-        return
-    if has_records:
-        raise BadInput(
-            f"cannot evaluate into {folder}: it holds records, but no {CONFIG} that says whose; "
-            "expected a new folder, so name another"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot make the folder {folder}: {error.strerror}; expected a place that can be "
-            "written to, so name another"
-        ) from error
-    write_json(path, config)
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [
-            found
-            for key in keys
-            for found in _differences(before.get(key), now.get(key), f"{name}.{key}".strip("."))
-        ]
-    return [] if before == now else [f"{name} ({before!r:.60} there, {now!r:.60} now)"]
+    claim_run(folder / CONFIG, config, has_results=has_records)
 
 
 def answer_all(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.errors import BadInput
-from selfrag.evaluate.files import write_json
 from selfrag.evaluate.metrics import Metric, is_share, metrics_named
 from selfrag.evaluate.record import (
     RECORDS,
@@ -18,6 +17,7 @@ from selfrag.evaluate.record import (
     load_seconds,
     records_digest,
 )
+from selfrag.files import write_json
 from selfrag.statistics import Estimate, estimate
 
 logger = logging.getLogger(__name__)
