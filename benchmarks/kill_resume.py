@@ -296,7 +296,7 @@ class Bench:
             self._teacher.n_asked = 0
         with (self._folder / "output.txt").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "selfrag.cli", *self._job.arguments],
+                [sys.executable, "-m", "selfrag", *self._job.arguments],
                 cwd=folder,
                 env=environment(),
                 stdout=log,

@@ -110,7 +110,7 @@ def test_seeds_of_which_none_can_be_used_are_the_users_mistake(run, tmp_path):
         ),
         (("critic", "SEEDS", "--groups", "mood"), "there is none of that name"),
         (("critic", "none.jsonl", "--teacher", "gold"), "No such file"),
-        (("critic", "FOLDER", "--teacher", "gold"), "expected a JSON lines file"),
+        (("critic", "FOLDER", "--teacher", "gold"), "expected a readable file"),
         (("critic", "SEEDS", "--out", "no/such/folder/c", "--teacher", "gold"), "existing folder"),
         (("generator", "SEEDS", "--critic", "FOLDER"), "holds no config.json"),
         (("generator", "SEEDS", "--bugs", "many"), "expected some of drop_sentence"),

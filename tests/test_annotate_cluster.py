@@ -10,7 +10,7 @@ import pytest
 
 from chat_server import chat_reply, chat_server
 from ray_nodes import environment, kill, wait_for
-from selfrag.annotate.cluster import MAX_CHUNK, chunk_size
+from selfrag.annotate.judge import MAX_CHUNK, chunk_size
 from selfrag.cli.report import Reporter
 from selfrag.cluster import Workers
 from selfrag.errors import SelfRAGError
@@ -81,7 +81,7 @@ def index(tmp_path_factory):
 
 
 def annotate(*arguments):
-    command = [sys.executable, "-m", "selfrag.cli", "annotate", *map(str, arguments)]
+    command = [sys.executable, "-m", "selfrag", "annotate", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), text=True, stderr=subprocess.PIPE)
 
 

@@ -82,7 +82,7 @@ def test_critic_data_after_a_kill_are_those_of_an_undisturbed_run(tmp_path, answ
         run_cli([*base, "--out", str(whole / "c.jsonl")])
         n_calls = answering.n_answered
         again = [*base, "--out", str(killed / "c.jsonl")]
-        run_and_kill(["-m", "selfrag.cli", *again], answering, n_calls)
+        run_and_kill(["-m", "selfrag", *again], answering, n_calls)
         run_cli(again)
     assert n_calls == 2 * N_ROWS
     assert files(killed) == files(whole) and len(files(whole)["c.jsonl"].splitlines()) == n_calls

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.annotate.annotate_row import annotate_row
+from selfrag.annotate.annotate_row import annotate_row, split_answer, without_control
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
 from selfrag.annotate.generator_data import annotate_rows, write_generator_data
-from selfrag.annotate.inspection import spans
-from selfrag.annotate.judge import Judge
+from selfrag.annotate.judge import AnswerStore, Judge
 from selfrag.annotate.judgement import Failure, Group, Reason
-from selfrag.annotate.sentences import split_answer, without_control
+from selfrag.annotate.report import spans
 from selfrag.annotate.sources import SourceRow
-from selfrag.annotate.store import AnswerStore
 from selfrag.errors import BadInput, EngineError
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import REFLECTION_TOKENS

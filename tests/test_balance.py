@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-from selfrag.annotate.balance import label_shares, rebalance
-from selfrag.annotate.critic_data import judged_shares, write_critic_data
-from selfrag.annotate.judge import Judge
+from selfrag.annotate.critic_data import judged_shares, label_shares, rebalance, write_critic_data
+from selfrag.annotate.judge import AnswerStore, Judge
 from selfrag.annotate.judgement import Answer, Group, Judgement, relevance_case, utility_case
 from selfrag.annotate.seeds import check_seeds
-from selfrag.annotate.store import AnswerStore
 from selfrag.reflection import Relevance
 from spoken_teacher import SpokenTeacher
 

@@ -6,12 +6,9 @@ import pytest
 
 from selfrag.annotate.critic import EngineCritic, forks
 from selfrag.annotate.critic_data import groups_from, planned_cases, write_critic_data
-from selfrag.annotate.estimate import estimate
-from selfrag.annotate.judge import Judge
+from selfrag.annotate.judge import AnswerStore, Judge, Prices, estimate
 from selfrag.annotate.judgement import Failure, Group, Reason, relevance_case
-from selfrag.annotate.report import Prices
 from selfrag.annotate.seeds import check_seeds, only_gold
-from selfrag.annotate.store import AnswerStore
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
 from selfrag.reflection import Relevance, Support

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfrag.annotate.critic_prompt import (
+from selfrag.annotate.critic import (
     CRITIC_INSTRUCTIONS,
     critic_input,
     critic_prompt,

@@ -99,7 +99,7 @@ class Answering:
 
 
 def evaluate(*arguments):
-    command = [sys.executable, "-m", "selfrag.cli", "eval", *map(str, arguments)]
+    command = [sys.executable, "-m", "selfrag", "eval", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), text=True, stderr=subprocess.PIPE)
 
 

@@ -38,7 +38,7 @@ def index(tmp_path_factory):
 
 def run(*arguments, code=0):
     done = subprocess.run(
-        [sys.executable, "-m", "selfrag.cli", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "selfrag", *arguments], capture_output=True, text=True
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

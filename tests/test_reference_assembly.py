@@ -16,14 +16,12 @@ from pathlib import Path
 import pytest
 
 from selfrag.annotate import annotate_row
-from selfrag.annotate.annotate_row import Annotated
+from selfrag.annotate.annotate_row import Annotated, split_answer
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
 from selfrag.annotate.generator_data import annotate_rows
-from selfrag.annotate.judge import Judge
+from selfrag.annotate.judge import AnswerStore, Judge
 from selfrag.annotate.judgement import Group
-from selfrag.annotate.sentences import split_answer
 from selfrag.annotate.sources import SourceRow
-from selfrag.annotate.store import AnswerStore
 from selfrag.passage import Hit, Passage
 from spoken_teacher import SpokenTeacher
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from selfrag.annotate.judgement import Group
-from selfrag.annotate.rejects import Reject
 from selfrag.annotate.seeds import Seed, check_seeds, only_gold, read_seeds
 from selfrag.annotate.sources import (
     TASK_SENTENCES,
@@ -17,6 +16,7 @@ from selfrag.annotate.sources import (
 )
 from selfrag.errors import BadInput
 from selfrag.reflection import Relevance, Retrieve
+from selfrag.rows import Reject
 
 
 def seeds_of(*rows, **options):
@@ -76,7 +76,7 @@ GOOD = {"instruction": "Q", "output": "A"}
 def test_a_row_that_cannot_be_used_is_a_reject_with_its_reason(row, reason):
     (reject,) = seeds_of(row, max_characters=100)
     assert isinstance(reject, Reject)
-    assert (reject.id, reject.reason, reject.row) == ("row 1", reason, row)
+    assert (reject.place, reject.reason, reject.row) == ("row 1", reason, row)
 
 
 def test_of_two_rows_with_one_id_the_first_is_taken():
@@ -88,7 +88,7 @@ def test_lines_lists_and_broken_lines_are_read(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(b'\n{"instruction": "Q", "output": "A"}\n{broken\n\xff\n')
     seed, broken, bytes_ = read_seeds(path)
-    assert isinstance(seed, Seed) and (broken.reason, bytes_.reason) == ("not_json", "not_json")
+    assert isinstance(seed, Seed) and (broken.reason, bytes_.reason) == ("not_json", "not_utf8")
     path.write_text(" [\n" + json.dumps(GOOD) + ",\n" + json.dumps(GOOD) + "]")
     assert [type(seed) for seed in read_seeds(path)] == [Seed, Seed]
     path.write_text('[{"a":')
@@ -98,9 +98,11 @@ def test_lines_lists_and_broken_lines_are_read(tmp_path):
         list(read_seeds(tmp_path / "none"))
 
 
-def test_lone_surrogates_do_not_come_through():
-    (seed,) = seeds_of({**GOOD, "output": "a\ud800"})
-    assert seed.output == "a?"
+def test_lone_surrogates_do_not_come_through(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({**GOOD, "output": "a\ud800"}) + "\n" + json.dumps(GOOD))
+    reject, seed = read_seeds(path)
+    assert reject.reason == "not_text" and isinstance(seed, Seed)
 
 
 def test_gold_takes_the_rows_that_bring_labels_for_what_they_show():

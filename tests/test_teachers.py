@@ -6,9 +6,8 @@ import math
 import pytest
 
 from chat_server import chat_reply, chat_server, error_reply
-from selfrag.annotate.chat import ChatConfig, ChatTeacher, ServedCritic
-from selfrag.annotate.endpoint import Endpoint, EndpointConfig
-from selfrag.annotate.judge import Judge
+from selfrag.annotate.chat import ChatConfig, ChatTeacher, Endpoint, EndpointConfig, ServedCritic
+from selfrag.annotate.judge import AnswerStore, Judge, request_key
 from selfrag.annotate.judgement import (
     Answer,
     Reason,
@@ -16,7 +15,6 @@ from selfrag.annotate.judgement import (
     retrieve_case,
     utility_case,
 )
-from selfrag.annotate.store import AnswerStore, request_key
 from selfrag.errors import StorageError
 from selfrag.reflection import Relevance, Retrieve, Utility
 

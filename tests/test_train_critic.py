@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.annotate.critic_prompt import critic_prompt
+from selfrag.annotate.critic import critic_prompt
 from selfrag.annotate.judgement import LABELS, Group
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.errors import BadInput

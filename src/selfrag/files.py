@@ -26,7 +26,9 @@ from selfrag.serial import json_line, json_text
 
 logger = logging.getLogger(__name__)
 
-WRITABLE = "expected a writable place with free space, so make room or name another"
+WRITABLE = (
+    "expected a writable file in an existing folder with free space, so make room or name another"
+)
 READABLE = "expected a readable file, so name another"
 
 # Network failures are OSErrors too; whoever talks to a network translates them there.

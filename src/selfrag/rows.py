@@ -56,6 +56,11 @@ class Reject:
         return f"line {self.number} {self.detail}"
 
     @property
+    def place(self) -> str:
+        """The row's id, or else its number."""
+        return self.id or f"row {self.number}"
+
+    @property
     def text(self) -> str:
         """The row as text, at most 2,000 characters."""
         text = self.row if isinstance(self.row, str) else json.dumps(self.row, ensure_ascii=False)
@@ -87,7 +92,14 @@ def read_rows(
     (or `KeyError`, `TypeError`, `ValueError`) for, is a `Reject`. Raises `BadInput` where the file
     cannot be read at all.
     """
-    for number, row in read_values(path, what=what):
+    yield from parse_rows(read_values(path, what=what), parse)
+
+
+def parse_rows(
+    rows: Iterable[tuple[int, Any]], parse: Callable[[int, Row], T]
+) -> Iterator[tuple[int, T | Reject]]:
+    """What `parse` makes of numbered values, as in `read_rows`; rejects stay as they are."""
+    for number, row in rows:
         yield number, row if isinstance(row, Reject) else _parsed(number, row, parse)
 
 

@@ -7,7 +7,7 @@ pipeline. Knows nothing of teachers, retrievers or files.
 
 import zlib
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,17 @@ from selfrag.annotate.judgement import (
     support_case,
     utility_case,
 )
-from selfrag.annotate.sentences import split_answer, without_control
 from selfrag.annotate.sources import SourceRow
 from selfrag.decode.search import Lookup
 from selfrag.passage import Hit, Passage
-from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Utility
+from selfrag.reflection import (
+    ReflectionToken,
+    Relevance,
+    Retrieve,
+    Utility,
+)
+from selfrag.released import passage_text, without_control
+from selfrag.text import sentence_spans
 
 Need = list[Case] | Lookup
 
@@ -271,7 +277,7 @@ def _read_pieces(retrieve: Piece, choice: Choice, sentence: str) -> list[Piece]:
     """The decision, the passage, its relevance, the sentence, and its support where relevant."""
     hit, read = choice.read.hit, choice.read
     title, text = (without_control(part) for part in (hit.passage.title, hit.passage.text))
-    body = f"{Marker.PARAGRAPH_START}{title}\n{text}{Marker.PARAGRAPH_END}"
+    body = passage_text(replace(hit.passage, title=title, text=text))
     pieces = [_token_piece(Retrieve.YES, retrieve.by, retrieve.prob, hit), Piece(text=body)]
     if not choice.is_relevant:
         called = (
@@ -313,3 +319,43 @@ def _left_out(
     if done.pieces[0].token is Retrieve.CONTINUE:
         return "begins_with_continue"
     return ""
+
+
+SHORT_CHARACTERS = 30  # in answers of more than two sentences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPart:
+    """A piece of an answer; `is_bare`: too short to be judged, and copied as it is."""
+
+    text: str
+    is_bare: bool = False
+
+
+def split_answer(output: str, *, merge_short: bool) -> list[AnswerPart]:
+    """The sentences of `output` without the space between them, in order; none is lost.
+
+    In answers of more than two sentences, one of fewer than 30 characters stays bare, as in the
+    released code, or with `merge_short` goes with the sentence before it (the first with the next).
+    """
+    spans = sentence_spans(output) or [(0, len(output))]
+    many = len(spans) > 2
+    short = [many and end - start < SHORT_CHARACTERS for start, end in spans]
+    if not merge_short:
+        return [
+            AnswerPart(text=output[start:end], is_bare=is_short)
+            for (start, end), is_short in zip(spans, short, strict=True)
+        ]
+    merged: list[tuple[int, int]] = []
+    open_start: int | None = None  # of short sentences that have none before them
+    for (start, end), is_short in zip(spans, short, strict=True):
+        if is_short and merged:
+            merged[-1] = (merged[-1][0], end)
+        elif is_short:
+            open_start = start if open_start is None else open_start
+        else:
+            merged.append((start if open_start is None else open_start, end))
+            open_start = None
+    if open_start is not None:  # all of them are short
+        merged.append((open_start, spans[-1][1]))
+    return [AnswerPart(text=output[start:end]) for start, end in merged]

@@ -5,19 +5,19 @@ Knows nothing of who the teacher is or of the command line.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfrag.annotate.balance import LabelShares, label_shares, rebalance
-from selfrag.annotate.critic_prompt import CRITIC_INSTRUCTIONS, TASKS, critic_input
-from selfrag.annotate.judge import Judge
-from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
-from selfrag.annotate.rejects import Lines, Reject, Stage, beside, writing
-from selfrag.annotate.report import LabelReport, Prices, report_text
+from selfrag.annotate.critic import CRITIC_INSTRUCTIONS, TASKS, critic_input
+from selfrag.annotate.judge import Judge, Prices
+from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label, LabelShares, label_of
+from selfrag.annotate.report import DataFile, LabelReport, Stage, data_file, nothing_usable
 from selfrag.annotate.seeds import Seed
-from selfrag.errors import BadInput, EngineError, SelfRAGError
+from selfrag.errors import BadInput
+from selfrag.files import beside, write_json
+from selfrag.rows import Reject
 
 # Seeds whose cases go to the teacher together.
 WINDOW = 64
@@ -84,8 +84,7 @@ def write_critic_data(
     report = LabelReport(teacher, prices or Prices(), shares=shares)
     once = _Once()
     n_read = 0
-    report_path = beside(out, ".report.json")
-    with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
+    with data_file(out) as file:
         for rows in windows(seeds, window):
             own = [
                 list(once.items(row, groups, only_gold=judge is None))
@@ -97,19 +96,17 @@ def write_critic_data(
             judged = iter(rebalance(each, shares or {}) for each in judgements)
             for row, items in zip(rows, own, strict=True):
                 if isinstance(row, Reject):
-                    rejects.reject(row)
+                    file.reject(row)
                 for item in items:
                     judgement = next(judged)
                     report.add(judgement, item.gold if judge else None, item.seed.dataset)
-                    _write(item, judgement, data, rejects)
+                    _write(item, judgement, file)
             n_read += len(rows)
             on_progress(n_read)
-        data.is_wanted = data.n_rows > 0
-    summary = report.to_json(rejects=rejects.reasons, repeated=once.repeated)
-    with writing(report_path) as lines:
-        lines.write(report_text(summary))
-    if not data.n_rows:
-        raise nothing_usable(out, rejects)
+    summary = report.to_json(rejects=file.reasons, repeated=once.repeated)
+    write_json(beside(out, ".report.json"), summary, "the report")
+    if not file.n_rows:
+        raise nothing_usable(out, file)
     return summary
 
 
@@ -138,18 +135,6 @@ def planned_cases(
         yield [item.case for seed in some for item in once.items(seed, groups)]
 
 
-def nothing_usable(out: Path, rejects: Lines) -> SelfRAGError:
-    """The error of a run without a result: whose fault it was goes by the commonest reason."""
-    (worst, n_worst), *_ = rejects.reasons.most_common(1) or [("read: no rows", 0)]
-    message = (
-        f"cannot write {out}: nothing could be used, and the commonest reason of "
-        f"{rejects.n_rows} is {worst!r} ({n_worst} times); see {beside(out, '.rejects.jsonl')}, "
-        "mend what it says and run again"
-    )
-    kind = EngineError if worst.startswith(Stage.ASK) else BadInput
-    return kind(message)
-
-
 def windows(rows: Iterable[T], size: int) -> Iterator[list[T]]:
     """`rows` in order, `size` at a time; the last may be fewer."""
     rest = iter(rows)
@@ -167,11 +152,11 @@ def _judgements(items: Sequence[_Item], judge: Judge | None) -> list[Judgement]:
     return [judged[n] for n in range(len(items))]
 
 
-def _write(item: _Item, judgement: Judgement, data: Lines, rejects: Lines) -> None:
+def _write(item: _Item, judgement: Judgement, file: DataFile) -> None:
     if judgement.label is not None:
-        data.add(row_to_json(item.id, item.seed.dataset, judgement, item.gold))
+        file.add(row_to_json(item.id, item.seed.dataset, judgement, item.gold))
     if judgement.failure is not None:
-        rejects.reject(reject_from(item.id, judgement))
+        file.reject(reject_from(item.id, judgement))
 
 
 def reject_from(identity: str, judgement: Judgement) -> Reject:
@@ -233,3 +218,33 @@ def groups_from(names: Iterable[str]) -> tuple[Group, ...]:
             f"{', '.join(LABELS)}, so name one of them"
         )
     return tuple(found)
+
+
+def label_shares(judgements: Iterable[Judgement]) -> dict[Group, dict[str, float]]:
+    """The mean probability of every label, of groups that were answered with probabilities."""
+    sums: dict[Group, dict[str, float]] = {}
+    counts: dict[Group, int] = {}
+    for judgement in judgements:
+        group = judgement.case.group
+        for label, prob in judgement.probs:
+            by_label = sums.setdefault(group, {})
+            by_label[label] = by_label.get(label, 0.0) + prob
+        counts[group] = counts.get(group, 0) + bool(judgement.probs)
+    return {
+        group: {label: total / counts[group] for label, total in by_label.items()}
+        for group, by_label in sums.items()
+    }
+
+
+def rebalance(judgement: Judgement, shares: LabelShares) -> Judgement:
+    """The judgement with its probabilities divided by `shares`, sum 1, and the likeliest label."""
+    by_label = shares.get(judgement.case.group, {})
+    odds = [
+        (label, prob / by_label[label]) for label, prob in judgement.probs if by_label.get(label)
+    ]
+    total = sum(value for _, value in odds)
+    if not total:
+        return judgement
+    probs = tuple((label, round(value / total, 6)) for label, value in odds)
+    best = max(probs, key=lambda pair: pair[1])[0]
+    return replace(judgement, probs=probs, label=label_of(judgement.case.group, best))

@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from selfrag.annotate.annotate_row import Annotated, Need, annotate_row
+from selfrag.annotate.annotate_row import Annotated, Need, annotate_row, split_answer
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
-from selfrag.annotate.critic_data import nothing_usable, reject_from, windows
-from selfrag.annotate.judge import Judge
+from selfrag.annotate.critic_data import reject_from, windows
+from selfrag.annotate.judge import Judge, Prices
 from selfrag.annotate.judgement import Case, Judgement, relevance_case, retrieve_case, utility_case
-from selfrag.annotate.rejects import Lines, Reject, Stage, beside, writing
-from selfrag.annotate.report import LabelReport, Prices, report_text
-from selfrag.annotate.sentences import split_answer
+from selfrag.annotate.report import DataFile, LabelReport, Stage, data_file, nothing_usable
 from selfrag.annotate.sources import SourceRow
 from selfrag.decode.drive import Server, look_up, run
 from selfrag.decode.search import Lookup
+from selfrag.files import beside, write_json
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 from selfrag.retrieval.base import Retriever
+from selfrag.rows import Reject
 
 # Rows whose questions go to teacher and retriever together.
 WINDOW = 32
@@ -74,54 +74,45 @@ def write_generator_data(
     report = LabelReport(judge.teacher.name, prices or Prices())
     tokens: Counter[str] = Counter()
     n_read = 0
-    with writing(beside(out, ".rejects.jsonl")) as rejects, writing(out) as data:
+    with data_file(out) as file:
         for some in windows(rows, window):
             usable = [row for row in some if isinstance(row, SourceRow)]
             annotated = iter(annotate_rows(usable, judge, retriever, config))
             for row in some:
                 if isinstance(row, Reject):
-                    rejects.reject(row)
+                    file.reject(row)
                 else:
-                    _write(next(annotated), report, tokens, data, rejects)
+                    _write(next(annotated), report, tokens, file)
             n_read += len(some)
             on_progress(n_read)
-        data.is_wanted = data.n_rows > 0
     summary = {
-        **report.to_json(rejects=rejects.reasons),
-        "rows": data.n_rows,
+        **report.to_json(rejects=file.reasons),
+        "rows": file.n_rows,
         "tokens": _token_counts(tokens),
         "assembly": _config_to_json(config),
     }
-    with writing(beside(out, ".report.json")) as lines:
-        lines.write(report_text(summary))
-    if not data.n_rows:
-        raise nothing_usable(out, rejects)
+    write_json(beside(out, ".report.json"), summary, "the report")
+    if not file.n_rows:
+        raise nothing_usable(out, file)
     return summary
 
 
-def _write(
-    done: Annotated, report: LabelReport, tokens: Counter[str], data: Lines, rejects: Lines
-) -> None:
+def _write(done: Annotated, report: LabelReport, tokens: Counter[str], file: DataFile) -> None:
     for judgement in done.judgements:
         report.add(judgement)
         if judgement.label is None and judgement is not done.unfinished:
-            rejects.reject(reject_from(done.row.id, judgement))
+            file.reject(reject_from(done.row.id, judgement))
     if done.unfinished is not None:
-        rejects.reject(reject_from(done.row.id, done.unfinished))
+        file.reject(reject_from(done.row.id, done.unfinished))
     elif done.left_out:
         detail = f"left out by the rule {done.left_out} of the released code"
         made = done.to_json()
-        rejects.reject(
-            Reject(
-                id=done.row.id,
-                stage=Stage.ASSEMBLE,
-                reason=done.left_out,
-                detail=detail,
-                row=made,
-            )
+        reason = done.left_out
+        file.reject(
+            Reject(id=done.row.id, stage=Stage.ASSEMBLE, reason=reason, detail=detail, row=made)
         )
     else:
-        data.add(done.to_json())
+        file.add(done.to_json())
         tokens.update(str(piece.token) for piece in done.pieces if piece.token is not None)
 
 

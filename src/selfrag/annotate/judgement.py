@@ -5,6 +5,7 @@ Groups: Self-RAG (arXiv 2310.11511), table 1, with Retrieve asked in two ways as
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +31,9 @@ LABELS: dict[Group, tuple[Label, ...]] = {
     Group.SUPPORT: tuple(Support),
     Group.UTILITY: tuple(Utility),
 }
+
+# group -> label -> mean probability over the rows, sum 1
+LabelShares = Mapping[Group, Mapping[str, float]]
 
 
 def label_of(group: Group, text: str) -> Label:

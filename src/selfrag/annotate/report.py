@@ -1,21 +1,27 @@
-"""What a set of labels looks like: counts, agreement with gold, examples, rejects, cost.
+"""What a run made: its rows, its rejects, and a report of labels; and a look into training data.
 
-Everything in it follows from the rows and their answers, not from this run: a run that was killed
-and resumed reports the same. Knows nothing of how it is shown.
+Everything in a report follows from the rows and their answers, not from this run: a run that was
+killed and resumed reports the same. Knows nothing of how it is shown.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from selfrag import plots
-from selfrag.annotate.balance import LabelShares
-from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label
-from selfrag.reflection import Support
+from selfrag.annotate.judge import Prices
+from selfrag.annotate.judgement import LABELS, Case, Group, Judgement, Label, LabelShares
+from selfrag.errors import BadInput, EngineError, SelfRAGError
+from selfrag.files import beside, replacing
+from selfrag.reflection import REFLECTION_TOKENS, Marker, ReflectionToken, Support
+from selfrag.released import PassageText, split_output
+from selfrag.rows import Reject, id_of, read_rows, text_field
+from selfrag.serial import json_line
 from selfrag.statistics import wilson
 
 _EXAMPLE_CHARACTERS = 300
@@ -24,19 +30,62 @@ _EXAMPLE_CHARACTERS = 300
 Confusion = dict[str, Counter[str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """Money for a million tokens, in whatever currency; None where it is not known."""
+class Stage(StrEnum):
+    """Where a row could not go on."""
 
-    prompt: float | None = None
-    completion: float | None = None
+    READ = "read"
+    ASK = "ask"  # no answer: a rerun asks again
+    PARSE = "parse"  # an answer without a label
+    ASSEMBLE = "assemble"  # left out by a rule
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """The price of so many tokens, or None where no price was given."""
-        if self.prompt is None or self.completion is None:
-            return None
-        total = prompt_tokens * self.prompt + completion_tokens * self.completion
-        return round(total / 1e6, 6)
+
+@dataclass(slots=True)
+class DataFile:
+    """Rows and rejects of a run as they are made, and how often each reason came up."""
+
+    data: BinaryIO
+    rejects: BinaryIO
+    n_rows: int = 0
+    n_rejects: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One row of data."""
+        self.data.write(json_line(row))
+        self.n_rows += 1
+
+    def reject(self, reject: Reject) -> None:
+        """One reject, counted by stage and reason."""
+        row = {"id": reject.place, "stage": reject.stage, "reason": reject.reason}
+        self.rejects.write(json_line({**row, "detail": reject.detail, "row": reject.row}))
+        self.n_rejects += 1
+        self.reasons[f"{reject.stage}: {reject.reason}"] += 1
+
+
+@contextmanager
+def data_file(out: Path) -> Iterator[DataFile]:
+    """`out` and its rejects; both appear when the block ends well, `out` only with a row in it."""
+    with (
+        replacing(beside(out, ".rejects.jsonl"), "rejects") as rejects,
+        replacing(out, "rows") as data,
+    ):
+        with data.open("wb") as of_data, rejects.open("wb") as of_rejects:
+            file = DataFile(data=of_data, rejects=of_rejects)
+            yield file
+        if not file.n_rows:
+            data.unlink()
+
+
+def nothing_usable(out: Path, file: DataFile) -> SelfRAGError:
+    """The error of a run without a result: whose fault it was goes by the commonest reason."""
+    (worst, n_worst), *_ = file.reasons.most_common(1) or [("read: no rows", 0)]
+    message = (
+        f"cannot write {out}: nothing could be used, and the commonest reason of "
+        f"{file.n_rejects} is {worst!r} ({n_worst} times); see {beside(out, '.rejects.jsonl')}, "
+        "fix what it says and run again"
+    )
+    kind = EngineError if worst.startswith(Stage.ASK) else BadInput
+    return kind(message)
 
 
 @dataclass(slots=True)
@@ -44,7 +93,7 @@ class LabelReport:
     """Grows with every judgement; `to_json` is `<out>.report.json`."""
 
     teacher: str
-    prices: Prices = Prices()
+    prices: Prices = field(default_factory=Prices)
     shares: LabelShares | None = None
     counts: dict[Group, Counter[str]] = field(default_factory=dict)
     # group, set -> gold label -> label given -> how often
@@ -191,6 +240,97 @@ def _example(judgement: Judgement) -> dict[str, Any]:
     return {**shown, "prob": judgement.prob}
 
 
-def report_text(report: Mapping[str, Any]) -> str:
-    """The report as the file has it."""
-    return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A run of the output: a token, a passage with its markers, or text of the answer."""
+
+    text: str
+    token: ReflectionToken | None = None
+    is_passage: bool = False
+
+
+def spans(output: str) -> list[Span]:
+    """`output` in runs that joined are `output`."""
+    found = []
+    for part in split_output(output):
+        if isinstance(part, PassageText):
+            end = Marker.PARAGRAPH_END if part.closed else ""
+            text = f"{Marker.PARAGRAPH_START}{part.text}{end}"
+            found.append(Span(text=text, is_passage=True))
+        elif isinstance(part, ReflectionToken):
+            found.append(Span(text=part, token=part))
+        else:
+            found.append(Span(text=part))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRow:
+    """One row as shown."""
+
+    id: str
+    dataset: str
+    instruction: str
+    spans: list[Span]
+    by: Counter[str]  # who gave the tokens, where the row says so
+
+
+@dataclass(slots=True)
+class DataStatistics:
+    """Counts over rows; every token of the vocabulary has one."""
+
+    rows: int = 0
+    rejects: int = 0
+    passages: int = 0
+    answer_words: int = 0
+    datasets: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    starts: Counter[str] = field(default_factory=Counter)
+    by: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: DataRow) -> None:
+        """Counts one row."""
+        self.rows += 1
+        self.datasets[row.dataset] += 1
+        self.by.update(row.by)
+        self.tokens.update(str(span.token) for span in row.spans if span.token)
+        self.passages += sum(span.is_passage for span in row.spans)
+        plain = [span.text for span in row.spans if not span.token and not span.is_passage]
+        self.answer_words += sum(len(text.split()) for text in plain)
+        first = row.spans[0] if row.spans else Span(text="")
+        self.starts[str(first.token or "text")] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts by name, commonest first where no order is given by the vocabulary."""
+        shown = [token for token in REFLECTION_TOKENS if not isinstance(token, Marker)]
+        return {
+            "rows": self.rows,
+            "rejects": self.rejects,
+            "datasets": dict(self.datasets.most_common()),
+            "tokens": {str(token): self.tokens[str(token)] for token in shown},
+            "starts_with": dict(self.starts.most_common()),
+            "given_by": dict(self.by.most_common()),
+            "passages": self.passages,
+            "answer_words": self.answer_words,
+        }
+
+
+def read_data(path: Path) -> Iterator[DataRow | Reject]:
+    """The rows of a file of the released schema as shown, or as rejects."""
+    return (row for _, row in read_rows(path, _data_row, what="generator data"))
+
+
+def _data_row(number: int, data: dict[str, Any]) -> DataRow:
+    return DataRow(
+        id=id_of(data, "id", otherwise=str(number)),
+        dataset=text_field(data, "dataset_name"),
+        instruction=text_field(data, "instruction", required=True),
+        spans=spans(text_field(data, "output", required=True)),
+        by=Counter(_givers(data.get("provenance"))),
+    )
+
+
+def _givers(provenance: Any) -> list[str]:
+    if not isinstance(provenance, list):
+        return []
+    return [str(entry.get("by", "")) for entry in provenance if isinstance(entry, dict)]

@@ -4,7 +4,6 @@ Fields and rules of the sets: AkariAsai/self-rag 1fcdc42, `data_creation/process
 A row that cannot be used comes as a reject. Knows nothing of teachers or passages.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +11,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from selfrag.annotate.rejects import Reject
-from selfrag.annotate.seeds import MAX_CHARACTERS, RowError, read_rows, row_object, text_field
+from selfrag.annotate.seeds import refuse_long, refuse_repeated
 from selfrag.errors import BadInput
+from selfrag.rows import (
+    Reject,
+    Row,
+    RowFault,
+    id_of,
+    json_kind,
+    parse_rows,
+    read_values,
+    text_field,
+)
 
 MAX_WORDS = 500  # of an Open-Instruct turn
 TASK_SEPARATOR = "## Input:\n\n"
@@ -98,7 +106,7 @@ def read_sources(sources: Iterable[Source]) -> Iterator[SourceRow | Reject]:
     seen: set[str] = set()
     for source in sources:
         is_asqa = source.kind is SourceKind.ASQA
-        rows = _asqa_rows(source.path) if is_asqa else read_rows(source.path)
+        rows = _asqa_rows(source.path) if is_asqa else read_values(source.path)
         yield from check_source(rows, source.kind, source.name, seen)
 
 
@@ -107,73 +115,68 @@ def check_source(
 ) -> Iterator[SourceRow | Reject]:
     """Numbered rows as rows of the set `name`, or as rejects; ids go to `seen`."""
     read = _READERS[kind]
-    for number, row in rows:
-        try:
-            found = read(row_object(row), number, name)
-            if found.id in seen:
-                raise RowError(
-                    "duplicate", f"row {number} has the id {found.id!r} of an earlier one"
-                )
-            longest = max(len(found.instruction), len(found.output))
-            if longest > MAX_CHARACTERS:
-                detail = f"a text has {longest} characters, expected at most {MAX_CHARACTERS}"
-                raise RowError("too_long", detail)
-        except RowError as error:
-            yield error.reject(number, row)
-            continue
+
+    def parse(number: int, row: Row) -> SourceRow:
+        found = read(row, number, name)
+        refuse_repeated(found.id, seen)
+        refuse_long({"instruction": found.instruction, "output": found.output})
         seen.add(found.id)
-        yield found
+        return found
+
+    return (row for _, row in parse_rows(rows, parse))
 
 
-def _plain(row: dict[str, Any], number: int, name: str) -> SourceRow:
+def _plain(row: Row, number: int, name: str) -> SourceRow:
     instruction = text_field(row, "instruction", required=True)
     more = text_field(row, "input")
     dataset = text_field(row, "dataset_name") or name
     return SourceRow(
-        id=_identity(row, f"{dataset}_{number - 1}"),
+        id=id_of(row, "id", otherwise=f"{dataset}_{number - 1}"),
         dataset=dataset,
         instruction=f"{instruction}\n{more}" if more and more not in instruction else instruction,
         output=text_field(row, "output", required=True),
     )
 
 
-def _open_instruct(row: dict[str, Any], number: int, name: str) -> SourceRow:
+def _open_instruct(row: Row, number: int, name: str) -> SourceRow:
     """One turn of at most 500 words a side, in English."""
     messages = row.get("messages")
     if not isinstance(messages, list) or len(messages) != 2:
-        raise RowError("not_one_turn", "expected 'messages' with one question and one answer")
-    asked, answered = (text_field(row_object(each), "content", required=True) for each in messages)
+        raise RowFault("not_one_turn", "has no 'messages' of one question and one answer")
+    asked, answered = (text_field(_object(each), "content", required=True) for each in messages)
     instruction = asked.replace("\nOutput:", "").rstrip("\n")
     output = answered.removeprefix("\n")
     for text in (instruction, output):
         if len(text.split(" ")) > MAX_WORDS:
-            raise RowError("too_long", f"a turn has more than {MAX_WORDS} words")
+            raise RowFault("too_long", f"has a turn of more than {MAX_WORDS} words")
         if not looks_english(text):
-            raise RowError("not_english", f"found {text[:80]!r}")
+            raise RowFault("not_english", f"is not English: {text[:80]!r}")
     return SourceRow(
-        id=_identity(row, f"{name}_{number - 1}"),
+        id=id_of(row, "id", otherwise=f"{name}_{number - 1}"),
         dataset=name,
         instruction=instruction,
         output=output,
     )
 
 
-def _dpr(row: dict[str, Any], number: int, name: str) -> SourceRow:
+def _dpr(row: Row, number: int, name: str) -> SourceRow:
     """The first answer; labels of FEVER as words."""
     answers = row.get("answers")
     if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
-        raise RowError("missing_field", "expected 'answers' with at least one string")
+        raise RowFault("missing_field", "has no 'answers' with at least one string")
     output = answers[0]
     if name == "fever":
         words = {"SUPPORTS": "true", "REFUTES": "false"}
         if output not in words:
-            raise RowError("unknown_label", f"found {output!r}, expected SUPPORTS or REFUTES")
+            raise RowFault(
+                "unknown_label", f"has the label {output!r}, expected SUPPORTS or REFUTES"
+            )
         output = words[output]
     question = text_field(row, "question", required=True)
     return _row(row, number, name, question=question, output=output)
 
 
-def _choices(row: dict[str, Any], number: int, name: str) -> SourceRow:
+def _choices(row: Row, number: int, name: str) -> SourceRow:
     """The question with its four options as lines, and the letter of the right one."""
     stem: Any = row.get("question_stem", row.get("question"))
     options = row.get("choices")
@@ -181,14 +184,12 @@ def _choices(row: dict[str, Any], number: int, name: str) -> SourceRow:
         stem, options = stem.get("stem"), stem.get("choices")
     texts, labels = _options(options)
     if not isinstance(stem, str) or len(texts) != 4:
-        raise RowError(
-            "wrong_choices", f"expected a question with four options, found {len(texts)}"
-        )
+        raise RowFault("wrong_choices", f"has no question with four options, found {len(texts)}")
     gold = row.get("gold", row.get("answerKey"))
     if isinstance(gold, str) and gold in labels:
         gold = labels.index(gold)
     if not isinstance(gold, int) or isinstance(gold, bool) or gold not in range(4):
-        raise RowError("unknown_label", f"found {gold!r}, expected one of {labels}")
+        raise RowFault("unknown_label", f"has the label {gold!r}, expected one of {labels}")
     letters = "ABCD"
     lines = [f"{letter}: {text}" for letter, text in zip(letters, texts, strict=True)]
     return _row(row, number, name, question="\n".join([stem, *lines]), output=letters[gold])
@@ -205,28 +206,24 @@ def _options(options: Any) -> tuple[list[str], list[str]]:
     else:
         texts, labels = options or [], []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RowError("wrong_type", "the options are no list of strings")
+        raise RowFault("wrong_type", "has options that are no list of strings")
     letters = [str(label) for label in labels] if isinstance(labels, list) else []
     return texts, letters or list("ABCD")
 
 
-def _asqa(row: dict[str, Any], number: int, name: str) -> SourceRow:
+def _asqa(row: Row, number: int, name: str) -> SourceRow:
     """The ambiguous question, and the long answer of the first who gave one."""
     annotations = row.get("annotations")
     if not isinstance(annotations, list) or not annotations:
-        raise RowError("missing_field", "expected 'annotations' with a long answer")
-    output = text_field(row_object(annotations[0]), "long_answer", required=True)
+        raise RowFault("missing_field", "has no 'annotations' with a long answer")
+    output = text_field(_object(annotations[0]), "long_answer", required=True)
     question = text_field(row, "ambiguous_question", required=True)
     return _row(row, number, name, question=question, output=output)
 
 
 def _asqa_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"cannot read ASQA from {path}: {error}; expected its one JSON object, so name it"
-        ) from error
+    """The questions of the one object that the set is published as."""
+    data = next((value for _, value in read_values(path, what="ASQA")), None)
     train = data.get("train", data) if isinstance(data, dict) else None
     if not isinstance(train, dict):
         raise BadInput(
@@ -237,23 +234,20 @@ def _asqa_rows(path: Path) -> Iterator[tuple[int, Any]]:
         yield number, {"id": identity, **row} if isinstance(row, dict) else row
 
 
-def _row(row: dict[str, Any], number: int, name: str, *, question: str, output: str) -> SourceRow:
+def _row(row: Row, number: int, name: str, *, question: str, output: str) -> SourceRow:
     task = TASK_SENTENCES.get(name)
     instruction = f"{task}{TASK_SEPARATOR}{question}" if task else question
-    identity = f"{name}_{_identity(row, str(number - 1))}"
+    identity = f"{name}_{id_of(row, 'id', otherwise=str(number - 1))}"
     return SourceRow(id=identity, dataset=name, instruction=instruction, output=output)
 
 
-def _identity(row: dict[str, Any], otherwise: str) -> str:
-    value = row.get("id")
-    if value is None:
-        return otherwise
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RowError("wrong_type", f"the id is {type(value).__name__}, expected a string")
-    return str(value)
+def _object(value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise RowFault("wrong_type", f"has {json_kind(value)} where an object is expected")
+    return value
 
 
-_READERS: Mapping[SourceKind, Callable[[dict[str, Any], int, str], SourceRow]] = {
+_READERS: Mapping[SourceKind, Callable[[Row, int, str], SourceRow]] = {
     SourceKind.PLAIN: _plain,
     SourceKind.OPEN_INSTRUCT: _open_instruct,
     SourceKind.DPR: _dpr,

@@ -16,19 +16,18 @@ from selfrag.cli import options
 from selfrag.cli.console import print_json, stdout
 from selfrag.cli.report import Reporter
 from selfrag.errors import BadInput
+from selfrag.files import beside
 from selfrag.open import indexes
 from selfrag.open.teachers import TeacherOptions, open_teacher
 from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
 
 if TYPE_CHECKING:
-    from selfrag.annotate.inspection import DataRow
-    from selfrag.annotate.judge import Judge, Tally
+    from selfrag.annotate.judge import AnswerStore, Judge, Prices, Tally
     from selfrag.annotate.judgement import Group
-    from selfrag.annotate.rejects import Reject
-    from selfrag.annotate.report import Prices
+    from selfrag.annotate.report import DataRow
     from selfrag.annotate.seeds import Seed
     from selfrag.annotate.sources import SourceRow
-    from selfrag.annotate.store import AnswerStore
+    from selfrag.rows import Reject
 
 # A cluster has enough to do only when this many windows of rows go out together.
 _CLUSTER_WINDOWS = 16
@@ -65,7 +64,7 @@ class Run:
     @property
     def prices(self) -> "Prices":
         """What tokens cost."""
-        from selfrag.annotate.report import Prices
+        from selfrag.annotate.judge import Prices
 
         return Prices(prompt=self.price_in, completion=self.price_out)
 
@@ -120,8 +119,7 @@ def _label(
         planned_cases,
         write_critic_data,
     )
-    from selfrag.annotate.estimate import estimate
-    from selfrag.annotate.judge import Judge
+    from selfrag.annotate.judge import Judge, estimate
 
     report = Reporter()
     next(rows(), None)  # what cannot be read at all fails before a model is fetched or started
@@ -187,9 +185,8 @@ def _annotate(
     config: AssemblyConfig,
     run: Run,
 ) -> None:
-    from selfrag.annotate.estimate import estimate
     from selfrag.annotate.generator_data import WINDOW, planned_at_most, write_generator_data
-    from selfrag.annotate.judge import Judge
+    from selfrag.annotate.judge import Judge, estimate
 
     report = Reporter()
     n_rows = sum(1 for _ in rows())
@@ -241,11 +238,10 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show rows of generator data with their tokens in colour, and count what is in the file."""
-    from selfrag.annotate.inspection import DataRow, DataStatistics, data_rows
-    from selfrag.annotate.seeds import read_rows
+    from selfrag.annotate.report import DataRow, DataStatistics, read_data
 
     statistics = DataStatistics()
-    for row in data_rows(read_rows(path)):
+    for row in read_data(path):
         if not isinstance(row, DataRow):
             statistics.rejects += 1
             continue
@@ -272,8 +268,7 @@ def _names(text: str) -> list[str]:
 
 
 def _store(out: Path, answers: Path | None, *, dry_run: bool) -> "AnswerStore":
-    from selfrag.annotate.rejects import beside
-    from selfrag.annotate.store import AnswerStore
+    from selfrag.annotate.judge import AnswerStore
 
     path = answers or beside(out, ".answers.sqlite")
     return AnswerStore(Path(":memory:") if dry_run and not path.exists() else path)
@@ -297,7 +292,6 @@ def spent(judge: "Judge", prices: "Prices") -> str:
 
 
 def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
-    from selfrag.annotate.rejects import beside
     from selfrag.annotate.report import plot_labels
 
     plot_labels(summary, beside(out, ".report.png"))

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from selfrag.annotate.chat import first_choice
-from selfrag.annotate.endpoint import Endpoint, EndpointConfig
+from selfrag.annotate.chat import Endpoint, EndpointConfig, first_choice
 from selfrag.annotate.judgement import Failure
 from selfrag.engine.base import Completion, Engine, FinishReason, Request
 from selfrag.errors import BadInput, EngineError

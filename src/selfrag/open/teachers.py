@@ -22,7 +22,7 @@ from selfrag.progress import SILENT, Progress
 from selfrag.serial import setting
 
 if TYPE_CHECKING:
-    from selfrag.annotate.endpoint import Endpoint
+    from selfrag.annotate.chat import Endpoint
     from selfrag.annotate.judge import Teacher
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -83,7 +83,7 @@ def open_teacher(
 
 @contextmanager
 def _on_cluster(options: TeacherOptions, report: Progress) -> "Iterator[Teacher]":
-    from selfrag.annotate.cluster import ClusterTeacher
+    from selfrag.annotate.judge import ClusterTeacher
 
     n_threads = options.threads or max(1, int(options.workers.n_cpus))
     on_worker = replace(options, workers=Workers(), threads=n_threads)
@@ -158,7 +158,7 @@ def _chat(options: TeacherOptions, url: str, model: str, *, identity: str) -> "I
 
 @contextmanager
 def _endpoint(options: TeacherOptions, url: str, model: str) -> "Iterator[Endpoint]":
-    from selfrag.annotate.endpoint import Endpoint, EndpointConfig
+    from selfrag.annotate.chat import Endpoint, EndpointConfig
 
     is_ours = not is_url(options.teacher) and options.teacher != "openai" and not options.critic
     config = EndpointConfig(

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from selfrag.annotate.critic_prompt import TASKS, critic_prompt_ids, label_ids
+from selfrag.annotate.critic import TASKS, critic_prompt_ids, label_ids
 from selfrag.annotate.judgement import LABELS, Group, Label, label_of
 from selfrag.errors import BadInput
 from selfrag.prompt import Tokenizer
