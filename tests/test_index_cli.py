@@ -188,6 +188,19 @@ def test_how_files_are_cut_and_read_is_remembered(run, docs, tmp_path):
     assert found.count("one two") == 2  # of the text and of the row
 
 
+def test_the_columns_of_rows_are_named_once_for_all_updates(run, tmp_path):
+    docs, index = tmp_path / "docs", tmp_path / "index"
+    docs.mkdir()
+    (docs / "animals.csv").write_text("name,kind,about\nOkapi,mammal,lives in Congo\n")
+    columns = ["--text-column", "about", "--title-column", "name", "--title-column", "kind"]
+    run("index", "build", docs, "--out", index, *columns)
+    (docs / "animals.csv").write_text("name,kind,about\nDodo,bird,lived on Mauritius\n")
+    run("index", "update", index)
+    out, _ = run("search", "Mauritius", "--index", index, "--json")
+    [hit] = json.loads(out)["hits"]
+    assert (hit["title"], hit["text"]) == ("Dodo: bird", "lived on Mauritius")
+
+
 def test_what_a_broken_off_build_of_other_files_left_is_taken_out(run, docs, tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()

@@ -143,6 +143,7 @@ def build(
         cut_rows=read.cut_rows,
         encoding=read.encoding,
     )
+    manifest = replace(manifest, text_column=read.text_column, title_column=read.title_column)
 
     def fill(writer: IndexWriter) -> None:
         intake = _Intake(writer, read, changes, on_skip, progress)
@@ -310,7 +311,13 @@ def _changed(
 ) -> Iterator[_Intake]:
     with _opened(index, encoder, _counter(progress)) as writer:
         there = writer.manifest
-        read = ReadOptions(encoding=there.encoding, max_mb=max_mb, cut_rows=there.cut_rows)
+        read = ReadOptions(
+            max_mb=max_mb,
+            encoding=there.encoding,
+            cut_rows=there.cut_rows,
+            text_column=there.text_column,
+            title_column=there.title_column,
+        )
         intake = _Intake(writer, read, Changes(), on_skip, progress)
         yield intake
         writer.flush()

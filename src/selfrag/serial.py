@@ -31,12 +31,16 @@ NonNegative = Annotated[float, Meta(ge=0.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
 
 
-def setting(default: T, help: str, *names: str, least: int | None = None) -> T:
+def setting(
+    default: T, help: str, *names: str, least: int | None = None, is_repeated: bool = False
+) -> T:
     """A dataclass field that is an option: its help, and its names where not the field's own.
 
-    The command line refuses numbers under `least`.
+    The command line refuses numbers under `least`. A tuple is one option for each member where it
+    `is_repeated`, else one option of members parted by commas.
     """
-    return field(default=default, metadata={"help": help, "names": names, "least": least})
+    metadata = {"help": help, "names": names, "least": least, "is_repeated": is_repeated}
+    return field(default=default, metadata=metadata)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

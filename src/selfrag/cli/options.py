@@ -140,6 +140,8 @@ def _setting(each: Field[Any], hint: Any, path: str) -> inspect.Parameter:
     name, default = path.replace(".", "_"), each.default
     names, told = each.metadata["names"], each.metadata["help"]
     base = _bare(hint)
+    if each.metadata["is_repeated"]:
+        return _parameter(name, Annotated[list[str], typer.Option(*names, help=told)], [])
     is_none_a_word = default is not None and NoneType in get_args(hint)
     if not is_none_a_word and (base in (int, float, str, bool, Path) or _is_plain_enum(base)):
         annotation = base | None if default is None else base

@@ -46,6 +46,8 @@ _PACKAGES = {
     Format.PDF: ("pypdfium2",),
     Format.DOCX: ("mammoth", "lxml"),
 }
+_TEXT_HELP = "Column with the text of a row; again for another."
+_TITLE_HELP = "Column that titles a row; again for another."
 _NEVER_GZIPPED = {Format.PDF, Format.DOCX, Format.UNKNOWN}
 
 
@@ -59,6 +61,8 @@ class ReadOptions:
     memory_mb: int = 4096  # for the process that parses those, where the system can limit it
     encoding: str = setting("", "Of text, HTML and tables; found out if not given.")
     cut_rows: bool = setting(False, "Cut rows that have an id, too.")
+    text_column: tuple[str, ...] = setting((), _TEXT_HELP, is_repeated=True)
+    title_column: tuple[str, ...] = setting((), _TITLE_HELP, is_repeated=True)
 
     def __post_init__(self) -> None:
         for name in ("max_mb", "max_pages", "timeout_s", "memory_mb"):
@@ -66,6 +70,8 @@ class ReadOptions:
                 raise ConfigError(
                     f"cannot read documents: {name} is {getattr(self, name)}, expected more than 0"
                 )
+        for name in ("text_column", "title_column"):  # lists, of JSON and of the command line
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.encoding:
             self._check_encoding()
 

@@ -292,7 +292,7 @@ def build_remote(
 
 
 def _refuse_to_mix(there: Manifest, manifest: Manifest, uri: str) -> None:
-    names = ["chunking", "chunk_words", "cut_rows", "encoding"]
+    names = ["chunking", "chunk_words", "cut_rows", "encoding", "text_column", "title_column"]
     if manifest.kind is not IndexKind.AUTO:
         names.append("kind")
     odd = [

@@ -39,8 +39,9 @@ class Manifest:
     """How an index was made, and when (UTC, ISO 8601); what it holds is in its tables.
 
     `chunking` and `chunk_words` say how its files are cut, and `cut_rows` whether rows with an id
-    are; `encoding` is that of its text files, empty where each has its own; `roots` are the files
-    and folders that it stands for. `n_probes` and `refine_factor` are those of a vector search, 0
+    are; `encoding` is that of its text files, empty where each has its own; `text_column` and
+    `title_column` are what its rows are read by; `roots` are the files and folders that it stands
+    for. `n_probes` and `refine_factor` are those of a vector search, 0
     for the usual ones. `attribution` is the licence line that the passages ask for.
     """
 
@@ -57,6 +58,8 @@ class Manifest:
     refine_factor: int = 0
     cut_rows: bool = False
     encoding: str = ""
+    text_column: tuple[str, ...] = ()
+    title_column: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, location: Location, *, timeout_s: float = TIMEOUT_S) -> "Manifest":
