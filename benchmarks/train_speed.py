@@ -27,8 +27,15 @@ from selfrag.train.batches import collate, make_batches, token_losses
 from selfrag.train.config import Method, TrainConfig
 from selfrag.train.data import RenderOptions, prepare_file
 from selfrag.train.examples import UNIFORM, Mask, Tree
-from selfrag.train.model import attach_lora, load_model, load_tokenizer, prompt_format
-from selfrag.train.vocab import grow_model, grow_tokenizer, reflection_ids
+from selfrag.train.model import (
+    attach_lora,
+    grow_model,
+    grow_tokenizer,
+    load_model,
+    load_tokenizer,
+    prompt_format,
+    reflection_ids,
+)
 
 WAYS = ("ours", "reference")
 

@@ -171,3 +171,15 @@ def save_model(folder, kind, vocab_size, *, tied):
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+def load_base(path):
+    """The base model in fp32 with the reflection vocabulary added, its tokenizer, the 15 ids."""
+    from selfrag.train.config import Method, TrainConfig
+    from selfrag.train.model import grow_model, grow_tokenizer, load_model, load_tokenizer
+    from selfrag.train.model import reflection_ids as ids_of
+
+    model = load_model(TrainConfig(base=str(path), out="", method=Method.FULL))
+    tokenizer = load_tokenizer(path)
+    grow_model(model, tokenizer, grow_tokenizer(tokenizer))
+    return model, tokenizer, ids_of(tokenizer)

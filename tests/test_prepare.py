@@ -177,21 +177,24 @@ def test_an_interruption_while_saving_leaves_nothing_behind(made, tmp_path, monk
     assert list((tmp_path / "m").iterdir()) == []
 
 
-def test_a_faster_process_wins_the_folder(tmp_path):
-    def save(folder):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "theirs").touch()
+def test_a_faster_process_wins_the_folder(made, tmp_path, monkeypatch):
+    out, theirs = tmp_path / "models" / "out", tmp_path / "models" / "out" / "theirs"
+
+    def save(folder, *rest):
+        out.mkdir(parents=True)
+        theirs.touch()
         (folder / "ours").touch()
 
-    prepare.save_whole(tmp_path / "out", save)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+    monkeypatch.setattr(prepare, "_save", save)
+    prepare.dequantise_base(made.gguf, out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert list(out.iterdir()) == [theirs]
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_storage_error(made, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write the model folder"):
-        prepare.save_whole(tmp_path / "file" / "out", lambda folder: None)
+        prepare.dequantise_base(made.gguf, tmp_path / "file" / "out")
 
 
 def test_the_prepared_name_changes_with_base_and_adapter(made, tmp_path):

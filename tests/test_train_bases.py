@@ -6,6 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import small_bases
+from small_bases import load_base
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -16,9 +17,13 @@ from selfrag.released import InstructionRow  # noqa: E402
 from selfrag.train.batches import collate, packs_cleanly, token_losses  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.examples import UNIFORM, encode_row, pack_tree  # noqa: E402
-from selfrag.train.model import load_base, load_tokenizer, prompt_format  # noqa: E402
+from selfrag.train.model import (  # noqa: E402
+    grow_tokenizer,
+    load_tokenizer,
+    prompt_format,
+    reflection_ids,
+)
 from selfrag.train.run import train_from_file  # noqa: E402
-from selfrag.train.vocab import grow_tokenizer, reflection_ids  # noqa: E402
 
 # tokenizer, model, tied head, rows beyond the tokenizer's vocabulary
 BASES = {

@@ -68,9 +68,9 @@ def test_a_file_without_a_usable_row_ends_with_code_2(run, base, tmp_path):
     ("arguments", "said"),
     [
         (["--set", "epochs=3"], "expected train.key=value or loss.key=value"),
-        (["--set", "train.speed=3"], "unknown key train.speed"),
+        (["--set", "train.speed=3"], "cannot set speed: there is no such setting"),
         (["--method", "magic"], "train.method is 'magic'"),
-        (["--set", "loss.text=-1"], "loss.text is -1"),
+        (["--set", "loss.text=-1"], "cannot set text to '-1': expected a number of at least 0"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(run, base, tmp_path, arguments, said):

@@ -47,7 +47,7 @@ def exported(tmp_path_factory):
 def test_the_folder_opens_in_every_engine_with_the_trained_weights(exported):
     from peft import PeftModel
 
-    from selfrag.train.model import load_base
+    from small_bases import load_base
 
     run, folder = exported
     engines = [TransformersEngine(folder, name="t"), LlamaEngine(folder, name="l")]

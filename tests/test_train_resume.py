@@ -117,11 +117,11 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
 
 def test_a_run_is_not_resumed_with_other_settings_or_data(base, data, tmp_path):
     train_from_file(data, config(base, tmp_path / "run"), UNIFORM)
-    with pytest.raises(BadInput, match=r"learning_rate was 0\.01 and is 0\.02"):
+    with pytest.raises(BadInput, match=r"learning_rate \(0\.01 there, 0\.02 now\)"):
         train_from_file(data, config(base, tmp_path / "run", learning_rate=2e-2), UNIFORM)
     other = tmp_path / "other.jsonl"
     other.write_text(data.read_text() * 2)
-    with pytest.raises(BadInput, match="cannot resume the run"):
+    with pytest.raises(BadInput, match="cannot go on with the run"):
         train_from_file(other, config(base, tmp_path / "run"), UNIFORM)
 
 

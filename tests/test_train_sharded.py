@@ -19,7 +19,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 @pytest.mark.parametrize(("name", "max_tokens"), [("llama2-7b", 2048), ("llama2-13b", 1536)])
 def test_the_recipes_of_the_paper_hold_its_settings(name, max_tokens):
     recipe = load_recipe(RECIPES / f"{name}.toml")
-    config = settings(TrainConfig, "train", recipe, base="b", out="o")
+    config = settings(TrainConfig, "train", recipe, {"base": "b", "out": "o"})
     assert settings(LossWeights, "loss", recipe) == UNIFORM
     assert (config.method, config.epochs, config.max_tokens) == (Method.FULL, 3, max_tokens)
     assert (config.peak_learning_rate, config.warmup_share, config.weight_decay) == (2e-5, 0.03, 0)

@@ -1,11 +1,13 @@
 """Training on a tiny model: the tree loss, new rows, resume, the curve."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from small_bases import load_base
 from tiny_model import save_tiny_model
 
 torch = pytest.importorskip("torch")
@@ -16,15 +18,14 @@ from selfrag.errors import BadInput, ConfigError  # noqa: E402
 from selfrag.passage import Passage  # noqa: E402
 from selfrag.prompt import PromptFormat  # noqa: E402
 from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
-from selfrag.released import GeneratorRecord, SegmentRecord  # noqa: E402
+from selfrag.released import GeneratorRecord, SegmentRecord, save_records  # noqa: E402
 from selfrag.train.batches import collate, make_batches, token_losses  # noqa: E402
 from selfrag.train.checkpoints import plot_run  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402
 from selfrag.train.examples import LossWeights, encode_row, pack_tree  # noqa: E402
 from selfrag.train.export import export_adapter  # noqa: E402
-from selfrag.train.model import load_base  # noqa: E402
-from selfrag.train.run import train_from_records  # noqa: E402
+from selfrag.train.run import train_from_file  # noqa: E402
 
 
 def made(number, text, group=""):
@@ -43,6 +44,12 @@ def made(number, text, group=""):
         utility=Utility.U5,
         group=group,
     )
+
+
+def train_from_records(records, config, weights):
+    path = Path(config.out).with_suffix(".jsonl")
+    save_records(records, path)
+    return train_from_file(path, config, weights).folder
 
 
 @pytest.fixture(scope="module")

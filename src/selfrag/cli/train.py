@@ -49,16 +49,16 @@ def generator(
     ] = None,
 ) -> None:
     """Fine-tune a base model on annotated answers; resumes from the last checkpoint."""
-    from selfrag.train.config import TrainConfig, changed, load_recipe, settings
+    from selfrag.train.config import TrainConfig, load_recipe, settings
     from selfrag.train.examples import UNIFORM, LossWeights
 
     require_training_packages()
     tables = load_recipe(recipe) if recipe else {"loss": asdict(UNIFORM)}
     given = {"method": method, "mask": mask, "epochs": epochs, "start": str(start or "")}
-    tables = changed(tables, changes or [])
     chosen = {name: value for name, value in given.items() if value is not None}
-    config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
-    _train(data, config, settings(LossWeights, "loss", tables))
+    given = {"base": model, "out": str(out), **chosen}
+    config = settings(TrainConfig, "train", tables, given, changes or [])
+    _train(data, config, settings(LossWeights, "loss", tables, changes=changes or []))
 
 
 def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
@@ -101,13 +101,14 @@ def critic(
     ] = None,
 ) -> None:
     """Fine-tune a critic on labelled rows and measure it on some of them that are held out."""
-    from selfrag.train.config import TrainConfig, changed, load_recipe, settings
+    from selfrag.train.config import TrainConfig, load_recipe, settings
 
     require_training_packages()
-    tables = changed(load_recipe(recipe) if recipe else {}, changes or [])
+    tables = load_recipe(recipe) if recipe else {}
     given = {"method": method, "epochs": epochs}
     chosen = {name: value for name, value in given.items() if value is not None}
-    config = settings(TrainConfig, "train", tables, base=model, out=str(out), **chosen)
+    given = {"base": model, "out": str(out), **chosen}
+    config = settings(TrainConfig, "train", tables, given, changes or [])
     _train_critic(data, config, labels)
 
 

@@ -8,9 +8,6 @@ adapted module, and the rows of the reflection tokens. Merging is `W + alpha / r
 
 import io
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -25,7 +22,8 @@ from selfrag.engine.adapter import (
     file_sha256,
     read_description,
 )
-from selfrag.errors import AssetError, EngineError, StorageError
+from selfrag.errors import AssetError, EngineError
+from selfrag.files import making_folder
 from selfrag.reflection import REFLECTION_TOKENS
 
 try:
@@ -76,7 +74,8 @@ def prepare_model(
     merge_adapter(weights, _read_tensors(adapter), description, token_ids=_grow(tokenizer))
     config.vocab_size = len(weights[_EMBEDDING])
     tell("saving the merged model")
-    save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
+    with making_folder(out, "the model folder") as folder:
+        _save(folder, config, weights, tokenizer)
     logger.info("prepared %s in %.1f s", out.name, time.perf_counter() - started)
     return out
 
@@ -89,7 +88,8 @@ def dequantise_base(gguf: Path, out: Path) -> Path:
     """
     if not out.is_dir():
         config, weights, tokenizer = _read_gguf(gguf)
-        save_whole(out, lambda folder: _save(folder, config, weights, tokenizer))
+        with making_folder(out, "the model folder") as folder:
+            _save(folder, config, weights, tokenizer)
     return out
 
 
@@ -191,23 +191,3 @@ def _save(folder: Path, config: Any, weights: Tensors, tokenizer: Any) -> None:
     tokenizer.save_pretrained(folder)
     tensors = {name: weight.contiguous() for name, weight in weights.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def save_whole(out: Path, save: Callable[[Path], None]) -> None:
-    """Runs `save` on a folder beside `out`, which then takes its name; cleans up on any failure."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            save(partial)
-            partial.chmod(0o755)  # mkdtemp keeps others out
-            os.rename(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        if out.is_dir():  # another process was faster, and made the same
-            return
-        raise StorageError(
-            f"cannot write the model folder {out}: {error}; free about 1 GB or set another "
-            "folder for models"
-        ) from error

@@ -6,7 +6,6 @@ The Trainer writes a checkpoint in place; a file put in last tells a whole one f
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from transformers import TrainerCallback
 
 from selfrag import plots
+from selfrag.files import AppendLog, complete_lines, fsync, write_rows
 from selfrag.reflection import REFLECTION_TOKENS
 from selfrag.train.batches import Batch, token_losses
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _COMPLETE = "complete"
 HELD_OUT_FILE = "held_out.jsonl"
+RUN_FILE = "run.json"
+LOG_FILE = "log.json"
 
 
 def last_complete(checkpoints: Path) -> Path | None:
@@ -54,25 +56,17 @@ def forget_after(run: Path, checkpoint: Path | None) -> None:
     if not path.is_file():
         return
     kept = [row for row in read_held_out(path) if row["step"] <= last]
-    whole = path.with_suffix(".tmp")
-    whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(whole, path)
+    write_rows(path, kept, "held-out losses")
 
 
 def read_held_out(path: Path) -> list[dict[str, Any]]:
     """The rows of a held-out file; a last line that a crash cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [json.loads(line) for line in complete_lines(path)]
 
 
 def plot_run(run: Path) -> Path:
     """Draws `curve.png` from `log.json` and `held_out.jsonl` of a run folder; its path."""
-    log = [row for row in json.loads((run / "log.json").read_text()) if "loss" in row]
+    log = [row for row in json.loads((run / LOG_FILE).read_text()) if "loss" in row]
     held = read_held_out(run / HELD_OUT_FILE)
     figure = plots.loss_figure(
         [(row["step"], float(row["loss"])) for row in log],
@@ -105,18 +99,15 @@ class HeldOutLosses(TrainerCallback):
             torch.distributed.barrier()  # every process has written its part
         if not state.is_world_process_zero:
             return
-        with (self.run / HELD_OUT_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with AppendLog(self.run / HELD_OUT_FILE, "held-out losses") as log:
+            log.append([row])
         _close(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         logger.info("held out: %s", row)
 
 
 def _close(checkpoint: Path) -> None:
     """Flushes the files of `checkpoint` to disk, then marks it complete."""
-    for path in checkpoint.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    fsync(checkpoint)
     (checkpoint / _COMPLETE).touch()
 
 

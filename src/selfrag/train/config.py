@@ -1,14 +1,23 @@
 """Settings of a training run. Knows nothing of torch."""
 
 import os
-import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfrag.errors import BadInput, ConfigError
+from selfrag.errors import ConfigError
+from selfrag.serial import (
+    Count,
+    NonNegative,
+    Share,
+    Whole,
+    check_config,
+    config_from,
+    override,
+    read_toml,
+)
 from selfrag.train.examples import Mask
 
 Recipe = dict[str, dict[str, Any]]
@@ -48,29 +57,6 @@ class HeldOut(StrEnum):
 # Peaks that fit models of 1 to 13 B parameters; all weights: the paper's (appendix B).
 DEFAULT_LEARNING_RATE = {Method.LORA: 2e-4, Method.QLORA: 2e-4, Method.FULL: 2e-5}
 
-_CHOICES: dict[str, type[StrEnum]] = {
-    "method": Method,
-    "mask": Mask,
-    "over_long": OverLong,
-    "precision": Precision,
-    "held_out_from": HeldOut,
-}
-_AT_LEAST_ONE = (
-    "tokens_per_batch",
-    "max_tokens",
-    "epochs",
-    "accumulation",
-    "lora_rank",
-    "lora_alpha",
-    "pad_vocabulary_to",
-    "log_steps",
-    "save_steps",
-    "eval_batches",
-)
-
-
-_AT_LEAST_ZERO = ("learning_rate", "warmup_share", "weight_decay", "held_out_trees", "seed")
-
 
 def is_first_process() -> bool:
     """True in the process that writes, of those that a launcher has started."""
@@ -93,43 +79,28 @@ class TrainConfig:
     method: Method = Method.LORA
     mask: Mask = Mask.PASSAGES
     over_long: OverLong = OverLong.CUT
-    tokens_per_batch: int = 2048
-    max_tokens: int = 2048
-    epochs: int = 1
-    accumulation: int = 1
-    max_steps: int | None = None
-    learning_rate: float | None = None
-    warmup_share: float = 0.03
-    weight_decay: float = 0.0
-    lora_rank: int = 32
-    lora_alpha: int = 64
+    tokens_per_batch: Count = 2048
+    max_tokens: Count = 2048
+    epochs: Count = 1
+    accumulation: Count = 1
+    max_steps: Count | None = None
+    learning_rate: NonNegative | None = None
+    warmup_share: Share = 0.03
+    weight_decay: NonNegative = 0.0
+    lora_rank: Count = 32
+    lora_alpha: Count = 64
     precision: Precision = Precision.AUTO
     gradient_checkpointing: bool = False
-    pad_vocabulary_to: int = 1
-    log_steps: int = 10
-    save_steps: int = 100
-    held_out_trees: int = 120
+    pad_vocabulary_to: Count = 1
+    log_steps: Count = 10
+    save_steps: Count = 100
+    held_out_trees: Whole = 120
     held_out_from: HeldOut = HeldOut.SPREAD
-    eval_batches: int = 20
-    seed: int = 0
+    eval_batches: Count = 20
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        for name, kind in _CHOICES.items():
-            object.__setattr__(self, name, _choice(name, kind, getattr(self, name)))
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"cannot train: train.{name} is {value!r}; expected a whole number of at "
-                    "least 1, so change it"
-                )
-        for name in _AT_LEAST_ZERO:
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | float) or value < 0):
-                raise ConfigError(
-                    f"cannot train: train.{name} is {value!r}; expected a number of at least 0, "
-                    "so change it"
-                )
+        check_config(self, "train", doing="train")
         if self.tokens_per_batch < self.max_tokens:
             raise ConfigError(
                 f"cannot train: tokens_per_batch is {self.tokens_per_batch}, less than max_tokens "
@@ -144,66 +115,36 @@ class TrainConfig:
         return self.learning_rate
 
 
-def _choice(name: str, kind: type[StrEnum], value: Any) -> StrEnum:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise ConfigError(
-            f"cannot train: train.{name} is {value!r}; expected one of {', '.join(kind)}, "
-            "so choose one"
-        ) from error
-
-
 def load_recipe(path: Path, tables: Sequence[str] = ("loss", "train")) -> Recipe:
     """The `tables` of a TOML recipe; an unknown table is an error."""
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"cannot read the recipe {path}: {error}; expected a TOML file like those in recipes/, "
-            "so name one"
-        ) from error
-    unknown = sorted(recipe.keys() - set(tables))
-    if unknown:
-        raise ConfigError(
-            f"cannot use the recipe {path}: unknown table {unknown[0]!r}; "
-            f"expected {' or '.join(tables)}, so rename or drop it"
-        )
-    if not all(isinstance(table, dict) for table in recipe.values()):
-        raise ConfigError(
-            f"cannot use the recipe {path}: a value stands where a table is expected; "
-            f"write {' and '.join(f'[{table}]' for table in tables)} as tables"
-        )
+    recipe = read_toml(path, "the recipe")
+    for name, table in recipe.items():
+        if name not in tables or not isinstance(table, dict):
+            kind = "unknown table" if name not in tables else "no table"
+            raise ConfigError(
+                f"cannot use the recipe {path}: {kind} {name!r}; expected "
+                f"{' and '.join(f'[{each}]' for each in tables)}, so rename or drop it"
+            )
     return recipe
 
 
-def settings(kind: type[T], table: str, recipe: Recipe, **given: Any) -> T:
-    """One frozen dataclass from its table of the recipe; an unknown key is an error."""
-    values = {**recipe.get(table, {}), **given}
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(values.keys() - known)
-    if unknown:
-        raise ConfigError(
-            f"cannot use the recipe: unknown key {table}.{unknown[0]}; "
-            f"expected one of {', '.join(sorted(known))}, so rename or drop it"
-        )
-    return kind(**values)
+def settings(
+    kind: type[T],
+    table: str,
+    recipe: Recipe,
+    given: Mapping[str, Any] | None = None,
+    changes: Sequence[str] = (),
+) -> T:
+    """One config from its table of the recipe, then `given`, then the `changes` of that table.
 
-
-def changed(tables: Recipe, changes: Sequence[str]) -> Recipe:
-    """`tables` with every `table.key=value` put in; a value that is no TOML is a string."""
-    made = {name: dict(table) for name, table in tables.items()}
+    Changes are written `table.key=value`. Raises `ConfigError` for an unknown key.
+    """
     for change in changes:
-        name, equals, text = change.partition("=")
-        table, dot, key = name.strip().partition(".")
-        if not (equals and dot) or table not in ("train", "loss"):
+        if not change.strip().startswith(("train.", "loss.")):
             raise ConfigError(
                 f"cannot use --set {change!r}: expected train.key=value or loss.key=value, "
                 "as in --set train.epochs=3"
             )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except ValueError:
-            value = text.strip()
-        made.setdefault(table, {})[key] = value
-    return made
+    config = config_from(kind, {**recipe.get(table, {}), **(given or {})}, table=table)
+    own = [change.strip() for change in changes if change.strip().startswith(f"{table}.")]
+    return override(config, own, table=table)

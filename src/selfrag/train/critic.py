@@ -4,7 +4,6 @@ The probability of a label is that of its ids and the end after the prompt, over
 group; a label of one token gives the same as reading the logits once.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from selfrag import plots
 from selfrag.annotate.judgement import LABELS
+from selfrag.files import file_sha256, write_json, write_rows
 from selfrag.prompt import Tokenizer
 from selfrag.statistics import LabelQuality, label_quality
 from selfrag.train.batches import collate, packs_cleanly, token_losses
@@ -30,9 +30,8 @@ from selfrag.train.critic_data import (
 )
 from selfrag.train.data import save_rejects
 from selfrag.train.examples import Encoded, Tree, pack_tree
-from selfrag.train.model import file_tokenizer, load_tokenizer
-from selfrag.train.run import Data, run_folder, sha256, train_trees
-from selfrag.train.vocab import grow_tokenizer
+from selfrag.train.model import file_tokenizer, grow_tokenizer, load_tokenizer
+from selfrag.train.run import Data, run_folder, train_trees
 
 REPORT_FILE = "critic.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -62,7 +61,11 @@ def train_critic(path: Path, config: TrainConfig, form: LabelForm) -> TrainedCri
     )
     if is_first_process():
         save_rejects(rows.rejects, out / "rejects.jsonl")
-    facts = {"data_sha256": sha256(path), "labels": str(form), "counts": rows.counts}
+    facts = {
+        "data_sha256": file_sha256(path, "training rows"),
+        "labels": str(form),
+        "counts": rows.counts,
+    }
     data = Data(trees=trees, checks=checks, facts=facts)
     folder, model = train_trees(data, config, tokenizer, new)
     quality = judge(model, measured, fmt_tokenizer, config)
@@ -77,19 +80,16 @@ def judge(
     """Quality by group on `rows`; every probability goes to `predictions.jsonl`."""
     probs = label_probs(model, rows, tokenizer, config)
     if is_first_process():
-        lines = [
-            json.dumps(
-                {
-                    "id": row.id,
-                    "group": row.group,
-                    "gold": row.label,
-                    "probs": dict(zip(LABELS[row.group], map(float, own), strict=True)),
-                }
-            )
+        predictions = [
+            {
+                "id": row.id,
+                "group": row.group,
+                "gold": row.label,
+                "probs": dict(zip(LABELS[row.group], map(float, own), strict=True)),
+            }
             for row, own in zip(rows, probs, strict=True)
         ]
-        text = "".join(line + "\n" for line in lines)
-        (Path(config.out) / PREDICTIONS_FILE).write_text(text, encoding="utf-8")
+        write_rows(Path(config.out) / PREDICTIONS_FILE, predictions, "predictions")
     return quality_by_group(rows, probs)
 
 
@@ -186,4 +186,4 @@ def _save_report(
         "counts": rows.counts,
         "quality": {group: asdict(found) for group, found in quality.items()},
     }
-    path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_json(path, report, "the report of the critic")

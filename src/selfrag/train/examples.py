@@ -7,13 +7,12 @@ answer branches off it, which the attention mask keeps apart. Knows nothing of m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import ConfigError
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Support, Utility
 from selfrag.released import (
@@ -24,6 +23,7 @@ from selfrag.released import (
     TrainingRow,
     split_output,
 )
+from selfrag.serial import NonNegative, check_config
 
 
 class Mask(StrEnum):
@@ -46,21 +46,15 @@ class LossWeights:
     `answer` is for the short answer that a text begins with: there the choice is made.
     """
 
-    text: float = 1.0
-    answer: float = 3.0
-    retrieve: float = 1.0
-    relevance: float = 4.0
-    support: float = 3.0
-    utility: float = 1.5
+    text: NonNegative = 1.0
+    answer: NonNegative = 3.0
+    retrieve: NonNegative = 1.0
+    relevance: NonNegative = 4.0
+    support: NonNegative = 3.0
+    utility: NonNegative = 1.5
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int | float) or value < 0:
-                raise ConfigError(
-                    f"cannot train: loss.{field.name} is {value!r}; expected a number of at least "
-                    "0, so change it"
-                )
+        check_config(self, "loss", doing="train")
 
     def of(self, token: ReflectionToken) -> float:
         """The weight of a reflection token; a marker counts as text."""

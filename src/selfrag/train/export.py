@@ -21,7 +21,8 @@ from selfrag.engine.adapter import (
     REFLECTION_ROWS,
     AdapterDescription,
 )
-from selfrag.errors import BadInput, StorageError
+from selfrag.errors import BadInput
+from selfrag.files import storage_errors, write_json
 from selfrag.reflection import REFLECTION_TOKENS
 
 logger = logging.getLogger(__name__)
@@ -154,12 +155,7 @@ def _token_rows(saved: Tensors, folder: Path) -> torch.Tensor:
 
 def save_adapter(out: Path, description: AdapterDescription, tensors: Tensors) -> None:
     """Writes an adapter folder; raises `StorageError` when it cannot be written."""
-    text = json.dumps({"format": ADAPTER_FORMAT, **asdict(description)}, indent=1)
-    try:
+    with storage_errors(f"write the adapter {out}", also=(SafetensorError,)):
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, out / ADAPTER_TENSORS)
-        (out / ADAPTER_DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"cannot write the adapter {out}: {error}; check the space and the permissions there"
-        ) from error
+        write_json(out / ADAPTER_DESCRIPTION, {"format": ADAPTER_FORMAT, **asdict(description)})

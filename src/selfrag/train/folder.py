@@ -13,12 +13,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from selfrag.engine.prepare import save_whole
 from selfrag.engine.transformers import quiet_transformers
 from selfrag.errors import BadInput
-from selfrag.train.checkpoints import HELD_OUT_FILE, read_held_out
-from selfrag.train.model import load_tokenizer, quiet_peft
-from selfrag.train.vocab import grow_model, grow_tokenizer
+from selfrag.files import making_folder
+from selfrag.train.checkpoints import HELD_OUT_FILE, RUN_FILE, read_held_out
+from selfrag.train.model import grow_model, grow_tokenizer, load_tokenizer, quiet_peft
 
 
 class WeightType(StrEnum):
@@ -58,20 +57,17 @@ def export_run(run: Path, out: Path, weight_type: WeightType = WeightType.BASE) 
     generation.eos_token_id = tokenizer.eos_token_id
     generation.do_sample, generation.temperature, generation.top_p = False, None, None
 
-    def save(folder: Path) -> None:
+    with quiet_transformers(), making_folder(out, "the model folder") as folder:
         model.save_pretrained(folder, max_shard_size="10GB")
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(out.name, facts), encoding="utf-8")
-
-    with quiet_transformers():
-        save_whole(out, save)
     return out
 
 
 def read_run(run: Path) -> RunFacts:
     """What `run` says of itself; raises `BadInput` where it is no run folder."""
     try:
-        settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        settings = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
         settings["base"], settings["method"]
         report = run / "critic.json"
         critic = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}

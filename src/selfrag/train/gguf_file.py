@@ -6,7 +6,6 @@ specification (ggml `docs/gguf.md`); tensor names are those of the package `gguf
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from selfrag.engine.tokenizer import end_of_sequence, read_model_config
-from selfrag.errors import BadInput, StorageError
+from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence, read_model_config
+from selfrag.errors import BadInput
+from selfrag.files import replacing
 
 
 class GgufType(StrEnum):
@@ -73,8 +73,7 @@ def write_gguf(folder: Path, out: Path, kind: GgufType) -> Path:
             f"{', '.join(_ARCHITECTURES)}, so use the converter of llama.cpp"
         )
     vocabulary = _read_vocabulary(folder, int(config["vocab_size"]))
-    partial = out.with_name(f".{out.name}.partial")
-    try:
+    with replacing(out) as partial:
         writer = gguf.GGUFWriter(partial, _ARCHITECTURES[name])
         _write_settings(writer, config, out.stem)
         _write_vocabulary(writer, vocabulary, folder, config)
@@ -83,13 +82,6 @@ def write_gguf(folder: Path, out: Path, kind: GgufType) -> Path:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        os.replace(partial, out)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {out}: {error}; check the space and the permissions there"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return out
 
 
@@ -136,8 +128,6 @@ def _write_vocabulary(
 
 
 def _adds_start(folder: Path) -> bool:
-    from selfrag.engine.tokenizer import FileTokenizer
-
     file = folder / "tokenizer.json"
     return bool(FileTokenizer(file, end_of_sequence=end_of_sequence(folder)).start_ids)
 

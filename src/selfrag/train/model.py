@@ -1,4 +1,9 @@
-"""The model to be trained: any causal base with a grown vocabulary, whole or with LoRA."""
+"""The model to be trained: any causal base with a grown vocabulary, whole or with LoRA.
+
+New rows of the vocabulary start as the mean of the rows of their own words, and are trained. The
+released generator left them random (REFERENCE: `finetune.py`), and its LoRA option never trained
+them.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,14 +14,20 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.engine.transformers import quiet_transformers
 from selfrag.errors import BadInput, EngineError
 from selfrag.prompt import PromptFormat
+from selfrag.reflection import REFLECTION_TOKENS
 from selfrag.train.config import Method, TrainConfig, is_first_process
-from selfrag.train.vocab import add_reflection_tokens
 
 # The linear layers of the Llama family; of other models all linear layers are adapted.
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -101,11 +112,51 @@ def load_model(config: TrainConfig) -> Any:
         ) from error
 
 
-def load_base(path: str) -> tuple[Any, Any, list[int]]:
-    """The base model in fp32 with the reflection vocabulary added, its tokenizer, the 15 ids."""
-    model = load_model(TrainConfig(base=path, out="", method=Method.FULL))
-    tokenizer = load_tokenizer(path)
-    return model, tokenizer, add_reflection_tokens(model, tokenizer)
+def grow_tokenizer(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Adds the 15 tokens to `tokenizer` in place; those that it did not hold before."""
+    vocabulary = tokenizer.get_vocab()
+    new = [token.value for token in REFLECTION_TOKENS if token.value not in vocabulary]
+    tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
+    return new
+
+
+def grow_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    new: list[str],
+    *,
+    multiple_of: int = 1,
+) -> None:
+    """Gives `model` rows for the `new` tokens of a grown `tokenizer`, in place.
+
+    Embedding and head get the same care, tied or not. Rows are added only where the model has too
+    few, up to a multiple of `multiple_of`; what is added beyond the tokens is the mean of all.
+    """
+    n_rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > n_rows:
+        padded = -(-len(tokenizer) // multiple_of) * multiple_of
+        model.resize_token_embeddings(padded, mean_resizing=False)
+    new_ids = tokenizer.convert_tokens_to_ids(new)
+    words = [tokenizer(_words(token), add_special_tokens=False).input_ids for token in new]
+    for matrix in {model.get_input_embeddings(), model.get_output_embeddings()} - {None}:
+        with torch.no_grad():
+            mean = matrix.weight[:n_rows].mean(dim=0)
+            matrix.weight[n_rows:] = mean
+            for token_id, word_ids in zip(new_ids, words, strict=True):
+                known = [word_id for word_id in word_ids if word_id < n_rows]
+                matrix.weight[token_id] = matrix.weight[known].mean(dim=0) if known else mean
+
+
+def reflection_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of the 15 tokens in order; none of a tokenizer that lacks one of them."""
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary.get(token.value) for token in REFLECTION_TOKENS]
+    return [] if None in ids else ids
+
+
+def _words(token: str) -> str:
+    """`[Utility:5]` as ` Utility 5`: the words alone, as they occur inside text."""
+    return " " + "".join(char if char.isalnum() else " " for char in token).strip()
 
 
 def attach_lora(model: Any, token_ids: Sequence[int], config: TrainConfig) -> Any:

@@ -4,13 +4,11 @@ Uses the Hugging Face Trainer for the loop (checkpoints, resume, schedule, FSDP,
 for adapters. The same command again goes on from the last whole checkpoint, to the same end.
 """
 
-import hashlib
-import json
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,26 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from selfrag.errors import BadInput
-from selfrag.released import GeneratorRecord
+from selfrag.files import claim_run, file_sha256, storage_errors, write_json
 from selfrag.train.batches import (
     collate,
     make_batches,
     packs_cleanly,
     token_losses,
 )
-from selfrag.train.checkpoints import HeldOutLosses, drop_incomplete, forget_after, last_complete
+from selfrag.train.checkpoints import (
+    LOG_FILE,
+    RUN_FILE,
+    HeldOutLosses,
+    drop_incomplete,
+    forget_after,
+    last_complete,
+)
 from selfrag.train.config import Method, Precision, TrainConfig, is_first_process
 from selfrag.train.data import (
     Prepared,
     RenderOptions,
     prepare_file,
-    prepare_rows,
     save_rejects,
     split_held_out,
 )
@@ -41,17 +45,19 @@ from selfrag.train.examples import LossWeights, Tree
 from selfrag.train.export import start_from
 from selfrag.train.model import (
     attach_lora,
+    grow_model,
+    grow_tokenizer,
     load_model,
     load_tokenizer,
     prompt_format,
     quiet_peft,
+    reflection_ids,
 )
-from selfrag.train.vocab import grow_model, grow_tokenizer, reflection_ids
 
 logger = logging.getLogger(__name__)
 
 # Settings that may change between a run and its resumption: they do not change what is learned.
-_FREE_ON_RESUME = {"out", "save_steps", "eval_batches", "log_steps"}
+_FREE_ON_RESUME = {"out", "save_steps", "eval_batches", "log_steps", "torch", "commit"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +119,7 @@ class Data:
 
 def train_from_file(path: Path, config: TrainConfig, weights: LossWeights) -> Trained:
     """Trains on the rows of `path`; rows that cannot be used go to `rejects.jsonl` in the run."""
-    digest = sha256(path)
+    digest = file_sha256(path, "training rows")
     tokenizer = load_tokenizer(config.base)
     new = grow_tokenizer(tokenizer)
     fmt = prompt_format(tokenizer, run_folder(config) / "tokenizer")
@@ -123,17 +129,6 @@ def train_from_file(path: Path, config: TrainConfig, weights: LossWeights) -> Tr
     facts = {"data_sha256": digest, "loss": asdict(weights)}
     folder, _ = train_trees(_split(prepared, config, facts), config, tokenizer, new)
     return Trained(folder=folder, data=prepared)
-
-
-def train_from_records(
-    records: Iterable[GeneratorRecord], config: TrainConfig, weights: LossWeights
-) -> Path:
-    """Trains on `records`; the folder of the final weights."""
-    tokenizer = load_tokenizer(config.base)
-    new = grow_tokenizer(tokenizer)
-    fmt = prompt_format(tokenizer, run_folder(config) / "tokenizer")
-    prepared = prepare_rows(enumerate(records, start=1), fmt, _options(config, weights))
-    return train_trees(_split(prepared, config, {}), config, tokenizer, new)[0]
 
 
 def _options(config: TrainConfig, weights: LossWeights) -> RenderOptions:
@@ -153,13 +148,12 @@ def _split(prepared: Prepared, config: TrainConfig, facts: dict[str, Any]) -> Da
 def run_folder(config: TrainConfig) -> Path:
     """The folder of a run, made where it is not there."""
     out = Path(config.out)
-    try:
+    with storage_errors(
+        f"train into {out}",
+        advice="expected a folder that can be made, so name another --out",
+        raises=BadInput,
+    ):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"cannot train into {out}: {error.strerror}; expected a folder that can be made, "
-            "so name another --out"
-        ) from error
     return out
 
 
@@ -193,10 +187,17 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> t
     if config.epochs == 1 and config.max_steps:
         batches = batches[: config.max_steps * config.accumulation * n_processes]
     n_tokens = sum(len(tree.ids) for batch in batches for tree in batch)
-    facts = {**data.facts, "tokens": n_tokens, "batches": len(batches), "processes": n_processes}
-    last = _checkpoint_to_resume(out, config, facts)
+    run = {
+        **asdict(config),
+        **data.facts,
+        "tokens": n_tokens,
+        "batches": len(batches),
+        "processes": n_processes,
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
+    last = _checkpoint_to_resume(out, run)
     logger.info("training on %d tokens in %d batches", n_tokens, len(batches))
-    _save_facts(out, config, facts)
     if config.gradient_checkpointing:
         # transformers 5.24 renamed it.
         new_name = getattr(model, "activation_checkpointing_enable", None)
@@ -262,37 +263,19 @@ def _arguments(config: TrainConfig, n_batches: int) -> TrainingArguments:
     )
 
 
-def _checkpoint_to_resume(out: Path, config: TrainConfig, facts: dict[str, Any]) -> Path | None:
+def _checkpoint_to_resume(out: Path, run: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from; raises `BadInput` where run and settings do not agree."""
     last = last_complete(out / "checkpoints")
+    if (
+        last is not None
+    ):  # every process compares: one that stopped alone would leave others waiting
+        claim_run(out / RUN_FILE, run, has_results=True, free=_FREE_ON_RESUME)
+        logger.info("going on from %s", last)
     if is_first_process():
         drop_incomplete(out / "checkpoints")
         forget_after(out, last)
-    if last is None:
-        return None
-    try:
-        before = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    now = json.loads(json.dumps({**asdict(config), **facts}))
-    changed = sorted(k for k in now.keys() - _FREE_ON_RESUME if k in before and before[k] != now[k])
-    if changed:
-        name = changed[0]
-        raise BadInput(
-            f"cannot resume the run in {out}: {name} was {before[name]!r} and is {now[name]!r}; "
-            "give the same data and settings, or name a new --out"
-        )
-    logger.info("going on from %s", last)
+        write_json(out / RUN_FILE, run, "the settings of the run")
     return last
-
-
-def _save_facts(out: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
-    if not is_first_process():
-        return
-    run = {**asdict(config), **facts, "torch": torch.__version__, "commit": _commit()}
-    whole = out / "run.json.tmp"
-    whole.write_text(json.dumps(run, indent=1), encoding="utf-8")
-    os.replace(whole, out / "run.json")
 
 
 def _save_final(trainer: GeneratorTrainer, config: TrainConfig) -> Path:
@@ -303,7 +286,7 @@ def _save_final(trainer: GeneratorTrainer, config: TrainConfig) -> Path:
     else:
         trainer.save_model(str(folder))
     if is_first_process():
-        (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+        write_json(out / LOG_FILE, trainer.state.log_history, "the log of the run")
     return folder
 
 
@@ -345,18 +328,6 @@ def _meet_after_restart() -> None:
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
     )
-
-
-def sha256(path: Path) -> str:
-    """The hash of a training file; raises `BadInput` where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInput(
-            f"cannot read training rows from {path}: {error.strerror}; expected a readable file, "
-            "so name another"
-        ) from error
 
 
 def _commit() -> str:
