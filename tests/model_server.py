@@ -21,7 +21,7 @@ class ModelServer:
 
 @contextmanager
 def model_server(
-    engine: Engine, *, owner: str = "vllm", change=lambda reply: reply
+    engine: Engine, *, owner: str = "vllm", root: str = "tiny", change=lambda reply: reply
 ) -> Iterator[ModelServer]:
     """Serves `engine`; `change` may spoil what would be answered."""
     record = ModelServer()
@@ -29,7 +29,8 @@ def model_server(
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            model = {"id": "tiny", "owned_by": owner, "max_model_len": engine.max_context}
+            model = {"id": "tiny", "owned_by": owner, "root": root}
+            model["max_model_len"] = engine.max_context
             self.answer(200, {"object": "list", "data": [model]})
 
         def do_POST(self):

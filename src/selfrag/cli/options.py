@@ -25,7 +25,9 @@ Index = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Engine = Annotated[
     EngineKind,
-    typer.Option(parser=EngineKind, metavar="ENGINE", help="auto, cpu (numpy) or transformers."),
+    typer.Option(
+        parser=EngineKind, metavar="ENGINE", help="auto, openvino, numpy or transformers."
+    ),
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting of the search as key=value.")

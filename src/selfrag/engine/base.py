@@ -24,6 +24,15 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_new_tokens was reached
 
 
+class Precision(StrEnum):
+    """In what an engine computes, where it lets one choose."""
+
+    AUTO = "auto"  # whoever opens the engine decides
+    EXACT = "exact"  # fp32 throughout
+    MIXED = "mixed"  # bf16 products; residual stream, softmax, keys and values in fp32
+    BF16 = "bf16"  # all in bf16; needs a processor with bf16 instructions
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One greedy completion to compute.

@@ -91,11 +91,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row(Generic[S]):
-    """What one row reads now, after the positions known; room is needed for `n_more` further."""
+    """What one row reads now, after the positions known; room is needed for `n_more` further.
+
+    `watch_ids`: the ids whose log-probabilities are asked for afterwards.
+    """
 
     known: Known[S]
     ids: Ids
     n_more: int = 0
+    watch_ids: Ids = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +201,12 @@ class Batcher(Generic[S, R]):
         known = self._read_common(model, [request.prompt_ids for request in requests])
         rows = model.read(
             [
-                Row(start, request.prompt_ids[start.n :], request.max_new_tokens)
+                Row(
+                    start,
+                    request.prompt_ids[start.n :],
+                    request.max_new_tokens,
+                    request.watch_ids,
+                )
                 for start, request in zip(known, requests, strict=True)
             ]
         )

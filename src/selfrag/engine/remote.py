@@ -153,7 +153,7 @@ class RemoteEngine:
         failures = []
         for server in self._in_turn():
             try:
-                return _completed(self._served, server, requests)
+                return completed(self._served, server, requests)
             except openai.APIStatusError as error:
                 if error.status_code < 500 and error.status_code != 429:
                     raise EngineError(
@@ -234,7 +234,8 @@ def _calls(requests: Sequence[Request]) -> Iterator[list[int]]:
             yield indices[start : start + _PROMPTS_A_CALL]
 
 
-def _completed(served: Served, server: _Server, requests: Sequence[Request]) -> list[Completion]:
+def completed(served: Served, server: _Server, requests: Sequence[Request]) -> list[Completion]:
+    """The completions of one call to one server; `EngineError` where its reply lacks something."""
     ask = _ask_sglang if served.dialect is Dialect.SGLANG else _ask_vllm
     try:
         return ask(server, served.name, requests)

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfrag import assets
 from selfrag.downloads import hub_snapshot, is_hub_id
+from selfrag.engine.base import Precision
 from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
 from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat
@@ -22,6 +24,7 @@ from selfrag.serial import setting
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
+    from selfrag.engine.tokenizer import FileTokenizer
 
 DEFAULT = "default"
 BASE = "base"
@@ -37,27 +40,35 @@ _BYTES_OF = {"float32": 4, "float16": 2, "bfloat16": 2}
 class EngineKind(StrEnum):
     """What runs the language model."""
 
-    AUTO = "auto"  # numpy for a plain Llama that fits into memory, else transformers
-    CPU = "cpu"
+    AUTO = "auto"  # a plain Llama that fits: openvino where installed, else numpy; others: torch
+    OPENVINO = "openvino"
+    NUMPY = "numpy"
     TRANSFORMERS = "transformers"
 
     @classmethod
     def _missing_(cls, value: object) -> "EngineKind | None":
-        """`llama` is what the numpy engine was called at first."""
-        return cls.CPU if value == "llama" else None
+        """What the numpy engine was called at first."""
+        return cls.NUMPY if value in ("llama", "cpu") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
     """Which language model, and what runs it where.
 
-    `model`: `default`, `base` (that model without our training), a folder with `config.json`, or a
-    hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest.
+    `model`: `default`, `base` (that model without our training), a folder with `config.json`, a
+    hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest, or the
+    address of vLLM or SGLang servers that run the same model, with commas between.
     """
 
-    model: str = setting(DEFAULT, "The default model, a model folder, or an id on the hub.")
-    engine: EngineKind = setting(EngineKind.AUTO, "auto, cpu (numpy) or transformers.")
+    model: str = setting(DEFAULT, "default, a folder, an id on the hub, or a server's address.")
+    engine: EngineKind = setting(EngineKind.AUTO, "auto, openvino, numpy or transformers.")
     device: str = setting("cpu", "Where the transformers engine computes, as cuda:0.")
+    precision: Precision = setting(
+        Precision.AUTO, "Of the openvino engine: auto, exact (fp32), mixed or bf16."
+    )
+    threads: int = setting(0, "CPU threads of the openvino engine; 0: one a core.", least=0)
+    tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model.")
+    model_key_env: str = setting("", "Environment variable with the key of a model server.")
 
     @property
     def name(self) -> str:
@@ -78,12 +89,24 @@ def open_engine(
     read. `max_batch` is in rows. Raises `SelfRAGError`.
     """
     options = options or ModelOptions()
+    if is_url(options.model):
+        return _open_remote(options, progress)
     path = model_folder(options.model, progress)
     if reflects and options.model != DEFAULT:
         _require_reflection_tokens(path, options.name)
     kind = engine_kind(path, options)
-    if kind is EngineKind.CPU:
-        from selfrag.engine.cpu import LlamaEngine
+    if kind is EngineKind.OPENVINO:
+        from selfrag.engine.paged import PagedEngine
+
+        return PagedEngine(
+            path,
+            name=options.name,
+            precision=_precision(options.precision),
+            n_threads=options.threads,
+            max_batch=max_batch,
+        )
+    if kind is EngineKind.NUMPY:
+        from selfrag.engine.numpy_llama import LlamaEngine
 
         return LlamaEngine(path, name=options.name, max_batch=max_batch)
     return _open_transformers(path, options, max_batch)
@@ -218,7 +241,7 @@ def _require_reflection_tokens(path: Path, name: str) -> None:
 
 def engine_kind(path: Path, options: ModelOptions) -> EngineKind:
     """The engine for the model in `path`; `auto` is numpy for a plain Llama that fits on a CPU."""
-    if options.engine is EngineKind.CPU and options.device != "cpu":
+    if options.engine is EngineKind.NUMPY and options.device != "cpu":
         raise BadInput(
             f"cannot run the cpu engine on {options.device}: it computes on the CPU; expected "
             "--engine transformers for that"
@@ -227,14 +250,21 @@ def engine_kind(path: Path, options: ModelOptions) -> EngineKind:
         return options.engine
     if options.device != "cpu":
         return EngineKind.TRANSFORMERS
-    from selfrag.engine.cpu import LlamaShape
+    from selfrag.engine.numpy_llama import LlamaShape
 
     try:
         LlamaShape.read(path)
     except EngineError:  # another architecture
         return EngineKind.TRANSFORMERS
     is_readable = (path / "model.safetensors").is_file() and (path / "tokenizer.json").is_file()
-    return EngineKind.CPU if is_readable and _fits(path) else EngineKind.TRANSFORMERS
+    if not is_readable or not _fits(path):
+        return EngineKind.TRANSFORMERS
+    return EngineKind.OPENVINO if find_spec("openvino") else EngineKind.NUMPY
+
+
+def _precision(wanted: Precision) -> Precision:
+    """`auto` is exact: what other precisions change is left to who asks for them."""
+    return Precision.EXACT if wanted is Precision.AUTO else wanted
 
 
 def _fits(path: Path) -> bool:
@@ -249,6 +279,54 @@ def _fits(path: Path) -> bool:
     except (AttributeError, ValueError, OSError):  # Windows
         return True
     return n_bytes * 4 / _BYTES_OF.get(stored, 2) < 0.7 * memory
+
+
+def is_url(model: str) -> bool:
+    """Whether a model is named by the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
+def _open_remote(options: ModelOptions, progress: Progress) -> "Engine":
+    """A served model, whose log-probabilities are checked before any is trusted."""
+    from selfrag.engine.check import check_engine
+    from selfrag.engine.remote import RemoteEngine, ServerConfig, look_up
+
+    if options.engine is not EngineKind.AUTO or options.device != "cpu":
+        raise BadInput(
+            f"cannot run {options.model} here: the server chooses its engine and device; leave out "
+            "--engine and --device"
+        )
+    key = options.model_key_env
+    if key and key not in os.environ:
+        raise BadInput(
+            f"cannot reach {options.model} with a key: the environment variable {key} is not set; "
+            "set it or leave out --model-key-env"
+        )
+    urls = tuple(url.strip().rstrip("/") for url in options.model.split(",") if url.strip())
+    config = ServerConfig(urls=urls, api_key=os.environ[key] if key else "")
+    served = look_up(config)
+    engine = RemoteEngine(
+        config, tokenizer=_tokenizer_of(options.tokenizer or served.root, progress), served=served
+    )
+    check_engine(engine)
+    return engine
+
+
+def _tokenizer_of(source: str, progress: Progress) -> "FileTokenizer":
+    """The tokenizer in a folder or in a repository of the hub; raises `SelfRAGError`."""
+    from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+
+    path = Path(source).expanduser()
+    if source == DEFAULT:
+        path = model_folder(source, progress)
+    elif not path.is_dir() and is_hub_id(source.partition("@")[0]):
+        path = hub_snapshot(source, _SMALL_FILES)
+    if not (path / "tokenizer.json").is_file():
+        raise BadInput(
+            f"cannot read the tokenizer of the served model: {source!r} holds no tokenizer.json, "
+            "expected a folder here or an id on the hub; name one with --tokenizer"
+        )
+    return FileTokenizer(path / "tokenizer.json", end_of_sequence=end_of_sequence(path))
 
 
 def _open_transformers(path: Path, options: ModelOptions, max_batch: int) -> "Engine":

@@ -50,7 +50,7 @@ class TeacherOptions:
     concurrency: int = setting(8, "Calls at once to a server.", least=1)
     max_retries: int = setting(6, "Tries more after 429, 5xx and lost lines.", least=0)
     threads: int = setting(0, "Of the local teacher; 0 for all cores.", least=0)
-    engine: EngineKind = setting(EngineKind.AUTO, "auto, cpu (numpy) or transformers.")
+    engine: EngineKind = setting(EngineKind.AUTO, "auto, openvino, numpy or transformers.")
     workers: Workers = field(default_factory=Workers)
 
 
