@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from selfrag.decode.choices import colliding
 from selfrag.decode.gate import GateKind, GateRule, RetrievalMode
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
@@ -87,6 +88,12 @@ class SearchConfig:
             raise ConfigError(
                 f"cannot search: decode.choices is {list(self.choices)}, expected two or more "
                 "different answers that are not empty; name them all"
+            )
+        if alike := colliding(self.choices):
+            raise ConfigError(
+                f"cannot search: decode.choices has {alike[0]!r} and {alike[1]!r}, which read "
+                "alike, because case and outer punctuation do not count; expected answers that a "
+                "text can tell apart, so reword one"
             )
 
     @property

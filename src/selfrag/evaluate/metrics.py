@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from selfrag.decode.closed_set import choice_of
+from selfrag.decode.choices import choice_of, only_mentioned
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.evaluate.record import Output, Question, Record
 from selfrag.text import holds_gold, split_sentences
@@ -87,20 +87,16 @@ def _f1(said: Sequence[str], gold: Sequence[str]) -> float:
 def label_of(question: Question, output: Output) -> str | None:
     """The label of a closed set that an answer gives, or None.
 
-    The one voted for, else the one that the text gives, else the only option whose text stands in
-    it.
+    The one voted for, else the one that the text gives, else the only one whose option
+    occurs in it.
     """
     if output.choice is not None:
         return output.choice
     said = choice_of(output.text, question.labels)
     if said is not None or not question.options:
         return said
-    named = [
-        label
-        for label, option in zip(question.labels, question.options, strict=True)
-        if holds_gold(output.text, [option])
-    ]
-    return named[0] if len(named) == 1 else None
+    named = only_mentioned(output.text, question.options)
+    return None if named is None else question.labels[question.options.index(named)]
 
 
 def label_accuracy(question: Question, output: Output) -> float | None:
