@@ -13,7 +13,7 @@ from ray_nodes import environment, kill, wait_for
 from selfrag.cluster import Workers
 from selfrag.errors import EngineError, SelfRAGError
 from selfrag.evaluate.record import RECORDS
-from selfrag.evaluate.run import Batch, ClusterAnswerer, answer_all, answer_batch
+from selfrag.evaluate.run import Batch, answer_all, answer_batch, cluster_answerer
 from selfrag.open.systems import opened_answerer
 
 pytest.importorskip("scipy")
@@ -39,7 +39,7 @@ def _answer_now(open_system, batch):
 def test_batches_that_come_early_wait_for_their_turn(tmp_path, monkeypatch):
     monkeypatch.setattr("selfrag.evaluate.run._answer_there", _answer_now)
     questions = questions_with_passages()
-    for name, answerer in (("here", None), ("there", ClusterAnswerer(Backwards()))):
+    for name, answerer in (("here", None), ("there", cluster_answerer(Backwards()))):
         (tmp_path / name).mkdir()
         n_answered = answer_all(
             questions,

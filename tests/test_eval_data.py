@@ -9,8 +9,9 @@ from eval_parts import question, write_rows
 from selfrag.errors import BadInput
 from selfrag.evaluate.data import choose, load_questions, reasons_counted
 from selfrag.evaluate.fields import gold_letter, gold_strings, passages_of
-from selfrag.evaluate.record import question_from_row, question_to_row
+from selfrag.evaluate.record import Question, question_to_row
 from selfrag.evaluate.tasks import TASKS, task_named
+from selfrag.serial import from_builtins
 
 
 def load(tmp_path, task, *rows):
@@ -231,4 +232,4 @@ def test_a_question_survives_its_row():
         answers=("a",), labels=("A", "B"), options=("x", "y"), facets=(("a", "b"), ("c",)),
         references=("long",), topic="t",
     )  # fmt: skip
-    assert question_from_row(json.loads(json.dumps(question_to_row(asked)))) == asked
+    assert from_builtins(Question, json.loads(json.dumps(question_to_row(asked)))) == asked

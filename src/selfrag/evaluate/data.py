@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from selfrag import assets
 from selfrag.assets import Asset
 from selfrag.errors import AssetError, BadInput
+from selfrag.evaluate.fields import passages_of, row_id
 from selfrag.evaluate.record import Question
 from selfrag.evaluate.tasks import Task
 from selfrag.files import file_sha256, read_errors, write_rows
@@ -122,7 +123,9 @@ def _question(task: Task, row: Any, number: int) -> Question:
     if not isinstance(row, dict):
         raise ValueError(f"it is {row!r:.40}, expected a JSON object")
     try:
-        return task.read(row, number)
+        name = row_id(row) or f"row-{number}"
+        found = task.read(row)
+        return replace(found, id=name, row=number, passages=passages_of(row, name))
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"a field has an unexpected form ({error})") from error
 

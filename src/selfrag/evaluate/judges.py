@@ -331,38 +331,23 @@ def _facts(
     """The facts of every answer by question id, and how many sentences stayed whole."""
     if not isinstance(judge, FactLister):
         return said, 0
-    listed = _Listed(judge_file(folder, "facts", judge), judge)
+    path = judge_file(folder, "facts", judge)
+    rows = map(json.loads, complete_lines(path))
+    known = {(row["topic"], row["sentence"]): tuple(row["facts"]) for row in rows}
     facts: dict[str, list[str]] = {}
     n_whole = 0
     for record in records:
-        sentences = said.get(record.question.id, [])
-        facts[record.question.id] = []
-        for sentence, found in zip(
-            sentences, listed.of(record.question.topic, sentences), strict=True
-        ):
-            n_whole += not found
-            facts[record.question.id] += found or (sentence,)
+        topic, sentences = record.question.topic, said.get(record.question.id, [])
+        if new := [each for each in dict.fromkeys(sentences) if (topic, each) not in known]:
+            found = dict(zip(new, map(facts_in, judge.list_facts(topic, new)), strict=True))
+            with AppendLog(path, "facts") as file:
+                file.append({"topic": topic, "sentence": k, "facts": v} for k, v in found.items())
+            known |= {(topic, sentence): listed for sentence, listed in found.items()}
+        lists = [known[topic, sentence] for sentence in sentences]
+        n_whole += sum(not listed for listed in lists)
+        facts[record.question.id] = [
+            fact
+            for sentence, listed in zip(sentences, lists, strict=True)
+            for fact in listed or (sentence,)  # what cannot be divided is one fact
+        ]
     return facts, n_whole
-
-
-class _Listed:
-    """The facts that a judge listed, by topic and sentence, in a file that grows by whole lines."""
-
-    def __init__(self, path: Path, judge: FactLister) -> None:
-        self._path = path
-        self._judge = judge
-        rows = map(json.loads, complete_lines(path))
-        self._known = {(row["topic"], row["sentence"]): tuple(row["facts"]) for row in rows}
-
-    def of(self, topic: str, sentences: Sequence[str]) -> list[tuple[str, ...]]:
-        """The facts of each sentence; empty where the judge listed none."""
-        new = [text for text in dict.fromkeys(sentences) if (topic, text) not in self._known]
-        if new:
-            replies = self._judge.list_facts(topic, new)
-            facts = dict(zip(new, map(facts_in, replies), strict=True))
-            with AppendLog(self._path, "facts") as file:
-                file.append(
-                    {"topic": topic, "sentence": k, "facts": list(v)} for k, v in facts.items()
-                )
-            self._known |= {(topic, sentence): found for sentence, found in facts.items()}
-        return [self._known[topic, text] for text in sentences]

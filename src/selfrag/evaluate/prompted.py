@@ -5,9 +5,10 @@ reflection tokens. Bounded: at most `max_rounds` searches and `top_k` answers ea
 question ends. Answers are one segment long.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -126,6 +127,7 @@ class Write:
 
 
 T = TypeVar("T")
+K = TypeVar("K")
 # Asks and, at the end, the place of the question with its output; sent the replies.
 Steps = Generator[Lookup | Rate | Write | tuple[int, Output], Any, T]
 
@@ -291,24 +293,29 @@ class PromptedSystem:
 
     def _rate(self, asks: Sequence[Rate]) -> list[list[FloatArray]]:
         """Log-probabilities of the labels of each rubric, nats, shape (n_labels,) a prompt."""
-        found: dict[int, list[FloatArray]] = {}
-        for rubric in dict.fromkeys(ask.rubric for ask in asks):
-            alike = [n for n, ask in enumerate(asks) if ask.rubric == rubric]
-            prompts = [_as_chat(prompt) for n in alike for prompt in asks[n].prompts]
-            shares = iter(self._model.rate(prompts, rubric.labels))
-            for n in alike:
-                own = [next(shares) for _ in asks[n].prompts]
-                found[n] = [np.log(np.maximum(np.array(s, dtype=float), FLOOR)) for s in own]
-        return [found[n] for n in range(len(asks))]
+
+        def rate(rubric: Rubric, prompts: Sequence[Prompt]) -> list[FloatArray]:
+            shares = self._model.rate(prompts, rubric.labels)
+            return [np.log(np.maximum(np.array(each, dtype=float), FLOOR)) for each in shares]
+
+        return _together([(ask.rubric, ask.prompts) for ask in asks], rate)
 
     def _write(self, asks: Sequence[Write]) -> list[list[Reply]]:
-        found: dict[int, list[Reply]] = {}
-        for limit in dict.fromkeys(ask.max_new_tokens for ask in asks):
-            alike = [n for n, ask in enumerate(asks) if ask.max_new_tokens == limit]
-            prompts = [_as_chat(prompt) for n in alike for prompt in asks[n].prompts]
-            replies = iter(self._model.complete(prompts, limit))
-            found |= {n: [next(replies) for _ in asks[n].prompts] for n in alike}
-        return [found[n] for n in range(len(asks))]
+        return _together(
+            [(ask.max_new_tokens, ask.prompts) for ask in asks],
+            lambda limit, prompts: self._model.complete(prompts, limit),
+        )
+
+
+def _together(
+    asks: Sequence[tuple[K, Sequence[str]]], serve: Callable[[K, Sequence[Prompt]], Sequence[T]]
+) -> list[list[T]]:
+    """The replies to the prompts of every ask, by one call for all asks of the same kind."""
+    found: dict[K, Iterator[T]] = {}
+    for kind in dict.fromkeys(kind for kind, _ in asks):
+        texts = [text for each, own in asks if each == kind for text in own]
+        found[kind] = iter(serve(kind, [Prompt(text=text, chat=True) for text in texts]))
+    return [list(islice(found[kind], len(own))) for kind, own in asks]
 
 
 def _written(state: _State, prompts: Sequence[str], limit: int) -> Steps[list[str]]:
@@ -345,10 +352,6 @@ def _worth_reading(relevance: Sequence[FloatArray]) -> list[int]:
         for place, found in enumerate(relevance)
         if int(found.argmax()) == yes or (best < np.log(0.5) and found[yes] == best)
     ]
-
-
-def _as_chat(prompt: str) -> Prompt:
-    return Prompt(text=prompt, chat=True)
 
 
 def _token(rubric: Rubric, logprobs: FloatArray) -> ReflectionToken:

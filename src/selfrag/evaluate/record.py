@@ -8,7 +8,7 @@ nothing of how answers come about or are judged.
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
 from selfrag.files import AppendLog, complete_lines, file_sha256, storage_errors
 from selfrag.passage import Hit, Passage
+from selfrag.serial import from_builtins
 
 RECORDS = "records.jsonl"
 TIMINGS = "timings.jsonl"
@@ -32,8 +33,8 @@ class Question:
     `passages` come with the question, best first.
     """
 
-    id: str
-    row: int
+    id: str = ""
+    row: int = 0
     text: str
     instruction: str
     answers: tuple[str, ...] = ()
@@ -139,46 +140,27 @@ def record_from_row(row: Mapping[str, Any]) -> Record:
     output = row["output"]
     return Record(
         n=row["n"],
-        question=question_from_row(row["question"]),
+        question=from_builtins(Question, row["question"]),
         error=row["error"],
         output=None if output is None else _output_from_row(output, row["trace"]),
     )
 
 
-def question_from_row(row: Mapping[str, Any]) -> Question:
-    """The question of `question_to_row`; raises `KeyError` or `TypeError` for anything else."""
-    values = {each.name: row[each.name] for each in fields(Question) if each.name != "passages"}
-    lists = ("answers", "labels", "options", "references")
-    facets = tuple(tuple(facet) for facet in values["facets"])
-    return Question(**values | {name: tuple(values[name]) for name in lists} | {"facets": facets})
-
-
 def _output_from_row(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Output:
-    passages = tuple(_hit_from_row(hit) for hit in row["passages"])
-    sentences = tuple(
-        Sentence(text=each["text"], citations=tuple(each["citations"])) for each in row["sentences"]
+    passages = tuple(
+        Hit(passage=from_builtins(Passage, hit), score=hit["score"], rank=hit["rank"])
+        for hit in row["passages"]
     )
-    for sentence in sentences:
-        if not all(1 <= number <= len(passages) for number in sentence.citations):
-            raise ValueError(f"citations {sentence.citations} of {len(passages)} passages")
-    return Output(
-        text=row["text"],
-        sentences=sentences,
+    values = {"n_tokens": row["tokens"], "n_passages": row["passages_read"]}
+    output = replace(
+        from_builtins(Output, {**row, **values, "passages": ()}),
         passages=passages,
-        retrieved=row["retrieved"],
-        abstained=row["abstained"],
-        choice=row["choice"],
-        support=row["support"],
-        n_tokens=row["tokens"],
-        n_passages=row["passages_read"],
-        calls=tuple(Call(**call) for call in row["calls"]),
         trace=tuple(trace),
     )
-
-
-def _hit_from_row(row: Mapping[str, Any]) -> Hit:
-    passage = Passage(**{name: row[name] for name in ("id", "title", "text", "source")})
-    return Hit(passage=passage, score=row["score"], rank=row["rank"])
+    for sentence in output.sentences:
+        if not all(1 <= number <= len(passages) for number in sentence.citations):
+            raise ValueError(f"citations {sentence.citations} of {len(passages)} passages")
+    return output
 
 
 def load_records(path: Path) -> list[Record]:

@@ -5,7 +5,7 @@ All of it comes from records; no model is opened. Knows nothing of HTML.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,8 @@ PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two systems on one task and metric, and whether their difference is noise."""
+    """Two systems on the headline of a task, and whether their difference is noise."""
 
-    task: str
-    metric: str
     first: str
     second: str
     difference: Difference
@@ -112,7 +110,7 @@ def _task_report(task: str, runs: Sequence[Run]) -> TaskReport:
             }
             for name in names
         },
-        comparisons=tuple(_comparisons(task, headline, named)),
+        comparisons=tuple(_comparisons(headline, named)),
         relevance=_reliabilities(named, "relevance"),
         support=_reliabilities(named, "support"),
         abstention=_abstentions(named, headline),
@@ -144,19 +142,10 @@ def _metric_order(runs: Sequence[Run]) -> list[str]:
     return known + [name for name in found if name not in METRICS]
 
 
-def _comparisons(task: str, metric: str, named: Mapping[str, Run]) -> list[Comparison]:
-    return [
-        Comparison(
-            task=task,
-            metric=metric,
-            first=first,
-            second=second,
-            difference=compare(
-                named[first].values.get(metric, {}), named[second].values.get(metric, {})
-            ),
-        )
-        for first, second in itertools.combinations(named, 2)
-    ]
+def _comparisons(metric: str, named: Mapping[str, Run]) -> Iterator[Comparison]:
+    for first, second in itertools.combinations(named, 2):
+        values = [named[name].values.get(metric, {}) for name in (first, second)]
+        yield Comparison(first=first, second=second, difference=compare(*values))
 
 
 def _reliabilities(named: Mapping[str, Run], group: str) -> dict[str, Reliability]:
@@ -196,19 +185,13 @@ def _abstentions(named: Mapping[str, Run], metric: str) -> dict[str, RiskCoverag
     curves = {}
     for name, run in named.items():
         correct = run.values.get(metric, {})
-        answered = [
-            record
-            for record in run.records
-            if record.output is not None and record.question.id in correct
-        ]
-        support = [
-            -1.0 if record.output is None or record.output.support is None
-            else record.output.support
-            for record in answered
-        ]  # fmt: skip
+        outputs = {r.question.id: r.output for r in run.records if r.output is not None}
+        answered = [question_id for question_id in outputs if question_id in correct]
+        found = [outputs[question_id].support for question_id in answered]
         is_share = all(0.0 <= value <= 1.0 for value in correct.values())
-        if is_share and any(value >= 0 for value in support):
-            values = [correct[record.question.id] for record in answered]
+        if is_share and any(each is not None for each in found):
+            support = [-1.0 if each is None else each for each in found]
+            values = [correct[question_id] for question_id in answered]
             curves[name] = risk_coverage(support, values)
     return curves
 

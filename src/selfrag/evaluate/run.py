@@ -148,26 +148,24 @@ def _answer(batch: Sequence[Question], system: System, start: int) -> list[Recor
     ]
 
 
-class ClusterAnswerer:
-    """Answers batches on the workers of `cluster`, each of which opens its own system once."""
+def cluster_answerer(cluster: Cluster) -> Answerer:
+    """Answers batches on the workers of `cluster`, each of which opens its own system once.
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    Batches are given in order; what comes early waits. `open_system` is pickled. Raises what
+    opening a system raised on a worker, and `SelfRAGError` where workers are lost again and again.
+    """
 
-    def __call__(self, open_system: OpenSystem, batches: Iterable[Batch]) -> Iterator[Answered]:
-        """The answered batches, in order; what comes early waits. `open_system` is pickled.
-
-        Raises what opening a system raised on a worker, and `SelfRAGError` where workers are lost
-        one after another.
-        """
+    def answer(open_system: OpenSystem, batches: Iterable[Batch]) -> Iterator[Answered]:
         pieces = ((open_system, batch) for batch in batches)
         early: dict[int, Answered] = {}
         n_given = 0
-        for number, answered in self._cluster.run(_answer_there, pieces):
+        for number, answered in cluster.run(_answer_there, pieces):
             early[number] = answered
             while n_given in early:
                 yield early.pop(n_given)
                 n_given += 1
+
+    return answer
 
 
 def _answer_there(open_system: OpenSystem, batch: Batch) -> Answered:

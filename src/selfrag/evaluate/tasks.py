@@ -18,8 +18,6 @@ from selfrag.evaluate.fields import (
     gold_letter,
     gold_strings,
     options_of,
-    passages_of,
-    row_id,
     text_at,
 )
 from selfrag.evaluate.record import Question
@@ -54,7 +52,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One kind of question file. `read` makes a question of a row and its number.
+    """One kind of question file. `read` makes a question of a row, without number and passages.
 
     `headline`: the metric that stands for the task. `top_k`, `max_new_tokens` and `max_segments`
     are those of the released commands. `expects`: the file to bring, in words.
@@ -63,53 +61,51 @@ class Task:
     name: str
     form: Form
     headline: str
-    read: Callable[[Row, int], Question]
+    read: Callable[[Row], Question]
     top_k: int
     max_new_tokens: int
     max_segments: int = 1
     expects: str
 
 
-def read_open(row: Row, number: int) -> Question:
+def read_open(row: Row) -> Question:
     """A question with gold strings; the model reads the bare question."""
     text = text_at(row, QUESTION_KEYS)
-    return _question(row, number, text, text, answers=gold_strings(row))
+    return Question(text=text, instruction=text, answers=gold_strings(row))
 
 
-def read_claim(row: Row, number: int) -> Question:
+def read_claim(row: Row) -> Question:
     """A claim that is true or false; a claim without a verdict cannot be judged so."""
     text = text_at(row, ("claim", "question", "sentence2", "query", "input"))
     truth = _label(row, ("answers", "label", "gold_label", "golden_answers", "answer"), _TRUTH)
     instruction = f"{CLAIM}\n\n## Input:\n\n{text}"
-    return _question(row, number, text, instruction, answers=(truth,), labels=("true", "false"))
+    return Question(text=text, instruction=instruction, answers=(truth,), labels=("true", "false"))
 
 
-def read_yes_no(row: Row, number: int) -> Question:
+def read_yes_no(row: Row) -> Question:
     """A question whose answer is yes or no."""
     text = text_at(row, QUESTION_KEYS)
     said = _label(row, ("answer", "answers", "golden_answers", "label"), _SAID)
     instruction = f"{YES_NO}\n\n## Input:\n\n{text}"
-    return _question(row, number, text, instruction, answers=(said,), labels=("yes", "no"))
+    return Question(text=text, instruction=instruction, answers=(said,), labels=("yes", "no"))
 
 
-def read_options(row: Row, number: int) -> Question:
+def read_options(row: Row) -> Question:
     """A stem with options A, B, C, …; numeric keys become letters, all options are shown."""
     stem = text_at(row, ("question", "question_stem", "query"))
     options = options_of(row)
     listed = "".join(f"\n{LETTERS[n]}: {option}" for n, option in enumerate(options))
     labels = tuple(LETTERS[: len(options)])
-    return _question(
-        row,
-        number,
-        stem,
-        f"{FOUR_OPTIONS}\n\n### Input:\n{stem}{listed}",
+    return Question(
+        text=stem,
+        instruction=f"{FOUR_OPTIONS}\n\n### Input:\n{stem}{listed}",
         answers=(gold_letter(row, options),),
         labels=labels,
         options=options,
     )
 
 
-def read_asqa(row: Row, number: int) -> Question:
+def read_asqa(row: Row) -> Question:
     """An ambiguous question with gold strings for each of its readings, and long answers."""
     text = text_at(row, ("ambiguous_question", *QUESTION_KEYS))
     pairs = row.get("qa_pairs") or []
@@ -123,51 +119,20 @@ def read_asqa(row: Row, number: int) -> Question:
     if not facets and not references:
         raise ValueError("neither qa_pairs nor a long answer is there to judge by")
     answers = tuple(dict.fromkeys(gold for facet in facets for gold in facet))
-    return _question(
-        row,
-        number,
-        text,
-        f"{AMBIGUOUS}## Input:\n\n{text}",
+    return Question(
+        text=text,
+        instruction=f"{AMBIGUOUS}## Input:\n\n{text}",
         answers=answers,
         facets=facets,
         references=references,
     )
 
 
-def read_biography(row: Row, number: int) -> Question:
+def read_biography(row: Row) -> Question:
     """A request for a biography; nothing is known to be right beforehand."""
     topic = text_at(row, ("topic", "entity", "title"))
     instruction = text_at({"input": f"Question: Tell me a bio of {topic}.", **row}, ("input",))
-    return _question(row, number, topic, instruction, topic=topic)
-
-
-def _question(
-    row: Row,
-    number: int,
-    text: str,
-    instruction: str,
-    *,
-    answers: tuple[str, ...] = (),
-    labels: tuple[str, ...] = (),
-    options: tuple[str, ...] = (),
-    facets: tuple[tuple[str, ...], ...] = (),
-    references: tuple[str, ...] = (),
-    topic: str = "",
-) -> Question:
-    name = row_id(row) or f"row-{number}"
-    return Question(
-        id=name,
-        row=number,
-        text=text,
-        instruction=instruction,
-        answers=answers,
-        labels=labels,
-        options=options,
-        facets=facets,
-        references=references,
-        topic=topic,
-        passages=passages_of(row, name),
-    )
+    return Question(text=topic, instruction=instruction, topic=topic)
 
 
 def _label(row: Row, keys: Sequence[str], meaning: dict[str, str]) -> str:
@@ -194,7 +159,7 @@ def _open(name: str, expects: str = OPEN_FILE, top_k: int = 10) -> Task:
     )
 
 
-def _closed(name: str, read: Callable[[Row, int], Question], expects: str) -> Task:
+def _closed(name: str, read: Callable[[Row], Question], expects: str) -> Task:
     return Task(
         name=name,
         form=Form.CLOSED,
@@ -206,7 +171,7 @@ def _closed(name: str, read: Callable[[Row, int], Question], expects: str) -> Ta
     )
 
 
-def _long(name: str, headline: str, read: Callable[[Row, int], Question], expects: str) -> Task:
+def _long(name: str, headline: str, read: Callable[[Row], Question], expects: str) -> Task:
     return Task(
         name=name,
         form=Form.LONG,

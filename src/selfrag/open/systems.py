@@ -222,10 +222,10 @@ def opened_answerer(workers: Workers) -> "Iterator[Answerer | None]":
     if not workers.ray:
         yield None
         return
-    from selfrag.evaluate.run import ClusterAnswerer
+    from selfrag.evaluate.run import cluster_answerer
 
     with connected(workers.ray, "evaluate", workers) as cluster:
-        yield ClusterAnswerer(cluster)
+        yield cluster_answerer(cluster)
 
 
 def system_opener(setup: Setup, report: Progress, workers: Workers) -> "OpenSystem":
