@@ -196,8 +196,13 @@ def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
 
 def test_a_file_where_a_folder_should_be_is_a_storage_error(tmp_path):
     (tmp_path / "model").write_text("x")
-    with pytest.raises(StorageError), files.making_folder(tmp_path / "model"):
-        pass
+    for out in (tmp_path / "model", tmp_path / "model" / "out"):
+        with pytest.raises(StorageError, match="cannot write a model to"):
+            with files.making_folder(out, "a model"):
+                pass
+    with pytest.raises(StorageError, match="no memory"):
+        with files.making_folder(tmp_path / "out", also=(RuntimeError,)):
+            raise RuntimeError("no memory")
     assert names(tmp_path) == ["model"]
 
 

@@ -181,13 +181,16 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def making_folder(out: Path, what: str = "") -> Iterator[Path]:
+def making_folder(
+    out: Path, what: str = "", *, also: tuple[type[Exception], ...] = ()
+) -> Iterator[Path]:
     """A folder to fill; when the block ends well, it becomes `out`, else it goes.
 
-    Where another process has made `out` in the meantime, that one stays. Raises `StorageError`.
+    Where another process has made `out` in the meantime, that one stays. Raises `StorageError`, for
+    errors of the kinds `also` too.
     """
     partial = out.parent / f".{out.name}-{secrets.token_hex(4)}"
-    with storage_errors(_writing(out, what)):
+    with storage_errors(_writing(out, what), also=also):
         partial.mkdir(parents=True)  # not mkdtemp, which would keep others out
         try:
             yield partial

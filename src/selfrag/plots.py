@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.errors import SelfRAGError
+from selfrag.files import replacing
 from selfrag.statistics import Bin, FloatArray, Reliability, RiskCoverage
 
 # Figures are matplotlib's own, which has no types of use here.
@@ -37,9 +38,9 @@ def svg(figure: Figure) -> str:
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes a PNG that appears complete or not at all; `path`."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, dpi=120, format="png")
-    return partial.replace(path)
+    with replacing(path, "a figure") as partial:
+        figure.savefig(partial, dpi=120, format="png")
+    return path
 
 
 def reliability_figure(curves: Mapping[str, Reliability], group: str, truth: str) -> Figure:

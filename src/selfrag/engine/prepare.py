@@ -74,7 +74,7 @@ def prepare_model(
     merge_adapter(weights, _read_tensors(adapter), description, token_ids=_grow(tokenizer))
     config.vocab_size = len(weights[_EMBEDDING])
     tell("saving the merged model")
-    with making_folder(out, "the model folder") as folder:
+    with making_folder(out, "the model folder", also=(SafetensorError,)) as folder:
         _save(folder, config, weights, tokenizer)
     logger.info("prepared %s in %.1f s", out.name, time.perf_counter() - started)
     return out
@@ -88,7 +88,7 @@ def dequantise_base(gguf: Path, out: Path) -> Path:
     """
     if not out.is_dir():
         config, weights, tokenizer = _read_gguf(gguf)
-        with making_folder(out, "the model folder") as folder:
+        with making_folder(out, "the model folder", also=(SafetensorError,)) as folder:
             _save(folder, config, weights, tokenizer)
     return out
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -57,7 +58,10 @@ def export_run(run: Path, out: Path, weight_type: WeightType = WeightType.BASE) 
     generation.eos_token_id = tokenizer.eos_token_id
     generation.do_sample, generation.temperature, generation.top_p = False, None, None
 
-    with quiet_transformers(), making_folder(out, "the model folder") as folder:
+    with (
+        quiet_transformers(),
+        making_folder(out, "the model folder", also=(SafetensorError,)) as folder,
+    ):
         model.save_pretrained(folder, max_shard_size="10GB")
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(model_card(out.name, facts), encoding="utf-8")
