@@ -7,9 +7,35 @@ for, so that the algorithm's modules stay light.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfrag.api import Passage, SearchConfig, SelfRAG, Turn
+    from selfrag.api import (
+        Answer,
+        EngineKind,
+        GateKind,
+        Passage,
+        PathScore,
+        QueryPolicy,
+        RetrievalMode,
+        ScoreWeights,
+        SearchConfig,
+        SelfRAG,
+        SelfRAGError,
+        Turn,
+    )
 
-__all__ = ["Passage", "SearchConfig", "SelfRAG", "Turn"]
+__all__ = [
+    "Answer",
+    "EngineKind",
+    "GateKind",
+    "Passage",
+    "PathScore",
+    "QueryPolicy",
+    "RetrievalMode",
+    "ScoreWeights",
+    "SearchConfig",
+    "SelfRAG",
+    "SelfRAGError",
+    "Turn",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,37 +5,47 @@
     rag = SelfRAG.from_pretrained()
     print(rag.ask("Which planet has the moon Titan?").cited_text)
 
-Everything here is also reachable one layer down: `decode.search` for events, `engine` and
-`retrieval` for the parts.
+Everything here is also reachable one layer down: `decode.drive` for events, `open` for engines and
+indexes, `indexing` to make an index.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from selfrag.decode.answer import Answer, answer_questions
-from selfrag.decode.config import SearchConfig
+from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.drive import search
 from selfrag.decode.events import Event
+from selfrag.decode.gate import GateKind, RetrievalMode
+from selfrag.decode.node import PathScore
+from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import Engine, Request
-from selfrag.open.engines import DEFAULT, EngineKind, ModelOptions, open_engine
+from selfrag.errors import BadInput, ConfigError, SelfRAGError
+from selfrag.open.engines import DEFAULT, EngineKind, ModelOptions, check_name, open_engine
 from selfrag.open.indexes import open_index
-from selfrag.passage import Passage
+from selfrag.passage import Hit, Passage
 from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
-from selfrag.retrieval.base import GivenPassages, Retriever
+from selfrag.retrieval.base import GivenPassages, Retriever, as_passages
+
+Given = Iterable[Passage | Hit | str]
 
 
 class SelfRAG:
-    """A generator with reflection tokens, passages to read, and how to search."""
+    """A generator with reflection tokens, passages to read, and how to search.
+
+    Every method raises `SelfRAGError` where it cannot do what is asked.
+    """
 
     def __init__(
         self, engine: Engine, retriever: Retriever, *, config: SearchConfig | None = None
     ) -> None:
         self.engine = engine
         self.retriever = retriever
-        self.config = config or SearchConfig()
+        self.config = _config(config)
 
     @classmethod
     def from_pretrained(
@@ -43,7 +53,7 @@ class SelfRAG:
         model: str | Path = DEFAULT,
         *,
         index: str | Path | None = None,
-        passages: Sequence[Passage | str] | None = None,
+        passages: Given | None = None,
         engine: EngineKind | str = EngineKind.AUTO,
         device: str = "cpu",
         config: SearchConfig | None = None,
@@ -51,11 +61,19 @@ class SelfRAG:
     ) -> "SelfRAG":
         """The default model, a Hugging Face folder, or an id on the hub, with the 15 tokens.
 
-        Reads `passages` where they are given, else the index in the folder or at the
-        s3://bucket/prefix `index`, else the demo index; what is missing of all these is fetched
-        and built on first use, which `progress` is told of. Raises `SelfRAGError`.
+        Every answer is from `passages` where they are given, else from the index in the folder or
+        at the s3://bucket/prefix `index`, else from the demo index; what is missing of all these is
+        fetched and built on first use, which `progress` is told of.
         """
-        options = ModelOptions(model=str(model), engine=EngineKind(engine), device=device)
+        name = str(model) if isinstance(model, Path) else model
+        options = ModelOptions(model=name, engine=cast(EngineKind, engine), device=device)
+        config = _config(config)
+        check_name(options.model)  # before an index is fetched and built
+        if passages is not None and index is not None:
+            raise BadInput(
+                "cannot answer from both an index and passages: found both, expected one of them; "
+                "leave one out"
+            )
         retriever: Retriever
         if passages is not None:
             retriever = GivenPassages(passages)
@@ -74,21 +92,16 @@ class SelfRAG:
         self.close()
 
     def ask(
-        self,
-        question: str,
-        *,
-        passages: Sequence[Passage | str] | None = None,
-        history: Sequence[Turn] = (),
+        self, question: str, *, passages: Given | None = None, history: Sequence[Turn] = ()
     ) -> Answer:
-        """The answer to one question; `passages` given by hand replace the search."""
+        """The answer to one question; `passages` given by hand replace the search, all are read.
+
+        `history` holds the turns before, oldest first.
+        """
         return self.batch([question], passages=passages, histories=[history])[0]
 
     async def aask(
-        self,
-        question: str,
-        *,
-        passages: Sequence[Passage | str] | None = None,
-        history: Sequence[Turn] = (),
+        self, question: str, *, passages: Given | None = None, history: Sequence[Turn] = ()
     ) -> Answer:
         """`ask` in a thread of its own."""
         return await asyncio.to_thread(self.ask, question, passages=passages, history=history)
@@ -97,27 +110,34 @@ class SelfRAG:
         self,
         questions: Sequence[str],
         *,
-        passages: Sequence[Passage | str] | None = None,
+        passages: Given | None = None,
         histories: Sequence[Sequence[Turn]] = (),
     ) -> list[Answer]:
-        """The answers in order; each level of all questions is one call to the engine."""
+        """The answers in order; each round of all questions is one call to the engine.
+
+        `passages` are given to every question, `histories` holds the turns before each.
+        """
+        asked = _questions(questions)
         return answer_questions(
-            questions,
+            asked,
             engine=self.engine,
-            retriever=self._retriever(passages),
+            retriever=self.retriever,
             config=self.config,
-            histories=histories,
+            histories=_histories(histories, len(asked)),
+            passages=[self._given(passages)] * len(asked),
         )
 
     def stream(
-        self, question: str, *, passages: Sequence[Passage | str] | None = None
+        self, question: str, *, passages: Given | None = None, history: Sequence[Turn] = ()
     ) -> Iterator[Event]:
-        """Every event of the search for one question, as it happens."""
+        """Every event of the search for one question, as it happens; closing it ends the search."""
         return search(
-            [question],
+            _questions([question]),
             engine=self.engine,
-            retriever=self._retriever(passages),
+            retriever=self.retriever,
             config=self.config,
+            histories=_histories([history], 1),
+            passages=[self._given(passages)],
         )
 
     def generate(
@@ -128,10 +148,10 @@ class SelfRAG:
         The raw use of the released quick start: no gate, no search, no scores.
         """
         fmt = PromptFormat.of(self.engine.tokenizer, model=self.engine.name)
-        prompt = fmt.instruction(question)
+        prompt = fmt.instruction(_questions([question])[0])
         if passage is not None:
-            (hit,) = GivenPassages([passage]).hits
-            prompt += [fmt.ids[Retrieve.YES], *fmt.passage(hit.passage)]
+            (read,) = as_passages([passage])
+            prompt += [fmt.ids[Retrieve.YES], *fmt.passage(read)]
         request = Request(
             prefix_ids=tuple(prompt),
             max_new_tokens=max_new_tokens,
@@ -144,8 +164,70 @@ class SelfRAG:
         """The same model and passages, searched differently."""
         return SelfRAG(self.engine, self.retriever, config=config)
 
-    def _retriever(self, passages: Sequence[Passage | str] | None) -> Retriever:
-        return self.retriever if passages is None else GivenPassages(passages)
+    def _given(self, passages: Given | None) -> list[Passage] | None:
+        if passages is not None:
+            return as_passages(passages)
+        return self.retriever.passages if isinstance(self.retriever, GivenPassages) else None
 
 
-__all__ = ["Passage", "SearchConfig", "SelfRAG", "Turn"]
+def _config(config: SearchConfig | None) -> SearchConfig:
+    if config is None:
+        return SearchConfig()
+    if not isinstance(config, SearchConfig):
+        raise ConfigError(
+            f"cannot search with config={config!r:.80}: expected selfrag.SearchConfig, as in "
+            "SearchConfig(top_k=3); make one"
+        )
+    return config
+
+
+def _questions(questions: Any) -> list[str]:
+    """The questions, each of which is a string."""
+    found = _listed(questions)
+    if found is None:
+        raise BadInput(
+            f"cannot answer {questions!r:.80}: expected a list of questions; put it into a list, "
+            "or call `ask`"
+        )
+    for each in found:
+        if not isinstance(each, str):
+            raise BadInput(
+                f"cannot answer {each!r:.80}: expected a question, which is a string; give one"
+            )
+    return found
+
+
+def _histories(histories: Any, n_questions: int) -> list[list[Turn]]:
+    """The turns before each question; none at all where there are none for any."""
+    found = [_listed(turns) for turns in _listed(histories) or [None]] if histories else []
+    turns = [list(each) for each in found if each is not None]
+    are_turns = all(isinstance(turn, Turn) for each in turns for turn in each)
+    if len(turns) < len(found) or not are_turns or (turns and len(turns) != n_questions):
+        raise BadInput(
+            f"cannot answer after {histories!r:.80}: expected for each of {n_questions} questions "
+            'a list of selfrag.Turn(question="…", answer="…"), oldest first; write it so'
+        )
+    return turns
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """The members of a list; None for a single value."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return None
+    return list(value)
+
+
+__all__ = [
+    "Answer",
+    "EngineKind",
+    "GateKind",
+    "Passage",
+    "PathScore",
+    "QueryPolicy",
+    "RetrievalMode",
+    "ScoreWeights",
+    "SearchConfig",
+    "SelfRAG",
+    "SelfRAGError",
+    "Turn",
+]

@@ -27,11 +27,12 @@ class Document:
 class Passage:
     """The unit of retrieval. `start` and `end` (excluded) are offsets in its document's text.
 
-    `page` is the one on which it begins, from 1; 0 where the document has no pages.
+    `id` may be empty for a passage that is given by hand, in an index it is its key. `page` is the
+    one on which it begins, from 1; 0 where the document has no pages.
     """
 
-    id: str
-    title: str
+    id: str = ""
+    title: str = ""
     text: str
     source: str = ""
     start: int = 0

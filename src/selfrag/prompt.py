@@ -103,7 +103,7 @@ class PromptFormat:
         Of the body at most the first `max_tokens` ids are kept.
         """
         encode = self.tokenizer.encode
-        body = [*encode(f"{passage.title}\n"), *encode(passage.text)][:max_tokens]
+        body = [*encode(f"{passage.title or ''}\n"), *encode(passage.text)][:max_tokens]
         return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]
 
     def surface(self, token_ids: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
 from selfrag.decode.score import SegmentScores
 from selfrag.engine.base import Engine
-from selfrag.passage import Hit
+from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.reflection import Relevance
 from selfrag.retrieval.base import Retriever
@@ -121,11 +121,20 @@ def answer_questions(
     retriever: Retriever,
     config: SearchConfig,
     histories: Sequence[Sequence[Turn]] = (),
+    passages: Sequence[Sequence[Passage] | None] = (),
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Answer]:
-    """One answer a question, in order. `on_event` sees every event of the search as it happens."""
+    """One answer a question, in order. `on_event` sees every event of the search as it happens.
+
+    `histories` and `passages` are as in `drive.search`.
+    """
     events = search(
-        questions, engine=engine, retriever=retriever, config=config, histories=histories
+        questions,
+        engine=engine,
+        retriever=retriever,
+        config=config,
+        histories=histories,
+        passages=passages,
     )
     closed_sets = [config.choices] * len(questions)
     return collect_answers(questions, events, closed_sets=closed_sets, on_event=on_event)

@@ -8,7 +8,7 @@ from selfrag.decode.gate import GateKind, GateRule, RetrievalMode
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.errors import ConfigError
-from selfrag.serial import setting
+from selfrag.serial import Count, Positive, Share, check_config, setting
 
 
 class QueryPolicy(StrEnum):
@@ -36,54 +36,35 @@ class SearchConfig:
 
     mode: RetrievalMode = setting(RetrievalMode.ADAPTIVE, "adaptive, always or never.")
     gate: GateKind = setting(GateKind.PAPER, "Which rule decides in mode adaptive.")
-    threshold: float | None = setting(
+    threshold: Share | None = setting(
         0.2, "Retrieve above this probability; none: as the emitted token says."
     )
-    top_k: int = setting(5, "Passages a segment.", "--top-k", "--ndocs")
-    beam_width: int = setting(2, "Hypotheses kept.", "--beam-width", "--beam_width")
-    max_segments: int = setting(6, "Segments at most; 1 is short form.")
-    max_new_tokens: int = setting(96, "Tokens a segment.", "--max-new-tokens", "--max_new_tokens")
-    max_passage_tokens: int = 512
+    top_k: Count = setting(5, "Passages a segment.", "--top-k", "--ndocs")
+    beam_width: Count = setting(2, "Hypotheses kept.", "--beam-width", "--beam_width")
+    max_segments: Count = setting(6, "Segments at most; 1 is short form.")
+    max_new_tokens: Count = setting(96, "Tokens a segment.", "--max-new-tokens", "--max_new_tokens")
+    max_passage_tokens: Count = 512
     weights: ScoreWeights = field(default_factory=ScoreWeights)
     path_score: PathScore = setting(PathScore.SUM, "How segments make the score of a path.")
     query: QueryPolicy = setting(
         QueryPolicy.QUESTION_AND_SEGMENT, "What is searched for later segments."
     )
-    n_evidence: int = 1
+    n_evidence: Count = 1
     with_no_retrieval: bool = False
     inline_passages: bool = True
     repeat: bool = False
     drop_unsupported: bool = setting(
         False, "No segment judged unsupported.", "--drop-unsupported", "--ignore_cont"
     )
-    prune_relevance: float | None = None
-    max_seconds: float | None = setting(None, "Budget of time.")
-    max_tokens: int | None = setting(None, "Budget of tokens written.")
-    max_passages: int | None = setting(None, "Budget of passages read.")
-    min_support: float | None = setting(None, "Say nothing that is supported less.")
+    prune_relevance: Share | None = None
+    max_seconds: Positive | None = setting(None, "Budget of time.")
+    max_tokens: Count | None = setting(None, "Budget of tokens written.")
+    max_passages: Count | None = setting(None, "Budget of passages read.")
+    min_support: Share | None = setting(None, "Say nothing that is supported less.")
     choices: tuple[str, ...] = setting((), "A closed set of answers, as in true,false.")
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "prune_relevance", "min_support"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ConfigError(
-                    f"cannot search: decode.{name} is {value}, "
-                    "but it is a share; choose one from 0 to 1"
-                )
-        counts = ("top_k", "beam_width", "max_segments", "max_new_tokens", "max_passage_tokens")
-        for name in (*counts, "n_evidence", "max_tokens", "max_passages"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(
-                    f"cannot search: decode.{name} is {value}, "
-                    "but it counts things; choose at least 1"
-                )
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ConfigError(
-                f"cannot search: decode.max_seconds is {self.max_seconds}, but it is a length of "
-                "time; choose more than 0"
-            )
+        check_config(self, "decode", doing="search")
         if self.choices and (len(set(self.choices)) < 2 or not all(map(str.strip, self.choices))):
             raise ConfigError(
                 f"cannot search: decode.choices is {list(self.choices)}, expected two or more "

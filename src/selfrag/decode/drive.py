@@ -6,15 +6,17 @@ questions with an engine and a retriever. Knows nothing of why something is aske
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import Event
+from selfrag.decode.passages import given_hits
 from selfrag.decode.search import Generate, Lookup, Model, Steps, steps
 from selfrag.engine.base import Completion, Engine
-from selfrag.passage import Hit
+from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.retrieval.base import Retriever
 
@@ -136,17 +138,33 @@ def search(
     retriever: Retriever,
     config: SearchConfig,
     histories: Sequence[Sequence[Turn]] = (),
+    passages: Sequence[Sequence[Passage] | None] = (),
 ) -> Iterator[Event]:
     """The events of all questions under one configuration, numbered from 0 in their order.
 
     `histories` holds the earlier turns of every question, oldest first; empty: there are none.
+    `passages` holds what each question is to be answered from, read whole whatever `top_k` is, or
+    None for what is found for it; empty: None for all.
     Raises `BadInput` for a question that is empty or longer than the context allows, before the
     engine is asked anything.
     """
     model = Model.of(engine)
     turns = histories or [()] * len(questions)
-    searches = [
-        steps(question, model=model, config=config, history=history, number=number)
-        for number, (question, history) in enumerate(zip(questions, turns, strict=True))
-    ]
+    given = passages or [None] * len(questions)
+    searches: list[Steps] = []
+    for number, (question, history, own) in enumerate(zip(questions, turns, given, strict=True)):
+        hits, settings = None, config
+        if own is not None:
+            hits = given_hits(own, model.fmt, config.max_passage_tokens)
+            settings = replace(config, top_k=max(1, len(hits)))
+        searches.append(
+            steps(
+                question,
+                model=model,
+                config=settings,
+                passages=hits,
+                history=history,
+                number=number,
+            )
+        )
     yield from drive(searches, engine, retriever)

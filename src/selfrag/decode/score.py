@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import ConfigError
-from selfrag.serial import setting
+from selfrag.serial import NonNegative, check_config, setting
 
 FloatArray = NDArray[np.float64]
 
@@ -61,19 +60,13 @@ def mean_logprob(logprobs: FloatArray) -> float:
 class ScoreWeights:
     """How much each part counts. Defaults are the paper's; `sequence` is 1 there by Eq. 3."""
 
-    relevance: float = setting(1.0, "Weight of relevance.", "--w-rel", "--w_rel")
-    support: float = setting(1.0, "Weight of support.", "--w-sup", "--w_sup")
-    utility: float = setting(0.5, "Weight of utility.", "--w-use", "--w_use")
-    sequence: float = 1.0
+    relevance: NonNegative = setting(1.0, "Weight of relevance.", "--w-rel", "--w_rel")
+    support: NonNegative = setting(1.0, "Weight of support.", "--w-sup", "--w_sup")
+    utility: NonNegative = setting(0.5, "Weight of utility.", "--w-use", "--w_use")
+    sequence: NonNegative = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("relevance", "support", "utility", "sequence"):
-            value = getattr(self, name)
-            if not np.isfinite(value) or value < 0:
-                raise ConfigError(
-                    f"cannot score segments: decode.weights.{name} is {value}, "
-                    "but a weight is a finite number of at least 0; set it so"
-                )
+        check_config(self, "decode.weights", doing="score segments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from selfrag.decode.events import (
 )
 from selfrag.decode.gate import Gate, RetrievalMode, decide
 from selfrag.decode.node import Node
+from selfrag.decode.passages import as_read
 from selfrag.decode.score import relevance_score
 from selfrag.decode.segment import COLUMNS, cut_segment
 from selfrag.engine.base import Completion, Engine, Request
@@ -217,7 +218,7 @@ class _Search:
         for node, hits in zip(asking, found, strict=True):
             known = set() if config.repeat else _read_before(node)
             new = [hit for hit in hits if hit.passage.id not in known][: config.top_k]
-            read = tuple(new[:n_left])
+            read = tuple(as_read(hit, self.fmt, config.max_passage_tokens) for hit in new[:n_left])
             out_of_passages, over_budget = bool(hits and not new), bool(new and not read)
             if over_budget:
                 self.stopped_by = "max_passages"

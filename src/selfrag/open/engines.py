@@ -20,7 +20,7 @@ from selfrag.engine.base import Precision
 from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
 from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat
-from selfrag.serial import setting
+from selfrag.serial import check_config, setting
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
@@ -70,6 +70,9 @@ class ModelOptions:
     tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model.")
     model_key_env: str = setting("", "Environment variable with the key of a model server.")
 
+    def __post_init__(self) -> None:
+        check_config(self, "", doing="open the model")
+
     @property
     def name(self) -> str:
         """The model's name for reports: without the folders that it is in."""
@@ -118,22 +121,28 @@ def model_folder(model: str, progress: Progress = SILENT, *, may_fetch: bool = T
     What is not here is fetched and prepared, or refused where that is not allowed. Raises
     `BadInput` for what is no name of a model, `AssetError` where it is out of reach.
     """
+    check_name(model)
     if model in NAMES:
         return _own_model(model, progress, may_fetch)
     path = Path(model).expanduser()
+    return path if path.is_dir() else _from_hub(model, progress, may_fetch)
+
+
+def check_name(model: str) -> None:
+    """Raises `BadInput` for what can be no name of a model, without asking the hub."""
+    path = Path(model).expanduser()
+    if model in NAMES or (path / "config.json").is_file():
+        return
     if model and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise BadInput(
-                f"cannot open the model {model}: the folder holds no config.json, expected config, "
-                "weights and tokenizer of a Hugging Face model; name the folder that holds them"
-            )
-        return path
+        raise BadInput(
+            f"cannot open the model {model}: the folder holds no config.json, expected config, "
+            "weights and tokenizer of a Hugging Face model; name the folder that holds them"
+        )
     if path.exists() or "/" not in model or not is_hub_id(model.partition("@")[0]):
         raise BadInput(
             f"cannot open the model {model!r}: it is no folder here and no id on the hub, expected "
             "`default`, a folder with config.json, or an id as selfrag/selfrag_llama2_7b; name one"
         )
-    return _from_hub(model, progress, may_fetch)
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from selfrag import assets
 from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
 from selfrag.ingest.chunking import chunk_document
 from selfrag.ingest.readers import read_wiki_leads
-from selfrag.open.engines import ModelOptions, open_engine
+from selfrag.open.engines import ModelOptions, check_name, open_engine
 from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
@@ -201,6 +201,8 @@ def load(
     path: Location | None, model: ModelOptions | None = None, progress: Progress = SILENT
 ) -> "tuple[Retriever, Engine]":
     """Index and engine; an index that cannot be opened fails before the model is loaded."""
+    model = model or ModelOptions()
+    check_name(model.model)
     store = open_index(path, progress)
     return store, open_engine(model, progress)
 

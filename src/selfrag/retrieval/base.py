@@ -1,8 +1,10 @@
 """The seam to retrieval: queries in, ranked hits out, in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 
 
@@ -26,17 +28,46 @@ class FixedRetriever:
 
 
 class GivenPassages:
-    """The same passages for every query, in the order given; a bare string has no title."""
+    """The same passages for every query, in the order given; see `as_passages`."""
 
-    def __init__(self, passages: Sequence[Passage | str]) -> None:
-        whole = [
-            each if isinstance(each, Passage) else Passage(id=f"given-{n}", title="", text=each)
-            for n, each in enumerate(passages, start=1)
-        ]
+    def __init__(self, passages: Iterable[Passage | Hit | str]) -> None:
+        self.passages = as_passages(passages)
         self.hits = tuple(
-            Hit(passage=passage, score=0.0, rank=rank) for rank, passage in enumerate(whole, 1)
+            Hit(passage=passage, score=0.0, rank=rank)
+            for rank, passage in enumerate(self.passages, start=1)
         )
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """The first `top_k` passages, whatever the query."""
         return [list(self.hits[:top_k]) for _ in queries]
+
+
+def as_passages(given: Iterable[Passage | Hit | str]) -> list[Passage]:
+    """What a caller gives as passages, each with an id of its own; a bare string has no title.
+
+    Raises `BadInput` for anything else, a single passage outside a list among it.
+    """
+    if isinstance(given, str | bytes | Mapping | Passage | Hit) or not isinstance(given, Iterable):
+        raise BadInput(
+            f"cannot read the passages: found {given!r:.80}, expected a list of strings or of "
+            "selfrag.Passage; put it into a list"
+        )
+    passages: list[Passage] = []
+    for number, each in enumerate(given, start=1):
+        passage = each.passage if isinstance(each, Hit) else each
+        if isinstance(passage, str):
+            passage = Passage(text=passage)
+        if not isinstance(passage, Passage) or not _is_text(passage):
+            raise BadInput(
+                f"cannot read passage {number}: found {each!r:.80}, expected a string or "
+                'selfrag.Passage(title="…", text="…"), both strings; write it so'
+            )
+        # Citations, and what was read before, go by id.
+        is_free = passage.id and passage.id not in {before.id for before in passages}
+        own = passage.id if is_free else f"given-{number}"
+        passages.append(replace(passage, id=own, title=passage.title or ""))
+    return passages
+
+
+def _is_text(passage: Passage) -> bool:
+    return isinstance(passage.text, str) and isinstance(passage.title, str | None)
