@@ -1,15 +1,19 @@
 """Indexing from Python: no terminal, no printing; files and pages in, an index out."""
 
+import os
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from selfrag import indexing
 from selfrag.errors import BadInput
 from selfrag.indexing import BuildOptions, Outcome
+from selfrag.ingest.files import find_files
 from selfrag.passage import Document
+from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.store import PassageStore
 from words import WordEncoder
 
@@ -86,3 +90,125 @@ def test_neither_typer_nor_rich_nor_torch_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+# What has changed since
+
+
+def held(index):
+    return sorted(hit.passage.text.strip() for hit in all_hits(index))
+
+
+def all_hits(index):
+    return PassageStore.open(index, WordEncoder()).search(["a"], 99)[0]
+
+
+def updated(index):
+    faults = []
+    changes = indexing.update(index, encoder=WordEncoder(), on_skip=faults.append)
+    return dict(changes.outcomes), [f"{fault.path.name}: {fault.reason}" for fault in faults]
+
+
+@pytest.mark.parametrize("content", ["", " \n\n"])
+def test_a_file_that_was_emptied_has_no_passages_any_more(docs, index, content):
+    (docs / "mona.txt").write_text(content)
+    outcomes, _ = updated(index)
+    assert outcomes == {Outcome.UNCHANGED: 1, Outcome.DELETED: 1, Outcome.SKIPPED: 1}
+    assert held(index) == ["# Saturn\n\nTitan is a moon of Saturn."]
+    (docs / "mona.txt").write_text("Back.")
+    assert updated(index)[0] == {Outcome.UNCHANGED: 1, Outcome.ADDED: 1}
+
+
+def test_a_table_whose_rows_are_gone_has_no_passages_any_more(docs, index):
+    (docs / "rows.csv").write_text("id,text\n1,alpha\n")
+    updated(index)
+    assert "alpha" in held(index)
+    (docs / "rows.csv").write_text("id,text\n")
+    updated(index)
+    assert "alpha" not in held(index)
+
+
+def test_a_file_that_can_no_longer_be_read_keeps_its_passages(docs, index):
+    (docs / "mona.txt").write_bytes(b"\x00\x01")
+    assert updated(index)[0] == {Outcome.UNCHANGED: 1, Outcome.SKIPPED: 1}
+    assert "The Mona Lisa hangs in the Louvre." in held(index)
+
+
+def test_files_in_a_folder_that_cannot_be_looked_into_keep_their_passages(docs, index, monkeypatch):
+    shut = docs / "shut"
+    shut.mkdir()
+    (shut / "heron.txt").write_text("Herons eat fish.")
+    updated(index)
+    stat, scandir = Path.stat, os.scandir
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # As for any user but root, who may run these tests.
+    monkeypatch.setattr(
+        Path, "stat", lambda p, **k: refused(p) if shut in p.parents else stat(p, **k)
+    )
+    monkeypatch.setattr(os, "scandir", lambda p: refused(p) if Path(p) == shut else scandir(p))
+    outcomes, faults = updated(index)
+    assert outcomes == {Outcome.UNCHANGED: 2, Outcome.SKIPPED: 1}
+    assert faults == ["shut: cannot be read: Permission denied"]
+    assert "Herons eat fish." in held(index)
+
+
+def test_a_pattern_whose_last_file_went_stops_nothing(tmp_path):
+    notes, other = tmp_path / "notes", tmp_path / "other"
+    notes.mkdir()
+    other.mkdir()
+    (notes / "a.md").write_text("alpha")
+    (other / "b.md").write_text("beta")
+    index = tmp_path / "index"
+    indexing.build([notes / "*.md", other / "*.md"], index, WordEncoder())
+    (notes / "a.md").unlink()
+    (other / "c.md").write_text("gamma")
+    assert updated(index)[0] == {Outcome.UNCHANGED: 1, Outcome.ADDED: 1, Outcome.DELETED: 1}
+    assert held(index) == ["beta", "gamma"]
+
+
+def test_a_folder_that_looks_like_a_pattern_is_a_folder(tmp_path, monkeypatch):
+    notes = tmp_path / "my [notes]*"
+    notes.mkdir()
+    (notes / "a.md").write_text("alpha")
+    (notes / "b.txt").write_text("beta")
+    monkeypatch.chdir(notes)
+    indexing.build(["*.md"], tmp_path / "index", WordEncoder())
+    indexing.build(["."], tmp_path / "all", WordEncoder())
+    monkeypatch.chdir(tmp_path)
+    (notes / "c.md").write_text("gamma")
+    (notes / "a.md").unlink()
+    for index, expected in (("index", ["gamma"]), ("all", ["beta", "gamma"])):
+        assert updated(tmp_path / index)[1] == []
+        assert held(tmp_path / index) == expected
+    notes.rename(tmp_path / "elsewhere")
+    changes = indexing.update(tmp_path / "all", encoder=WordEncoder())
+    assert changes.missing == [str(notes)]
+    assert held(tmp_path / "all") == ["beta", "gamma"]
+    indexing.delete(tmp_path / "all", WordEncoder(), files=[notes])
+    assert Manifest.load(tmp_path / "all").roots == ()
+
+
+@pytest.mark.parametrize("root", [".", "**/*", "*"])
+def test_an_index_below_its_own_root_does_not_hold_itself(docs, monkeypatch, root):
+    monkeypatch.chdir(docs)
+    for _ in range(2):  # the second build meets the first index
+        built = indexing.build([root], "index", WordEncoder())
+        assert built.n_passages == 2
+    # Of any format that is read now or later: the manifest is JSON.
+    assert [file.path.name for file in find_files([root]).files] == ["mona.txt", "saturn.md"]
+    assert [str(fault) for fault in find_files([root]).skipped] == []
+    assert updated("index") == ({Outcome.UNCHANGED: 2}, [])
+
+
+def test_a_name_that_is_not_utf_8_is_told_and_the_rest_is_indexed(docs, tmp_path):
+    try:
+        Path(os.fsdecode(bytes(docs) + b"/caf\xe9.txt")).write_text("coffee")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    faults = []
+    built = indexing.build([docs], tmp_path / "index", WordEncoder(), on_skip=faults.append)
+    assert built.outcomes == {Outcome.ADDED: 2, Outcome.SKIPPED: 1}
+    assert [fault.reason for fault in faults] == ["its name is not UTF-8; rename it"]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -207,6 +208,59 @@ def test_only_one_writes_at_a_time_and_a_reader_does_not_mind(index):
 def test_another_encoder_cannot_write(index):
     with pytest.raises(IndexMismatch, match="name 'words' against 'other'"):
         open_writer(index, WordEncoder(name="other")).__enter__()
+
+
+class Recording(WordEncoder):
+    """Remembers the texts that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def encode(self, texts):
+        self.texts += texts
+        return super().encode(texts)
+
+
+@pytest.mark.parametrize("at_once", [8192, 1])
+def test_of_a_changed_file_only_new_passages_are_encoded(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(writer_module, "REPLACED_AT_ONCE", at_once)
+    monkeypatch.setattr(writer_module, "BATCH_SIZE", 4)
+    path = build(tmp_path / "index", a=30, b=2)
+    old = passages("a", 30)
+    new = replace(old[7], text="another passage")
+    encoder = Recording()
+    with open_writer(path, encoder) as writer:
+        # One row changed, one gone, one new, one moved, and ids that are others.
+        rows = [*old[:7], new, *old[9:20], old[3], replace(new, id="x"), *old[20:]]
+        rows = [replace(row, id=f"new-{n}") for n, row in enumerate(rows)]
+        writer.put_file(state("a", "2"), iter(rows))
+        writer.put_file(state("c"), passages("c", 1))
+    # The passage that is new twice is new both times.
+    assert encoder.texts == ["a. another passage"] * 2 + ["c. passage 0 in c version v1"]
+    assert ids(rows, passages("b", 2), passages("c", 1)) == held(path)
+    store = PassageStore.open(path, WordEncoder())
+    for row in rows:
+        (hit,) = store.search(
+            [f"a. {row.text}"],
+            1,
+            options=SearchOptions(mode=SearchMode.DENSE, where=f"id = '{row.id}'"),
+        )[0]
+        assert hit.score == pytest.approx(1.0)
+
+
+def test_old_vectors_are_looked_up_in_a_window_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "REPLACED_AT_ONCE", 1)
+    monkeypatch.setattr(writer_module, "BATCH_SIZE", 4)
+    monkeypatch.setattr(writer_module, "_WINDOW_ROWS", 8)
+    path = build(tmp_path / "index", a=60)
+    old = passages("a", 60)
+    rows = [*old[6:], *old[:6]]  # six of them far from where they were
+    encoder = Recording()
+    with open_writer(path, encoder) as writer:
+        writer.put_file(state("a", "2"), iter(rows))
+    assert encoder.texts == [f"a. {passage.text}" for passage in old[:6]]
+    assert held(path) == ids(rows)
 
 
 # Broken off

@@ -9,6 +9,7 @@ Draws and prints nothing. An encoder that is not given is the index's own, or th
 build. Knows nothing of language models.
 """
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from pathlib import Path
 from selfrag.errors import BadInput, StorageError
 from selfrag.ingest.chunking import Chunking, chunk_document
 from selfrag.ingest.faults import OnSkip, Skipped, log_skip
-from selfrag.ingest.files import Found, SourceFile, find_files, fixed_part, list_files
+from selfrag.ingest.files import Found, SourceFile, find_files, fixed_part, list_files, rooted
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.readers import read_all, read_documents
 from selfrag.ingest.web import fetch
@@ -91,10 +92,13 @@ class _Intake:
     changes: Changes
     on_skip: OnSkip
     progress: Progress
+    emptied: set[str] = field(default_factory=set)
 
     def skip(self, fault: Skipped) -> None:
-        """A file of which nothing was read counts as skipped."""
+        """A file of which nothing was read counts as skipped; one without text is remembered."""
         self.changes.outcomes[Outcome.SKIPPED] += fault.whole
+        if fault.is_empty:
+            self.emptied.add(key_of(fault.path))
         self.on_skip(fault)
 
 
@@ -132,7 +136,7 @@ def build(
             "add pages with `selfrag index add DIR URL --allow-urls`"
         )
     roots, changes = _roots(paths), Changes()
-    found = _told(find_files(roots, options=read), changes, on_skip)
+    found = find_files(roots, options=read)
     model = _opened_encoder(encoder, DEFAULT_ENCODER, usual_precision(DEFAULT_ENCODER), None)
     manifest = new_manifest(
         model.spec,
@@ -147,7 +151,7 @@ def build(
 
     def fill(writer: IndexWriter) -> None:
         intake = _Intake(writer, read, changes, on_skip, progress)
-        _put_files(intake, found.files)
+        _put_files(intake, found)
         if not is_remote(out):  # there others may be putting files of their own
             _drop_others(intake, {key_of(file.path) for file in found.files})
         writer.flush()
@@ -184,8 +188,7 @@ def add(
             progress.say(f"fetching {page}")
             _put_page(intake, fetch.fetch_document(page))
         if roots:
-            found = find_files(roots, options=intake.read)
-            _put_files(intake, _told(found, intake.changes, on_skip).files)
+            _put_files(intake, find_files(roots, options=intake.read))
             manifest = intake.writer.manifest
             known = tuple(dict.fromkeys([*manifest.roots, *roots]))
             intake.writer.manifest = replace(manifest, roots=known)
@@ -204,7 +207,8 @@ def update(
     """Reads what has changed by its hash, and takes out the files that are gone.
 
     Of `paths` alone, else of all that the index was built of. A root that is gone keeps its
-    passages: it may be a disk that is not there now.
+    passages: it may be a disk that is not there now. So does a file that cannot be read; one that
+    has no text any more has no passages.
     """
     roots = _roots(paths) or Manifest.load(index).roots
     if not roots:
@@ -212,11 +216,11 @@ def update(
             f"cannot update {index}: it was not built of files; expected one of "
             "`selfrag index build`, so name the files or folders to read"
         )
-    there = [root for root in roots if fixed_part(root).exists()]
+    there = [root for root in roots if not _is_gone(fixed_part(root))]
     with _changed(index, encoder, max_mb, on_skip, progress) as intake:
-        intake.changes.missing += [root for root in roots if root not in there]
-        found = list_files(there, options=intake.read)
-        _put_files(intake, _told(found, intake.changes, on_skip).files)
+        gone = (str(fixed_part(root)) for root in roots if root not in there)
+        intake.changes.missing += dict.fromkeys(gone)
+        _put_files(intake, list_files(there, options=intake.read))
         _drop_missing(intake, [fixed_part(root) for root in there])
     return intake.changes
 
@@ -253,7 +257,7 @@ def delete(
             n_gone += writer.delete(f"id IN ({', '.join(map(quoted, ids))})")
         if where:
             n_gone += writer.delete(where)
-        keys = set(map(key_of, files))
+        keys = {form for name in files for form in (key_of(name), glob.escape(key_of(name)))}
         roots = tuple(root for root in writer.manifest.roots if root not in keys)
         writer.manifest = replace(writer.manifest, roots=roots)
         return n_gone, writer.n_passages
@@ -284,7 +288,18 @@ def key_of(name: str | Path) -> str:
 
 
 def _roots(names: Iterable[str | Path]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(key_of, names)))
+    return tuple(dict.fromkeys(map(rooted, names)))
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is nothing; not where that cannot be seen, as in a folder that is shut."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextmanager
@@ -324,13 +339,6 @@ def _changed(
         intake.changes.n_passages = writer.n_passages
 
 
-def _told(found: Found, changes: Changes, on_skip: OnSkip) -> Found:
-    for fault in found.skipped:
-        changes.outcomes[Outcome.SKIPPED] += fault.whole
-        on_skip(fault)
-    return found
-
-
 def _counter(progress: Progress) -> Callable[[int], None]:
     """Says how many passages have been encoded, every so many: one file may hold millions."""
     told = 0
@@ -344,8 +352,15 @@ def _counter(progress: Progress) -> Callable[[int], None]:
     return tell
 
 
-def _put_files(intake: _Intake, files: Sequence[SourceFile]) -> None:
+def _put_files(intake: _Intake, found: Found) -> None:
     """Every file that the index does not hold as it is now; broken ones keep what was there."""
+    for fault in found.skipped:
+        intake.skip(fault)
+    _put_changed(intake, found.files)
+    _delete_files(intake, intake.emptied & _held(intake.writer))
+
+
+def _put_changed(intake: _Intake, files: Sequence[SourceFile]) -> None:
     writer, outcomes = intake.writer, intake.changes.outcomes
     held = {name: state.version for name, state in writer.files.items()}
     total = sum(file.n_bytes for file in files)
@@ -354,14 +369,17 @@ def _put_files(intake: _Intake, files: Sequence[SourceFile]) -> None:
         intake.progress.progress("reading", done, total)
         done += file.n_bytes
         try:
+            key_of(file.path).encode()
             state = FileState(
                 file=key_of(file.path),
                 version=file.sha256,
                 n_bytes=file.n_bytes,
                 mtime_ns=file.mtime_ns,
             )
-        except StorageError as error:
-            intake.skip(Skipped(path=file.path, reason=str(error)))
+        except (StorageError, UnicodeEncodeError) as error:
+            is_name = isinstance(error, UnicodeEncodeError)
+            reason = "its name is not UTF-8; rename it" if is_name else str(error)
+            intake.skip(Skipped(path=file.path, reason=reason))
             continue
         if held.get(state.file) == state.version:
             outcomes[Outcome.UNCHANGED] += 1
@@ -397,7 +415,7 @@ def _drop_missing(intake: _Intake, roots: Sequence[Path]) -> None:
     names = (name for name in _held(intake.writer) if not is_url(name))
     _delete_files(
         intake,
-        {name for name in names if not Path(name).exists() and _is_under(Path(name), roots)},
+        {name for name in names if _is_under(Path(name), roots) and _is_gone(Path(name))},
     )
 
 

@@ -18,13 +18,15 @@ LINES_NAMED = 5
 class Skipped:
     """A file of which nothing was read, or (`whole` is false) something is missing or doubtful.
 
-    `line` counts from 1; 0 where the fault is not in one line.
+    `line` counts from 1; 0 where the fault is not in one line. `is_empty`: it was read, and there
+    is no text in it.
     """
 
     path: Path
     reason: str
     line: int = 0
     whole: bool = True
+    is_empty: bool = False
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)

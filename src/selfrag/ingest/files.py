@@ -6,10 +6,12 @@ Knows nothing of what is in them.
 import glob
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 
 from selfrag.errors import BadInput, StorageError
@@ -22,6 +24,8 @@ from selfrag.ingest.formats import (
     is_one_document,
     missing_package,
 )
+
+_EMPTY = "empty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +65,42 @@ def find_files(paths: Sequence[str | Path], *, options: ReadOptions | None = Non
 
     In the order of `paths`, those of a folder or pattern sorted. A file that several names lead to
     comes once: under its own name rather than a link's, else under the first. Folders are read with
-    their subfolders, less what is hidden or an office program's lock; a link to a folder is
-    followed only where it is named itself.
+    their subfolders, less what is hidden, an office program's lock or an index of ours; a link to a
+    folder is followed only where it is named itself.
 
     Files of other formats, empty, too large or unreadable ones, and those whose package is not
     installed, are `skipped`. Raises `BadInput` for a name with nothing behind it, and when there is
     nothing to read at all.
     """
-    found = list_files(paths, options=options)
+    found = _found(paths, options or ReadOptions(), must_match=True)
     if not found.files:
         raise BadInput(_nothing(paths, found.skipped))
     return found
 
 
 def list_files(paths: Sequence[str | Path], *, options: ReadOptions | None = None) -> Found:
-    """As `find_files`, and nothing to read is no error."""
-    options = options or ReadOptions()
+    """As `find_files`, and neither nothing to read nor a pattern without a match is an error."""
+    return _found(paths, options or ReadOptions(), must_match=False)
+
+
+def rooted(name: str | Path) -> str:
+    """The absolute path of a file, folder or pattern, to be found later from anywhere.
+
+    Only what is no name of something there stays a pattern: `*.md` in the folder `my [notes]` is
+    `.../my [[]notes]/*.md`.
+    """
+    return str(_escaped(Path(os.path.abspath(os.path.expanduser(name)))))
+
+
+def fixed_part(name: str | Path) -> Path:
+    """The file or folder itself; of a pattern the folder that it begins in."""
+    return _split(_escaped(Path(os.path.expanduser(name))))[0]
+
+
+def _found(paths: Sequence[str | Path], options: ReadOptions, *, must_match: bool) -> Found:
     files: list[SourceFile] = []
     skipped: list[Skipped] = []
-    for path in _once([path for name in paths for path in _paths_of(name, skipped)]):
+    for path in _once([path for name in paths for path in _paths_of(name, skipped, must_match)]):
         found = _look_at(path, options)
         if isinstance(found, Skipped):
             skipped.append(found)
@@ -88,16 +109,20 @@ def list_files(paths: Sequence[str | Path], *, options: ReadOptions | None = Non
     return Found(files=tuple(files), skipped=tuple(dict.fromkeys(skipped)))
 
 
-def fixed_part(name: str | Path) -> Path:
-    """The file or folder itself; of a pattern the folder that it begins in."""
-    path = Path(os.path.expanduser(name))
-    if os.path.lexists(path) or not glob.has_magic(str(path)):
-        return path
-    return Path(*path.parts[: _n_fixed(path)])
+def _escaped(path: Path) -> Path:
+    """The path with the beginning that is there escaped, as far as it looks like a pattern."""
+    parts = path.parts
+    n_there = next((n for n in range(len(parts), 0, -1) if os.path.lexists(Path(*parts[:n]))), 0)
+    return Path(*map(glob.escape, parts[:n_there]), *parts[n_there:])
 
 
-def _n_fixed(pattern: Path) -> int:
-    return next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder that an escaped pattern begins in, and what is matched in it."""
+    plain = [re.sub(r"\[([*?[])\]", r"\1", part) for part in pattern.parts]
+    n_fixed = 0
+    while n_fixed < len(plain) and glob.escape(plain[n_fixed]) == pattern.parts[n_fixed]:
+        n_fixed += 1
+    return Path(*plain[:n_fixed]), pattern.parts[n_fixed:]
 
 
 def _once(paths: Sequence[Path]) -> Iterator[Path]:
@@ -120,20 +145,20 @@ def _nothing(paths: Sequence[str | Path], skipped: Sequence[Skipped]) -> str:
     )
 
 
-def _paths_of(name: str | Path, skipped: list[Skipped]) -> Iterator[Path]:
-    path = Path(os.path.expanduser(name))
-    if os.path.lexists(path):
-        yield from _walk(path, skipped)
-        return
-    if not glob.has_magic(str(path)):
+def _paths_of(name: str | Path, skipped: list[Skipped], must_match: bool) -> Iterator[Path]:
+    base, rest = _split(_escaped(Path(os.path.expanduser(name))))
+    if not rest and not os.path.lexists(base):
         raise BadInput(
-            f"cannot read documents from {path}: no such file or folder; expected {EXPECTED} or a "
+            f"cannot read documents from {base}: no such file or folder; expected {EXPECTED} or a "
             "folder or pattern of those, so check the path"
         )
-    matches = _matches(path)
-    if not matches:
+    if not rest:
+        yield from _walk(base, skipped)
+        return
+    matches = _matches(base, rest)
+    if not matches and must_match:
         raise BadInput(
-            f"cannot read documents from {path}: nothing matches the pattern; expected one such "
+            f"cannot read documents from {name}: nothing matches the pattern; expected one such "
             "as 'docs/**/*.pdf', so check it"
         )
     for match in matches:
@@ -143,20 +168,29 @@ def _paths_of(name: str | Path, skipped: list[Skipped]) -> Iterator[Path]:
             yield from _walk(match, skipped)
 
 
-def _matches(pattern: Path) -> list[Path]:
+def _matches(base: Path, rest: tuple[str, ...]) -> list[Path]:
     # Not the glob module: its ** follows links to folders, and round in circles.
-    n_fixed = _n_fixed(pattern)
-    base = Path(*pattern.parts[:n_fixed])
-    rest = pattern.parts[n_fixed:]
     wants_hidden = any(part.startswith(".") for part in rest)
     try:
         found = sorted(base.glob(str(Path(*rest))))
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"cannot read documents from {pattern}: {error}; expected a pattern such as "
-            "'docs/**/*.pdf', so mend it"
+            f"cannot read documents from {base.joinpath(*rest)}: {error}; expected a pattern such "
+            "as 'docs/**/*.pdf', so mend it"
         ) from error
-    return [path for path in found if wants_hidden or not _is_hidden(path.relative_to(base))]
+    is_index = cache(_is_index)
+    return [
+        path
+        for path in found
+        if (wants_hidden or not _is_hidden(path.relative_to(base)))
+        and not any(map(is_index, islice(path.parents, len(path.relative_to(base).parts))))
+    ]
+
+
+def _is_index(folder: Path) -> bool:
+    """Whether a folder holds tables of LanceDB, or is one: documents are not kept there."""
+    is_ours = (folder / "manifest.json").is_file() or (folder / "embed.json").is_file()
+    return folder.suffix == ".lance" or (is_ours and any(folder.glob("*.lance")))
 
 
 def _is_hidden(path: Path) -> bool:
@@ -174,6 +208,9 @@ def _walk(path: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
     found = []
     for folder, folders, names in os.walk(path, onerror=report):
+        if _is_index(Path(folder)):
+            folders.clear()
+            continue
         visible = [name for name in folders if not _is_hidden(Path(name))]
         links = [Path(folder, name) for name in visible if os.path.islink(Path(folder, name))]
         skipped += map(_folder_link, links)
@@ -193,7 +230,7 @@ def _look_at(path: Path, options: ReadOptions) -> SourceFile | Skipped:
         return Skipped(path=path, reason=_system_says(error))
     reason = _reason(path, status, options)
     if reason:
-        return Skipped(path=path, reason=reason)
+        return Skipped(path=path, reason=reason, is_empty=reason == _EMPTY)
     return SourceFile(path=path, n_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
@@ -205,7 +242,7 @@ def _reason(path: Path, status: os.stat_result, options: ReadOptions) -> str:
     if file_format is Format.UNKNOWN:
         return f"not one of {EXPECTED}"
     if status.st_size == 0:
-        return "empty"
+        return _EMPTY
     if is_one_document(file_format) and status.st_size > options.max_bytes:
         return f"{status.st_size >> 20} MB, more than the limit of {options.max_mb} MB"
     if not os.access(path, os.R_OK):

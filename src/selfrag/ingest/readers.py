@@ -104,19 +104,21 @@ def _reported(
 ) -> Iterator[Document]:
     """The documents of a file; whatever ends them early is reported."""
     is_whole = True  # nothing has been read of it yet
+    is_empty = False
     reason = ""
     try:
         for document in _documents(path, parser, options, on_skip):
             if document.text.strip():
                 is_whole = False
                 yield document
-        reason = "no text in it" if is_whole else ""
+        is_empty = is_whole
+        reason = "no text in it" if is_empty else ""
     except BadInput as error:
         reason = str(error)
     except (OSError, EOFError, UnicodeError, zlib.error) as error:
         reason = f"cannot be read{'' if is_whole else ' to its end'}: {error}"
     if reason:
-        on_skip(Skipped(path=path, reason=reason, whole=is_whole))
+        on_skip(Skipped(path=path, reason=reason, whole=is_whole, is_empty=is_empty))
 
 
 def _documents(

@@ -6,7 +6,7 @@ files at a time; passages without a file may come from several. Knows nothing of
 """
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,10 +14,13 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
+
 from selfrag.passage import Passage
 from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import Location
+from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import (
     FILES,
     NO_FILE,
@@ -44,6 +47,8 @@ _SECONDS_A_COMMIT = 30.0
 # Batches that come with their vectors: as many rows as Lance wants in a file, or merging the files
 # later writes them all again. They stream, so memory stays small.
 APPENDED_AT_ONCE = 1 << 20
+# Old rows of a changed file are looked up as far as this before and behind a new one.
+_WINDOW_ROWS = 1 << 15
 # A changed file of at most so many passages is replaced in one commit.
 REPLACED_AT_ONCE = 8192
 # A vector index that knows less than this share of the rows is made anew.
@@ -106,6 +111,7 @@ class IndexWriter:
         self._on_progress = on_progress
         self._pending = _Pending()
         self._n_put = 0
+        self._old: _OldVectors | None = None  # of the file that is being replaced
         self.manifest = manifest
         with storage(location):
             self._passages = database.create_table(
@@ -139,8 +145,11 @@ class IndexWriter:
         """The passages of one file in place of those of any earlier version of it.
 
         A file that the index holds in this version is not read. Of one whose reading was broken
-        off, the passages that are there already are skipped: reading has to repeat itself.
+        off, the passages that are there already are skipped: reading has to repeat itself. Of one
+        that has changed, only passages that are new are encoded, in any place or order that is not
+        too far from the old one.
         """
+        self._old = None
         if state.file in self._pending.files:
             self.flush()
         known = self._known.get(state.file)
@@ -151,6 +160,9 @@ class IndexWriter:
         others = {other for other in self._unfinished if other[0] == state.file} - {origin}
         is_old = known is not None or bool(others)
         rest: Iterator[Passage] = islice(passages, n_there, None)
+        if is_old:
+            self.flush()  # what is encoded of other files with it would not be looked up
+            self._old = _OldVectors(self._passages, state, self._encoder.spec)
         if is_old and not n_there:
             self.flush()
             head = list(islice(rest, REPLACED_AT_ONCE + 1))
@@ -286,13 +298,23 @@ class IndexWriter:
         self._queue(rows)
 
     def _encode(self, passages: Sequence[Passage], origins: Sequence[Origin]) -> Any:
-        vectors = encode_passages(self._encoder, passages)
+        vectors = self._vectors(passages)
         rows = record_batch(passages, vectors, first_row=self._next_row, files=origins)
         self._next_row += len(passages)
         self._n_put += len(passages)
         if self._on_progress is not None:
             self._on_progress(self._n_put)
         return rows
+
+    def _vectors(self, passages: Sequence[Passage]) -> Any:
+        if self._old is None:
+            return encode_passages(self._encoder, passages)
+        found = self._old.of(passages)
+        new = [n for n, vector in enumerate(found) if vector is None]
+        encoded = encode_passages(self._encoder, [passages[n] for n in new]) if new else ()
+        for n, vector in zip(new, encoded, strict=True):
+            found[n] = vector
+        return np.array(found, dtype=np.float32).reshape(len(found), self._encoder.spec.dim)
 
     def _queue(self, rows: Any) -> None:
         pending = self._pending
@@ -365,6 +387,36 @@ class IndexWriter:
         batches = self._passages.search().select(["row"]).to_batches()
         highest = (pc.max(batch["row"]).as_py() for batch in batches if batch.num_rows)
         return max(highest, default=-1) + 1
+
+
+class _OldVectors:
+    """Vectors of the earlier version of a file, by what was encoded for them.
+
+    The rows are read in the order of the new passages, a window of them at a time: a dump of
+    millions of rows does not fit into memory, and most rows of a changed file stay where they were.
+    """
+
+    def __init__(self, table: Any, state: FileState, spec: EncoderSpec) -> None:
+        condition = f"file = {quoted(state.file)} AND version <> {quoted(state.version)}"
+        search = table.search().where(condition).select(["title", "text", "vector"])
+        self._rows = iter(search.to_batches(BATCH_SIZE))
+        self._spec = spec
+        self._window: OrderedDict[str, Any] = OrderedDict()
+        self._n_ahead = _WINDOW_ROWS  # rows to read
+
+    def of(self, passages: Sequence[Passage]) -> list[Any]:
+        """A vector (dim,) for each passage; None for those that are new."""
+        self._n_ahead += len(passages)
+        while self._n_ahead > 0 and (batch := next(self._rows, None)) is not None:
+            self._n_ahead -= batch.num_rows
+            vectors = batch["vector"].flatten().to_numpy().reshape(batch.num_rows, -1)
+            texts = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
+            for (title, text), vector in zip(texts, vectors, strict=True):
+                passage = Passage(id="", title=title, text=text)
+                self._window[self._spec.passage_text(passage)] = vector
+        while len(self._window) > 2 * _WINDOW_ROWS:
+            self._window.popitem(last=False)
+        return [self._window.get(self._spec.passage_text(passage)) for passage in passages]
 
 
 class _Counted:
