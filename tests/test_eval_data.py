@@ -8,7 +8,7 @@ import pytest
 from eval_parts import question, write_rows
 from selfrag.errors import BadInput
 from selfrag.evaluate.data import choose, load_questions, reasons_counted
-from selfrag.evaluate.fields import gold_letter, gold_strings, passages_of
+from selfrag.evaluate.fields import gold_letter, golds_of, passages_of
 from selfrag.evaluate.record import Question, question_to_row
 from selfrag.evaluate.tasks import TASKS, task_named
 from selfrag.serial import from_builtins
@@ -33,12 +33,12 @@ def load(tmp_path, task, *rows):
     ],
 )
 def test_gold_strings_are_found_whatever_a_set_calls_them(row, golds):
-    assert gold_strings(row) == golds
+    assert golds_of(row) == golds
 
 
 def test_a_row_without_gold_strings_is_no_question():
     with pytest.raises(ValueError, match="none of the fields answers, answer"):
-        gold_strings({"question": "Who?", "answers": [" "]})
+        golds_of({"question": "Who?", "answers": [" "]})
 
 
 @pytest.mark.parametrize(

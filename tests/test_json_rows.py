@@ -210,7 +210,13 @@ def test_rejects_in_words():
         ({"answers": True}, ("true",)),
         ({"answers": ["", " "], "golds": ["g"]}, ("g",)),
         ({"answers": None, "answer": "x"}, ("x",)),
-        ({"answers": [None, "x"]}, ("x",)),
+        ({"answers": [None, "x", "x", [" y "]]}, ("x", "y")),
+        ({"answers": '["a", "b"]'}, ("a", "b")),
+        ({"answers": "['a', \"b's\"]"}, ("a", "b's")),
+        ({"answers": "[a, b]"}, ("[a, b]",)),
+        ({"answers": "[" * 9000}, ("[" * 9000,)),
+        ({"answers": ['["a", "b"]']}, ('["a", "b"]',)),
+        ({"answers": {"value": "a", "aliases": ["b", "a"]}}, ("a", "b")),
         ({"answers": [], "golds": [], "answer": ""}, ()),
         ({}, ()),
     ],
@@ -219,7 +225,7 @@ def test_gold_answers_of_a_row(row, answers):
     assert answers_of(row) == answers
 
 
-@pytest.mark.parametrize("value", [{"a": 1}, [["a"]], [{}]])
+@pytest.mark.parametrize("value", [{"a": 1}, [{}], [["x", {"b": 1}]]])
 def test_gold_answers_that_are_no_strings_are_refused(value):
     with pytest.raises(RowFault, match="in 'answers', expected strings"):
         answers_of({"answers": value})

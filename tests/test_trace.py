@@ -396,3 +396,12 @@ def test_a_folder_that_is_not_there_is_refused_in_one_sentence(tmp_path):
 def test_an_empty_file_holds_nothing(tmp_path):
     (tmp_path / "t").touch()
     assert load_trace(tmp_path / "t").questions == ()
+
+
+def test_gold_strings_and_ids_of_any_spelling_are_kept_as_strings(tmp_path):
+    golds = ["a comet", [42, "x"], [], 7]
+    ids = [0, "a", "", 3]
+    save_trace(tmp_path / "t", list("abcd"), [], answers=golds, ids=ids)
+    found = load_trace(tmp_path / "t").questions
+    assert [each.answers for each in found] == [("a comet",), ("42", "x"), (), ("7",)]
+    assert [each.id for each in found] == ["0", "a", "", "3"]

@@ -4,12 +4,13 @@ Reads JSON Lines and JSON lists, also gzip and zstd. Knows nothing of what the r
 the names that questions, ids and gold answers have in the files of the field.
 """
 
+import ast
 import gzip
 import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -301,26 +302,48 @@ def id_of(row: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
 
 
 def answers_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The gold strings of a row: its `answers`, else `golds`, else `answer`; none where unknown.
-
-    One string is one answer. Numbers are answers as they are written, true and false as words.
-    Raises `RowFault` for anything else in a list.
-    """
+    """The gold strings of a row: its `answers`, else `golds`, else `answer`; none where unknown."""
     for name in ("answers", "golds", "answer"):
-        value = row.get(name)
-        several = value if isinstance(value, list) else [] if value is None else [value]
-        strings = [_answer(each, name) for each in several if each is not None]
-        if strings := [each for each in strings if each.strip()]:
-            return tuple(strings)
+        if strings := gold_strings(row.get(name), name):
+            return strings
     return ()
 
 
-def _answer(value: Any, name: str) -> str:
+def gold_strings(value: Any, name: str = "answers") -> tuple[str, ...]:
+    """The gold strings in the field `name`, each once, empty ones left out.
+
+    One string is one answer, unless it spells a list of strings, as PopQA and DPR write them.
+    Numbers are answers as they are written, true and false as words; an object gives its `value`
+    and `aliases` (TriviaQA). Raises `RowFault` for any other object.
+    """
+    strings = (_spelt_list(value) or [value]) if isinstance(value, str) else _strings(value, name)
+    return tuple(dict.fromkeys(each.strip() for each in strings if each.strip()))
+
+
+def _strings(value: Any, name: str) -> list[str]:
+    if value is None:
+        return []
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return ["true" if value else "false"]
     if isinstance(value, str | int | float):
-        return str(value)
+        return [str(value)]
+    if isinstance(value, Mapping) and {"value", "aliases"} & value.keys():
+        return [*_strings(value.get("value"), name), *_strings(value.get("aliases"), name)]
+    if isinstance(value, Sequence):
+        return [text for each in value for text in _strings(each, name)]
     raise RowFault("wrong_type", f"has {json_kind(value)} in {name!r}, expected strings")
+
+
+def _spelt_list(text: str) -> list[str] | None:
+    """The strings of `["a", "b"]`, in JSON or as Python prints a list."""
+    if not text.lstrip().startswith("["):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = read(text)
+            if isinstance(value, list) and all(isinstance(each, str) for each in value):
+                return value
+    return None
 
 
 def question_of(row: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from selfrag.rows import (
     Reject,
     Row,
     RowFault,
+    answers_of,
     id_of,
     json_kind,
     parse_rows,
@@ -161,8 +162,7 @@ def _open_instruct(row: Row, number: int, name: str) -> SourceRow:
 
 def _dpr(row: Row, number: int, name: str) -> SourceRow:
     """The first answer; labels of FEVER as words."""
-    answers = row.get("answers")
-    if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
+    if not (answers := answers_of(row)):
         raise RowFault("missing_field", "has no 'answers' with at least one string")
     output = answers[0]
     if name == "fever":

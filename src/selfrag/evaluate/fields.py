@@ -5,12 +5,11 @@ of the sets as their authors publish them. Every function raises `ValueError` th
 wrong; the caller knows the row.
 """
 
-import ast
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfrag.passage import Passage
+from selfrag.rows import gold_strings, id_of
 
 Row = Mapping[str, Any]
 
@@ -40,55 +39,17 @@ def text_at(row: Row, keys: Sequence[str]) -> str:
     raise ValueError(f"none of the fields {', '.join(keys)} holds text")
 
 
-def row_id(row: Row) -> str | None:
-    """The row's own name, if it has one."""
-    for key in ID_KEYS:
-        value = row.get(key)
-        if isinstance(value, str | int) and str(value).strip():
-            return str(value)
-    return None
+def row_id(row: Row) -> str:
+    """The row's own name, empty if it has none."""
+    return id_of(row, *ID_KEYS).strip()
 
 
-def gold_strings(row: Row, keys: Sequence[str] = GOLD_KEYS) -> tuple[str, ...]:
-    """The gold strings of the first of `keys` that has any, each once.
-
-    Lists, single strings, lists written as a string (PopQA), and TriviaQA's `value` with `aliases`
-    are understood; `true` and `false` become words.
-    """
+def golds_of(row: Row, keys: Sequence[str] = GOLD_KEYS) -> tuple[str, ...]:
+    """The gold strings of the first of `keys` that has any, each once; see `rows.gold_strings`."""
     for key in keys:
-        golds = _strings(row.get(key))
-        if golds:
-            return tuple(dict.fromkeys(golds))
+        if golds := gold_strings(row.get(key), key):
+            return golds
     raise ValueError(f"none of the fields {', '.join(keys)} holds a gold answer")
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [str(value).lower()]
-    if isinstance(value, str):
-        listed = _listed(value)
-        return _strings(listed) if listed is not None else [value.strip()] if value.strip() else []
-    if isinstance(value, int | float):
-        return [str(value)]
-    if isinstance(value, Mapping):
-        return [*_strings(value.get("value")), *_strings(value.get("aliases"))]
-    if isinstance(value, Sequence):
-        return [text for each in value for text in _strings(each)]
-    return []
-
-
-def _listed(text: str) -> list[Any] | None:
-    """The list that `text` spells, as in `["a", "b"]`."""
-    if not text.lstrip().startswith("["):
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(text)
-        except (ValueError, SyntaxError, RecursionError):
-            continue
-        if isinstance(value, list):
-            return value
-    return None
 
 
 def options_of(row: Row) -> tuple[str, ...]:
@@ -122,7 +83,7 @@ def gold_letter(row: Row, options: Sequence[str]) -> str:
     place = row.get("gold", row.get("answer_index"))
     if type(place) is int and 0 <= place < len(options):
         return LETTERS[place]
-    golds = gold_strings(row)
+    golds = golds_of(row)
     for number, option in enumerate(options):
         if option in golds or LETTERS[number] in golds:
             return LETTERS[number]

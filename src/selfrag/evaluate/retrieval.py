@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.rows import answers_of
+from selfrag.rows import answers_of, id_of
 from selfrag.statistics import Estimate, FloatArray, bootstrap_intervals
 from selfrag.text import has_answer
 
@@ -222,12 +222,13 @@ def read_run(path: Path) -> dict[str, Ranking]:
 
 
 def _new_id(row: Mapping[str, Any], seen: Mapping[str, object], default: str = "") -> str:
-    found = next((row[name] for name in ("qid", "id", "_id") if name in row), default)
-    if found == "" or not isinstance(found, str | int):
+    names = ("qid", "id", "_id")
+    found = id_of(row, *names, otherwise="" if row.keys() & names else default)
+    if not found:
         raise KeyError("qid")
-    if str(found) in seen:
+    if found in seen:
         raise ValueError(f"query {found!r} a second time")
-    return str(found)
+    return found
 
 
 def _ranking(row: Mapping[str, Any]) -> Ranking:

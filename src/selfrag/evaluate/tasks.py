@@ -16,7 +16,7 @@ from selfrag.evaluate.fields import (
     QUESTION_KEYS,
     Row,
     gold_letter,
-    gold_strings,
+    golds_of,
     options_of,
     text_at,
 )
@@ -71,7 +71,7 @@ class Task:
 def read_open(row: Row) -> Question:
     """A question with gold strings; the model reads the bare question."""
     text = text_at(row, QUESTION_KEYS)
-    return Question(text=text, instruction=text, answers=gold_strings(row))
+    return Question(text=text, instruction=text, answers=golds_of(row))
 
 
 def read_claim(row: Row) -> Question:
@@ -109,7 +109,7 @@ def read_asqa(row: Row) -> Question:
     """An ambiguous question with gold strings for each of its readings, and long answers."""
     text = text_at(row, ("ambiguous_question", *QUESTION_KEYS))
     pairs = row.get("qa_pairs") or []
-    facets = tuple(gold_strings(pair, ("short_answers", "answers")) for pair in pairs)
+    facets = tuple(golds_of(pair, ("short_answers", "answers")) for pair in pairs)
     notes = row.get("annotations") or []
     long = [str(each.get("long_answer", "")) for each in notes]
     long += [str(each) for each in (row.get("generation_gt") or [])]
@@ -136,7 +136,7 @@ def read_biography(row: Row) -> Question:
 
 
 def _label(row: Row, keys: Sequence[str], meaning: dict[str, str]) -> str:
-    said = gold_strings(row, [key for key in keys if key in GOLD_KEYS])[0]
+    said = golds_of(row, [key for key in keys if key in GOLD_KEYS])[0]
     if said.lower() not in meaning:
         raise ValueError(f"the gold label is {said!r}, expected one of {', '.join(meaning)}")
     return meaning[said.lower()]

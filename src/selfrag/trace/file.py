@@ -27,6 +27,7 @@ from selfrag.decode.events import (
 from selfrag.decode.node import Node
 from selfrag.errors import BadInput, ConfigError
 from selfrag.files import AppendLog, read_errors
+from selfrag.rows import gold_strings, id_of
 from selfrag.trace.rows import (
     config_from_row,
     config_to_row,
@@ -92,9 +93,9 @@ class TraceEncoder:
             {
                 "type": "question",
                 "question": number,
-                "id": name,
+                "id": None if name is None else str(name),
                 "text": text,
-                "answers": list(gold),
+                "answers": list(gold_strings(gold)),
                 "config": None if config is None else config_to_row(config),
             }
             for number, (text, gold, name) in enumerate(zip(questions, golds, names, strict=True))
@@ -237,13 +238,11 @@ class _Reader:
 
 
 def _question_from_row(row: dict[str, Any]) -> TracedQuestion:
-    if not all(isinstance(answer, str) for answer in row["answers"]):
-        raise TypeError(f"answers are {row['answers']!r}, expected strings")
     config = row["config"]
     return TracedQuestion(
         text=typed(row, "text", str),
-        id=None if row["id"] is None else typed(row, "id", str),
-        answers=tuple(row["answers"]),
+        id=None if row["id"] is None else id_of(row, "id"),
+        answers=gold_strings(row["answers"]),
         config=None if config is None else config_from_row(config),
     )
 
