@@ -18,7 +18,7 @@ import numpy as np
 
 from baselines import RAG_PROMPTS, PlainModel
 from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent
