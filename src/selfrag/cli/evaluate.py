@@ -44,6 +44,7 @@ from selfrag.evaluate.retrieval import (
     read_run,
     score_answers,
     score_run,
+    scores_to_json,
 )
 from selfrag.evaluate.run import Progress, answer_all, open_run, run_config
 from selfrag.evaluate.summary import keep_corpus, load_run, save_summary
@@ -395,20 +396,6 @@ def eval_retrieval(
         return
     for kind, each in scores.items():
         _show(kind, each)
-
-
-def scores_to_json(scores: RetrievalScores) -> dict[str, Any]:
-    """The scores as plain values."""
-    return {
-        "n_queries": scores.n_queries,
-        "depth": scores.depth,
-        "measures": {
-            name: {"mean": each.mean, "low": each.low, "high": each.high}
-            for name, each in scores.estimates.items()
-        },
-        "without_results": list(scores.without_results),
-        "without_judgements": list(scores.without_judgements),
-    }
 
 
 def _show(kind: str, scores: RetrievalScores) -> None:
