@@ -35,16 +35,23 @@ class Reporter:
         """One line."""
         self.console.print(message, style="dim", markup=False)
 
-    def progress(self, label: str, done: int, total: int) -> None:
-        """`done` of `total`; a new label starts a new bar, and a full bar goes away."""
+    def progress(self, label: str, done: int, total: int, *, said: str = "") -> None:
+        """`done` of `total`; a new label starts a new bar, and a full bar goes away.
+
+        `said` stands beside the bar instead of the label.
+        """
         if self._bar is None or label != self._label:
             self.close()
             self._label = label
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task(label, total=total)
             self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total, description=said or label)
         if done >= total:
             self.close()
 

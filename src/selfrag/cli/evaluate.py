@@ -1,21 +1,12 @@
 """`selfrag eval` and `report`: systems measured on questions with known answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from selfrag.cli import options
@@ -166,17 +157,14 @@ def _answer(
     report = Reporter()
     if retry_failed and (out / RECORDS).is_file():
         report.say(f"kept {without_failures(out)} records before the first failure")
-    with (
-        opened_answerer(workers) as answerer,
-        RunningBar(report.console, setup.task.headline) as bar,
-    ):
+    with closing(report), opened_answerer(workers) as answerer:
         answer_all(
             questions,
             system_opener(setup, report, workers),
             out,
             batch_size=setup.asked.n_parallel,
             answerer=answerer,
-            on_progress=bar.update,
+            on_progress=_running(report, setup.task.headline),
         )
 
 
@@ -424,51 +412,19 @@ def _name(what: str, queries: Sequence[str]) -> None:
         stdout.print(f"{len(queries)} {what}: {', '.join(queries[:N_NAMED])}{more}", markup=False)
 
 
-class RunningBar:
-    """Draws one bar on `console`; the mean is over the questions answered in this process."""
+def _running(report: Reporter, metric: str) -> Callable[[Progress], None]:
+    """Draws how far a run is; the mean is over the questions answered in this process."""
+    values: list[float] = []
+    failed: list[Record] = []
 
-    def __init__(self, console: Console, metric: str) -> None:
-        self._metric = metric
-        self._sum = 0.0
-        self._n = self._n_failed = 0
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task = self._bar.add_task("answering", total=None, visible=False)
-
-    def update(self, step: Progress) -> None:
-        """A batch is done."""
+    def tell(step: Progress) -> None:
         for record in step.records:
             if record.output is None:
-                self._n_failed += 1
-                continue
-            value = METRICS[self._metric](record.question, record.output)
-            if value is not None:
-                self._sum, self._n = self._sum + value, self._n + 1
-        mean = f"{self._metric} {self._sum / self._n:.3f}" if self._n else "answering"
-        failed = f", {self._n_failed} failed" if self._n_failed else ""
-        self._bar.update(
-            self._task,
-            description=f"{mean}{failed}",
-            total=step.total,
-            completed=step.done,
-            visible=True,
-        )
+                failed.append(record)
+            elif (value := METRICS[metric](record.question, record.output)) is not None:
+                values.append(value)
+        mean = f"{metric} {sum(values) / len(values):.3f}, " if values else ""
+        said = f"{mean}{step.done} of {step.total}" + f", {len(failed)} failed" * bool(failed)
+        report.progress("answering", step.done, step.total, said=said)
 
-    def __enter__(self) -> "RunningBar":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+    return tell
