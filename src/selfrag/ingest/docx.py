@@ -73,7 +73,7 @@ def _core_title(archive: zipfile.ZipFile) -> str:
     if _CORE not in archive.namelist():
         return ""
     try:
-        core = etree.fromstring(archive.read(_CORE), _xml_parser())
+        core = etree.fromstring(archive.read(_CORE), xml_parser())
     except etree.XMLSyntaxError:
         return ""
     return (core.findtext(_DC_TITLE) or "").strip()
@@ -103,7 +103,7 @@ def _with_all_text(archive: zipfile.ZipFile) -> BytesIO:
         for entry in archive.infolist():
             data = archive.read(entry)
             if _TEXT_PARTS.fullmatch(entry.filename):
-                tree = etree.fromstring(data, _xml_parser())
+                tree = etree.fromstring(data, xml_parser())
                 _rewrite(tree)
                 data = etree.tostring(tree, encoding="utf-8")
             changed.writestr(entry.filename, data)
@@ -111,7 +111,8 @@ def _with_all_text(archive: zipfile.ZipFile) -> BytesIO:
     return content
 
 
-def _xml_parser() -> Any:
+def xml_parser() -> Any:
+    """A parser of lxml that fetches nothing and expands no entities."""
     from lxml import etree
 
     return etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)

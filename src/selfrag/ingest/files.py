@@ -23,6 +23,7 @@ from selfrag.ingest.formats import (
     format_of,
     is_one_document,
     missing_package,
+    not_read,
 )
 
 _EMPTY = "empty"
@@ -240,7 +241,7 @@ def _reason(path: Path, status: os.stat_result, options: ReadOptions) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "not a plain file"
     if file_format is Format.UNKNOWN:
-        return f"not one of {EXPECTED}"
+        return not_read(path)
     if status.st_size == 0:
         return _EMPTY
     if is_one_document(file_format) and status.st_size > options.max_bytes:

@@ -1,20 +1,23 @@
-"""HTML, PDF and docx files to text, by the libraries that know them.
+"""Files of all formats that take a parser to text, by the libraries that know them.
 
 To be run in a process of its own (see `sandbox`): these formats are programs for their readers.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from selfrag.errors import BadInput
+from selfrag.ingest.bundles import read_email, read_epub, read_notebook, read_xml
 from selfrag.ingest.docx import read_docx
 from selfrag.ingest.encodings import declared_encoding, decode, visible
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
 from selfrag.ingest.html import page_text, page_titles, parse_html
+from selfrag.ingest.office import read_opendocument, read_rtf, read_sheets, read_slides
+from selfrag.ingest.parsed import Parsed, in_pages
 from selfrag.ingest.pdf import read_pdf
 
-_PAGE_BREAK = "\n\n"
 # Titles that programs give, and what they put before a file's name.
 _SAYS_NOTHING = re.compile(
     r"|(untitled|unnamed|no title|title|document|dokument|new page|page|index|default|blank page|"
@@ -27,18 +30,20 @@ _PROGRAM = re.compile(r"microsoft (?:office )?(?:word|powerpoint|excel) - ", re.
 _HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
-    """The text of one file; `doubts` say what of it is missing or may be wrong."""
-
-    title: str
-    text: str
-    page_starts: tuple[int, ...] = ()
-    doubts: tuple[str, ...] = ()
+READERS: Mapping[Format, Callable[[Path, ReadOptions], Parsed]] = {
+    Format.SHEETS: read_sheets,
+    Format.SLIDES: read_slides,
+    Format.OPEN_DOCUMENT: read_opendocument,
+    Format.RTF: read_rtf,
+    Format.EPUB: read_epub,
+    Format.EMAIL: read_email,
+    Format.NOTEBOOK: read_notebook,
+    Format.XML: read_xml,
+}
 
 
 def parse(path: Path, options: ReadOptions) -> Parsed:
-    """The text of an HTML, PDF or docx file, and its title, else the file's name.
+    """The text of a file that takes a parser, and its title, else the file's name.
 
     Raises `BadInput`, giving the reason alone, for what the format does not allow; the libraries
     raise what they like for broken files.
@@ -48,25 +53,15 @@ def parse(path: Path, options: ReadOptions) -> Parsed:
         return _pdf(path, options.max_pages)
     if file_format is Format.DOCX:
         return _docx(path, options.max_bytes)
+    if file_format in READERS:
+        found = READERS[file_format](path, options)
+        return replace(found, title=_title(path, found.title))
     return _html(path, options)
 
 
 def _pdf(path: Path, max_pages: int) -> Parsed:
     found = read_pdf(path, max_pages)
-    return Parsed(
-        title=_title(path, found.title),
-        text=_PAGE_BREAK.join(found.pages),
-        page_starts=_starts(found.pages),
-        doubts=found.doubts,
-    )
-
-
-def _starts(pages: list[str]) -> tuple[int, ...]:
-    starts, start = [], 0
-    for page in pages:
-        starts.append(start)
-        start += len(page) + len(_PAGE_BREAK)
-    return tuple(starts)
+    return in_pages(found.pages, title=_title(path, found.title), doubts=found.doubts)
 
 
 def _html(path: Path, options: ReadOptions) -> Parsed:

@@ -15,12 +15,13 @@ from selfrag.ingest.faults import OnSkip, Skipped, log_skip
 from selfrag.ingest.files import SourceFile, find_files
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
 from selfrag.ingest.rows import read_rows
+from selfrag.ingest.rst import rst_title
 from selfrag.ingest.sandbox import ParserProcess
 from selfrag.passage import Document
 
 _HEADING = re.compile(r"^#[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
-_ROWS = {Format.TABLE, Format.JSON_LINES}
-_TEXT = {Format.TEXT, Format.MARKDOWN}
+_ROWS = {Format.TABLE, Format.JSON_LINES, Format.JSON}
+_TEXT = {Format.TEXT, Format.MARKDOWN, Format.RST}
 
 
 def read_all(
@@ -143,6 +144,8 @@ def _text_document(path: Path, options: ReadOptions, on_skip: OnSkip) -> Iterato
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     heading = _HEADING.search(text) if format_of(path) is Format.MARKDOWN else None
     title = heading[1] if heading else name_of(path)
+    if format_of(path) is Format.RST:
+        title = rst_title(text) or title
     yield Document(title=title, text=text, source=str(path))
 
 

@@ -1,4 +1,4 @@
-"""Rows to documents: JSON lines, CSV and TSV, and the corpora of Self-RAG, DPR and FlashRAG.
+"""Rows to documents: JSON, JSON lines, CSV and TSV, and the corpora of Self-RAG, DPR and FlashRAG.
 
 One row is held at a time. Knows nothing of passages or indexes.
 """
@@ -18,6 +18,7 @@ from selfrag.ingest.encodings import guess_doubt, guess_encoding, known_encoding
 from selfrag.ingest.faults import LineFaults, OnSkip
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
 from selfrag.passage import Document
+from selfrag.rows import Reject, read_values
 
 # Characters of a line or field. Beyond it lies a quote that was never closed, or no such format.
 MAX_FIELD = 1 << 24
@@ -32,7 +33,7 @@ _NAMED = _OWN_FIELDS | {"section", "url"}
 
 
 def read_rows(path: Path, *, on_skip: OnSkip, options: ReadOptions) -> Iterator[Document]:
-    """The documents of a JSON lines, CSV or TSV file, gzipped or not, one a row.
+    """The documents of a JSON, JSON lines, CSV or TSV file, gzipped or not, one a row.
 
     The text is what `options.text_column` names, else `text`, else `contents`, whose first line is
     the title where there is no `title` (FlashRAG). A file whose first row has neither gives every
@@ -48,6 +49,10 @@ def read_rows(path: Path, *, on_skip: OnSkip, options: ReadOptions) -> Iterator[
     raises.
     """
     faults = LineFaults(path, on_skip)
+    if format_of(path) is Format.JSON:
+        with closing(faults):
+            yield from _documents(_json_values(path, faults), path, faults, options)
+        return
     is_json = format_of(path) is Format.JSON_LINES
     encoding = _encoding_of(path, options.encoding, is_json, faults)
     with (
@@ -211,6 +216,19 @@ def _metadata(row: dict[str, Any], used: set[str]) -> tuple[tuple[str, str], ...
         for name, value in found.items()
         if isinstance(value, str | int | float) and value != ""
     )
+
+
+def _json_values(path: Path, faults: LineFaults) -> Iterator[tuple[int, Any]]:
+    """The items of a list, alone or as `data` in an object; else the object or value itself."""
+    for number, value in read_values(path, what="rows"):
+        if isinstance(value, Reject):
+            faults.line(number, value.detail)
+        else:
+            yield number, value if isinstance(value, dict) else {"text": _value_text(value)}
+
+
+def _value_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _json_rows(stream: TextIOWrapper, faults: LineFaults) -> Iterator[tuple[int, Any]]:

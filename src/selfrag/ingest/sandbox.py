@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from selfrag.errors import BadInput
 from selfrag.ingest.formats import ReadOptions
-from selfrag.ingest.parsers import Parsed, parse
+from selfrag.ingest.parsed import Parsed
+from selfrag.ingest.parsers import parse
 
 _SECONDS_TO_END = 5.0
 _REASON_CHARS = 200
