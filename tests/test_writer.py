@@ -16,6 +16,7 @@ from selfrag.retrieval import writer as writer_module
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.store import PassageStore, metadata_condition
+from selfrag.retrieval.table import is_segmented, word_index
 from selfrag.retrieval.writer import FileChange, FileState, IndexWriter
 from words import WordEncoder
 
@@ -261,6 +262,71 @@ def test_old_vectors_are_looked_up_in_a_window_of_bounded_size(tmp_path, monkeyp
         writer.put_file(state("a", "2"), iter(rows))
     assert encoder.texts == [f"a. {passage.text}" for passage in old[:6]]
     assert held(path) == ids(rows)
+
+
+# Languages that do not part their words
+
+UNSPACED = {
+    "zh": "北京是中华人民共和国的首都。",
+    "ja": "富士山は日本で一番高い山です。",
+    "th": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย",
+}
+ASKED = {"zh": "首都是哪里", "ja": "一番高い山は何ですか", "th": "เมืองหลวง"}
+
+
+def found_by_words(path: Path, query: str) -> list[str]:
+    store = PassageStore.open(path, WordEncoder())
+    (hits,) = store.search([query], 1, options=SearchOptions(mode=SearchMode.WORDS))
+    return [hit.passage.id for hit in hits]
+
+
+def in_language(name: str) -> Passage:
+    return Passage(id=name, title="", text=UNSPACED[name])
+
+
+@pytest.mark.parametrize("name", UNSPACED)
+def test_chinese_japanese_and_thai_are_found_by_words_beside_english(tmp_path, name):
+    def fill(writer: IndexWriter) -> None:
+        writer.put_file(state("a"), passages("a", 20))
+        writer.put_file(state(name), [in_language(name)])
+
+    path = tmp_path / "index"
+    build_folder(path, WordEncoder(), new_manifest(WordEncoder().spec), fill)
+    assert found_by_words(path, ASKED[name]) == [name]
+    assert found_by_words(path, "the versions of passages: 17") == ["a-1-17"]
+
+
+def test_an_english_index_learns_to_part_words_when_it_has_to(index):
+    with open_writer(index, WordEncoder()) as writer:
+        # A few characters in another script are no reason.
+        mixed = Passage(id="mixed", title="", text="The Wenchuan (汶川) earthquake struck in 2008.")
+        writer.put_file(state("mixed"), [mixed])
+        writer.index()
+        assert not is_segmented(word_index(writer._passages))
+        writer.put_file(state("zh"), [in_language("zh")])
+    assert found_by_words(index, ASKED["zh"]) == ["zh"]
+    with open_writer(index, WordEncoder()) as writer:
+        writer.put_file(state("th"), [in_language("th")])
+    assert found_by_words(index, ASKED["th"]) == ["th"]
+    assert found_by_words(index, "Wenchuan earthquakes") == ["mixed"]
+
+
+def test_what_a_broken_off_build_had_put_decides_too(tmp_path):
+    path = tmp_path / "index"
+
+    def failing(writer: IndexWriter) -> None:
+        writer.put_file(state("ja"), [in_language("ja")])
+        writer.flush()
+        raise ZeroDivisionError
+
+    def rest(writer: IndexWriter) -> None:
+        assert writer.put_file(state("ja"), iter(())) is FileChange.UNCHANGED
+        writer.put_file(state("a"), passages("a", 2))
+
+    with pytest.raises(ZeroDivisionError):
+        build_folder(path, WordEncoder(), new_manifest(WordEncoder().spec), failing)
+    build_folder(path, WordEncoder(), new_manifest(WordEncoder().spec), rest)
+    assert found_by_words(path, ASKED["ja"]) == ["ja"]
 
 
 # Broken off

@@ -31,12 +31,15 @@ from selfrag.retrieval.table import (
     create_vector_index,
     create_word_index,
     files_schema,
+    is_segmented,
     kind_for,
+    needs_segmenting,
     passages_schema,
     quoted,
     record_batch,
     storage,
     vector_index,
+    word_index,
 )
 
 BATCH_SIZE = 512  # passages encoded together
@@ -111,6 +114,7 @@ class IndexWriter:
         self._on_progress = on_progress
         self._pending = _Pending()
         self._n_put = 0
+        self._is_unspaced = False  # passages in a script without spaces were put
         self._old: _OldVectors | None = None  # of the file that is being replaced
         self.manifest = manifest
         with storage(location):
@@ -248,6 +252,8 @@ class IndexWriter:
     def index(self, *, anew: bool = False) -> None:
         """Brings the search indexes up to date with the passages; makes those that are missing.
 
+        The one over words is made again once passages came that need another kind of it.
+
         `anew`: the vector index is made again, as for another kind.
         """
         self.flush()
@@ -255,8 +261,13 @@ class IndexWriter:
         with storage(self._location):
             # Merges files and, where they are, brings search indexes up to date.
             self._passages.optimize()
-            if not any("search_text" in index.columns for index in self._passages.list_indices()):
-                create_word_index(self._passages)
+            there = word_index(self._passages)
+            if there is None:
+                batches = self._passages.search().select(["text"]).to_batches()
+                is_unspaced = any(needs_segmenting(batch["text"]) for batch in batches)
+                create_word_index(self._passages, segmented=is_unspaced)
+            elif self._is_unspaced and not is_segmented(there):
+                create_word_index(self._passages, segmented=True)
             if self._wants_vector_index(n_rows, anew):
                 create_vector_index(
                     self._passages, self.manifest.kind, self.manifest.encoder.metric, n_rows
@@ -300,6 +311,7 @@ class IndexWriter:
     def _encode(self, passages: Sequence[Passage], origins: Sequence[Origin]) -> Any:
         vectors = self._vectors(passages)
         rows = record_batch(passages, vectors, first_row=self._next_row, files=origins)
+        self._is_unspaced = self._is_unspaced or needs_segmenting(rows["text"])
         self._next_row += len(passages)
         self._n_put += len(passages)
         if self._on_progress is not None:
