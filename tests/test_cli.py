@@ -218,6 +218,7 @@ def scripted(monkeypatch):
     full = {"[Fully supported]": 0.9, "[No support / Contradictory]": 0.1}
     rated = {f"{reads[0]}[Relevant]": say({"yes": 0.2, "no": 0.6})}
     rated[f"{reads[1]}[Relevant]"] = say({"no": 0.5, "yes": 0.5})
+    rated["### Instruction:\n\n\n### Response:\n[No Retrieval]"] = say({"no": 0.4, "yes": 0.4})
     table = {
         **rated,
         ask: say({"[Retrieval]": 0.75, "[No Retrieval]": 0.25}),

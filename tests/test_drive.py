@@ -37,8 +37,7 @@ def outcome(model, configs, questions, histories):
         for n, (q, config, history) in enumerate(zip(questions, configs, histories, strict=True))
     ]
     events = list(drive(searches, model.engine, RandomRetriever()))
-    closed_sets = [config.choices for config in configs]
-    answers = collect_answers(questions, events, closed_sets=closed_sets)
+    answers = collect_answers(questions, events, configs=configs)
     told = [[e for e in events if e.question == n] for n in range(len(questions))]
     return [(answer_to_json(a), facts(t)) for a, t in zip(answers, told, strict=True)]
 

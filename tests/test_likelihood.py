@@ -10,6 +10,7 @@ from selfrag.retrieval.base import GivenPassages
 from selfrag.trace.file import load_trace, save_trace
 
 ASK = "### Instruction:\nQ\n\n### Response:\n"
+PRIOR = "### Instruction:\n\n\n### Response:\n[No Retrieval]"  # no question and no passage
 READS = [f"{ASK}[Retrieval]<paragraph>T{n}\ntext {n}</paragraph>" for n in range(2)]
 PASSAGES = [Passage(id=f"p{n}", title=f"T{n}", text=f"text {n}") for n in range(2)]
 BESIDE = ("Beside the point.", "[Utility:1]", "</s>")
@@ -32,6 +33,7 @@ def answer(table, passages=PASSAGES, **options):
 def silent(relevance=(0.8, 0.2)):
     """Two passages, after which the model names neither true nor false."""
     table = {ASK: say({"[Retrieval]": 0.9, "[No Retrieval]": 0.1})}
+    table[PRIOR] = say({"true": 0.2, "false": 0.2})
     for read, share in zip(READS, relevance, strict=True):
         table[read] = say({"[Relevant]": share, "[Irrelevant]": 1 - share}, *BESIDE)
     table[f"{READS[0]}[Relevant]"] = say({"false": 0.3, "true": 0.1})
@@ -48,12 +50,24 @@ def test_shares_of_the_passages_are_averaged_by_their_relevance():
     assert given.verdict.startswith("chosen by likelihood")
 
 
+def test_what_is_likely_whatever_is_asked_is_divided_out():
+    table = silent()
+    table[PRIOR] = say({"false": 0.4, "true": 0.1})
+    given, _, _ = answer(table, choices=("true", "false"))
+    # true and false: .1 / .1 and .3 / .4, a share of 4/7; .4 / .1 and .1 / .4, of 16/17.
+    assert given.choices["true"] == pytest.approx(0.8 * 4 / 7 + 0.2 * 16 / 17)
+    assert given.text == "true" and sum(given.choices.values()) == pytest.approx(1)
+
+
 def test_a_choice_of_several_tokens_has_the_product_of_their_probabilities():
     table = silent(relevance=(0.8, 0.8))
     start = f"{READS[0]}[Relevant]"
     table[start] = say({"not": 0.5, "so": 0.2})
     table[f"{start}not"] = say({" ": 0.5})
     table[f"{start}not "] = say({"so": 0.4})
+    table[PRIOR] = say({"not": 0.5, "so": 0.25})
+    table[f"{PRIOR}not"] = say({" ": 0.5})
+    table[f"{PRIOR}not "] = say({"so": 1.0})
     given, _, _ = answer(table, passages=PASSAGES[:1], choices=("not so", "so"))
     # not so: .5 * .5 * .4 = .1; so: .2.
     assert given.choices == pytest.approx({"so": 2 / 3, "not so": 1 / 3})
@@ -61,6 +75,7 @@ def test_a_choice_of_several_tokens_has_the_product_of_their_probabilities():
 
 def test_without_a_passage_the_choice_follows_the_decision():
     table = {
+        PRIOR: say({"true": 0.3, "false": 0.3}),
         ASK: say({"[No Retrieval]": 0.9, "[Retrieval]": 0.1}),
         f"{ASK}[No Retrieval]": say({"maybe": 0.5, "true": 0.4, "false": 0.1}, *BESIDE),
     }
@@ -83,13 +98,13 @@ def test_what_a_candidate_names_is_not_rated():
     assert len(engine.calls) == 2  # the gate and the candidates
 
 
-@pytest.mark.parametrize("more", [1, 2])
+@pytest.mark.parametrize("more", [2, 3])
 def test_choices_are_not_rated_beyond_the_budget(more):
     free, _, _ = answer(silent())
     given, _, _ = answer(silent(), choices=("true", "false"), max_tokens=free.usage.n_tokens + more)
-    # One token after each of two passages tells of both choices.
-    assert given.choices_rated is (more == 2)
-    assert given.usage.n_tokens == free.usage.n_tokens + (2 if more == 2 else 0)
+    # One token after each of two passages, and one without, tells of both choices.
+    assert given.choices_rated is (more == 3)
+    assert given.usage.n_tokens == free.usage.n_tokens + (3 if more == 3 else 0)
 
 
 def test_a_withheld_answer_is_not_rated():
@@ -102,5 +117,5 @@ def test_a_replay_answers_alike(tmp_path):
     given, _, told = answer(silent(), choices=("true", "false"))
     save_trace(tmp_path / "t", ["Q"], told, config=config)
     trace = load_trace(tmp_path / "t")
-    (again,) = collect_answers(trace.texts, trace.events, closed_sets=[config.choices])
+    (again,) = collect_answers(trace.texts, trace.events, configs=[config])
     assert answer_to_json(again) == answer_to_json(given)

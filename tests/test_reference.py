@@ -251,7 +251,10 @@ def test_weights_and_the_sequence_score_are_ignored_in_long_form():
     assert long(case(rows, **flags)).nodes[1].score == pytest.approx(0.5, abs=1e-6)
 
 
-@pytest.mark.parametrize(("threshold", "turned"), [(0.5, True), (1.5, False)])
+@pytest.mark.parametrize(
+    ("threshold", "turned"),
+    [(0.5, True), (0.99, True), (1.0, False), (1.1, False), (1.5, False)],  # 1.17 is over 1, too
+)
 def test_a_written_no_retrieval_is_overruled_and_another_one_added(threshold, turned):
     # (0.3 + 0.4) / (0.3 + 0.3) = 1.17: the numerator counts continue, the denominator does not.
     asked = {Retrieve.NO: 0.3, Retrieve.YES: 0.3, Retrieve.CONTINUE: 0.4}
@@ -323,8 +326,40 @@ def test_ignore_cont_drops_unsupported_segments_from_the_text_only():
     assert answer.paths[0].passages == (None,)
 
 
-def test_a_depth_of_one_reads_nothing():
-    assert long(case({}, max_depth=1)).text == ""
+def test_a_depth_of_one_reads_nothing_and_names_the_key_error():
+    answer = long(case({}, max_depth=1))
+    assert answer.text == ""
+    assert answer.crash is reference_long.NO_LEVEL and answer.crash.error == "KeyError"
+
+
+class GoingOn(dict):
+    """Completions of which all that are not named ask for another passage."""
+
+    def __missing__(self, prompt):
+        return step("b", 0.5, goes_on=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "n_nodes"),
+    [([End.OF_SEQUENCE], 1 + 2 + 2), (["x", End.OF_SEQUENCE], 1 + 2 + 2 + 4)],
+)
+def test_a_node_that_is_only_the_end_of_sequence_ends_the_search(written, n_nodes):
+    # Two children; the first asks for more and gets two. Only then would these get two each.
+    rows = GoingOn({reads(1): completion(written, probs={0: relevant(0.8)})})
+    answer = long(case(rows, max_depth=4, beam_width=2))
+    assert len(answer.nodes) == n_nodes
+    assert answer.crash is None
+
+
+def test_certain_log_probabilities_of_both_name_the_division():
+    certain = {Retrieve.YES: 1.0, Retrieve.NO: 1.0}
+    rows = {PROMPT: completion(["x"], probs={0: certain}), PLAIN[0]: completion(["said"])}
+    rows |= {reads(i): step("b", 0.5) for i in range(2)}
+    answer = short(case(rows, mode="adaptive_retrieval", threshold=0.6))
+    assert answer.gate == 0.5 and not answer.retrieved
+    assert answer.crash is reference_short.CERTAIN_OF_BOTH
+    assert answer.crash.error == "ZeroDivisionError"
+    assert short(case(rows, mode="adaptive_retrieval", threshold=0.4)).retrieved
 
 
 # Settings, recorded cases, engines

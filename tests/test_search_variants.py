@@ -436,9 +436,10 @@ def test_closed_sets_add_the_scores_of_equal_answers():
     (answer,), _ = run(
         scripted(steps), passages=PASSAGES[:3], max_segments=1, choices=("true", "false")
     )
-    # The best candidate says true, but two others together say false.
-    assert answer.segments[0].text == "True."
+    # The best candidate says true, but two others together say false: the better of them is told.
     assert answer.text == "false"
+    assert answer.cited_text == "false [1]"
+    assert [hit.passage.id for hit in answer.passages] == ["p1"]
     assert list(answer.choices) == ["false", "true"]
     first = sum(answer.choices.values())
     assert first == pytest.approx(sum(answer.choices[c] for c in ("true", "false")))

@@ -124,9 +124,7 @@ def test_a_closed_set_of_choices_votes_alike_from_a_replay(tmp_path):
     answers, events = RandomModel(3).answer(["Q"], choices=choices, threshold=0.0)
     save_trace(tmp_path / "t", ["Q"], events, config=SearchConfig(choices=choices))
     trace = load_trace(tmp_path / "t")
-    (again,) = collect_answers(
-        trace.texts, trace.events, closed_sets=[trace.questions[0].config.choices]
-    )
+    (again,) = collect_answers(trace.texts, trace.events, configs=trace.configs)
     assert answer_to_json(again) == answer_to_json(answers[0])
 
 

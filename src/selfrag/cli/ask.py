@@ -123,7 +123,7 @@ def _answer_one(
     events: list[Event] = []
     found = run_search([text], engine=engine, retriever=store, config=config)
     told = render.narrate(stdout, found) if show.stream else found
-    (answer,) = collect_answers([text], told, closed_sets=[config.choices], on_event=events.append)
+    (answer,) = collect_answers([text], told, configs=[config], on_event=events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
     if show.trace is not None:
         save_trace(show.trace, [text], events, config=config)
@@ -148,7 +148,7 @@ def replay(
         told[event.question].append(event)
     answers: list[Answer] = []
     for question, events in zip(recorded.questions, told.values(), strict=True):
-        found = collect_answers(recorded.texts, events, closed_sets=recorded.closed_sets)
+        found = collect_answers(recorded.texts, events, configs=recorded.configs)
         answers += found
         if not as_json:
             render.show_tree(stdout, question.text, events)

@@ -13,6 +13,7 @@ import numpy as np
 from selfrag.compat.completer import (
     Completer,
     Crash,
+    End,
     Pieces,
     ReferenceConfig,
     ReferencePrompt,
@@ -40,6 +41,11 @@ NO_THRESHOLD = Crash(
     error="TypeError",
     cause="without a threshold, a written no-retrieval token is compared with None",
     instead="leaves the text as written and goes on",
+)
+NO_LEVEL = Crash(
+    error="KeyError",
+    cause="the deepest level is looked up, and none was written",
+    instead="answers with an empty text, without passages",
 )
 UTILITY_WITHOUT_GROUNDNESS = Crash(
     error="AttributeError",
@@ -177,9 +183,12 @@ def _search(
         written=None,
     )
     nodes, level = [root], [root]
+    has_ended = False
     for _ in range(1, config.max_depth):
         first = len(nodes)
         for node in level:
+            # One such node ends the search after its level, whatever its siblings still ask for.
+            has_ended = has_ended or spell(node.text) == End.OF_SEQUENCE
             if holds(node.text, Retrieve.YES):
                 nodes += _expand(node, passages, len(nodes), completer, config)
         children = nodes[first:]
@@ -187,6 +196,8 @@ def _search(
             break
         # Finished nodes of the level before are forgotten here, whatever they scored.
         level = sorted(children, key=lambda node: -(node.score or 0.0))[: config.beam_width]
+        if has_ended:
+            break
     return nodes, level
 
 
@@ -235,8 +246,9 @@ def _ask_anew(written: Written, threshold: float | None) -> Pieces:
     """
     if threshold is None or not holds(written.pieces, Retrieve.NO):
         return written.pieces
+    # Compared twice, as released: what is true is 1, so a threshold of 1 or more rewrites nothing.
     anew = iter(
-        _wants_passage(written.watched[i, COLUMNS[Retrieve]]) > threshold
+        (_wants_passage(written.watched[i, COLUMNS[Retrieve]]) > threshold) > threshold
         for i, token in enumerate(written.controls)
         if token is Retrieve.NO
     )
@@ -265,6 +277,8 @@ def _path(node: LongNode, config: ReferenceConfig) -> LongPath:
 
 
 def _first_crash(nodes: Sequence[LongNode], config: ReferenceConfig) -> Crash | None:
+    if len(nodes) == 1:
+        return NO_LEVEL
     for node in nodes:
         if node.written is None:
             continue

@@ -45,6 +45,11 @@ NO_PASSAGES_ADAPTIVE = Crash(
     cause="a decision to retrieve with no passages leaves no text to clean",
     instead="answers without retrieval",
 )
+CERTAIN_OF_BOTH = Crash(
+    error="ZeroDivisionError",
+    cause="both log-probabilities of the adaptive decision are 0, and so is their sum",
+    instead="takes the ratio for 0.5",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +95,8 @@ def answer_short_form(
     Two or fewer calls of the completer. Ties go to the first passage.
     """
     prompt = ReferencePrompt(instruction=instruction)
-    gate, retrieve = _gate(prompt, completer, config)
-    crash = _crash(len(passages), config, retrieve=retrieve)
+    gate, retrieve, crash = _gate(prompt, completer, config)
+    crash = crash or _crash(len(passages), config, retrieve=retrieve)
     if not retrieve or not passages:
         after = prompt.then((Retrieve.NO,))
         (written,) = completer.complete([after], max_new_tokens=config.max_new_tokens)
@@ -109,18 +114,18 @@ def answer_short_form(
 
 def _gate(
     prompt: ReferencePrompt, completer: Completer, config: ReferenceConfig
-) -> tuple[float | None, bool]:
-    """The number that was compared, and whether to retrieve."""
+) -> tuple[float | None, bool, Crash | None]:
+    """The number that was compared, whether to retrieve, and the exception met on the way."""
     if config.mode is not RetrievalMode.ADAPTIVE:
-        return None, config.mode is RetrievalMode.ALWAYS
+        return None, config.mode is RetrievalMode.ALWAYS, None
     # The released script decodes max_new_tokens here, but reads the first position only.
     n_read = 1 if config.threshold is not None else config.max_new_tokens
     (written,) = completer.complete([prompt], max_new_tokens=n_read)
     if config.threshold is None:
-        return None, holds(written.pieces, Retrieve.YES)
+        return None, holds(written.pieces, Retrieve.YES), None
     no, yes, _ = written.at_start(Retrieve)
     ratio = reference_gate(float(yes), float(no))
-    return ratio, ratio > config.threshold
+    return ratio, ratio > config.threshold, None if yes + no else CERTAIN_OF_BOTH
 
 
 def _crash(n_passages: int, config: ReferenceConfig, *, retrieve: bool) -> Crash | None:

@@ -1,15 +1,16 @@
 """From the winning path to what the asker reads: text, citations, passages, a verdict."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfrag.decode.closed_set import vote
+from selfrag.decode.choices import choice_of
+from selfrag.decode.closed_set import vote, voters
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent, Usage
 from selfrag.decode.gate import Gate
-from selfrag.decode.node import Node
+from selfrag.decode.node import Node, least_support
 from selfrag.decode.score import SegmentScores
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit, Passage
@@ -77,7 +78,9 @@ class Answer:
 
     @property
     def cited_text(self) -> str:
-        """The segments, each followed by its citations as `[n]`."""
+        """The segments, each followed by its citations as `[n]`; a rated choice alone."""
+        if self.choices_rated:
+            return self.text
         parts = [
             " ".join([segment.text, "".join(f"[{number}]" for number in segment.citations)]).strip()
             for segment in self.segments
@@ -87,9 +90,17 @@ class Answer:
 
     @property
     def support(self) -> float | None:
-        """The support of the least supported segment that was judged, or None."""
-        judged = [s.scores.support for s in self.segments if s.scores.support is not None]
-        return min(judged, default=None)
+        """The support of the least supported segment; one that is not judged has none, 0.
+
+        None where no segment was judged, and where no segment gives the answer.
+        """
+        return None if self.choices_rated else least_support(self.segments)
+
+    @property
+    def utility(self) -> float | None:
+        """What the model last judged of the answer's use, in [-1, 1], or None."""
+        judged = [s.utility for s in self.scores if s.utility is not None]
+        return judged[-1] if judged else None
 
     @property
     def verdict(self) -> str:
@@ -99,19 +110,35 @@ class Answer:
         """
         if self.abstained:
             return "no answer: nothing was supported enough; the best evidence is shown"
+        if not self.text:
+            by = f"{self.stopped_by} ended the search before anything was said"
+            return f"no answer: {by if self.stopped_by else 'the model wrote nothing'}"
+        said = self._carried()
+        if self.utility is not None and self.utility < 0 and not self.choices_rated:
+            said += f"; judged of little use ({3 + 2 * self.utility:.1f} of 5)"
+        is_cut = bool(self.segments) and self.segments[-1].truncated
+        if self.stopped_by or is_cut:
+            said += f"; incomplete, ended by {self.stopped_by or 'max_new_tokens'}"
+        return said
+
+    def _carried(self) -> str:
         if self.choices_rated:
             return "chosen by likelihood: nothing that was written names one of the choices"
         if not self.retrieved:
             return "answered without retrieval: nothing is cited"
-        if self.support is None:
+        said = [segment for segment in self.segments if segment.text]
+        judged = [s.scores.support for s in said if s.scores.support is not None]
+        if not judged:
+            if said[-1].truncated:
+                return "not judged: the answer ends before its support was judged"
             return "not supported: no retrieved passage was judged to answer the question"
-        if self.support >= 0.75:
-            word = "fully supported"
-        elif self.support >= 0.4:
-            word = "partially supported"
-        else:
-            word = "not supported"
-        return f"{word} ({self.support:.2f})"
+        least = min(judged)
+        if least < 0.4:
+            return f"not supported ({least:.2f})"
+        if len(judged) < len(said):
+            found = f"only {len(judged)} of {len(said)} segments were judged"
+            return f"partially supported ({least:.2f}): {found}"
+        return f"{'fully' if least >= 0.75 else 'partially'} supported ({least:.2f})"
 
 
 def answer_questions(
@@ -136,19 +163,19 @@ def answer_questions(
         histories=histories,
         passages=passages,
     )
-    closed_sets = [config.choices] * len(questions)
-    return collect_answers(questions, events, closed_sets=closed_sets, on_event=on_event)
+    configs = [config] * len(questions)
+    return collect_answers(questions, events, configs=configs, on_event=on_event)
 
 
 def collect_answers(
     questions: Sequence[str],
     events: Iterable[Event],
     *,
-    closed_sets: Sequence[Sequence[str]] = (),
+    configs: Sequence[SearchConfig] = (),
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Answer]:
     """The answers that a stream of events comes to, in the order of the questions."""
-    done = finished_answers(questions, events, closed_sets=closed_sets, on_event=on_event)
+    done = finished_answers(questions, events, configs=configs, on_event=on_event)
     return [answer for _, answer in sorted(done, key=lambda each: each[0])]
 
 
@@ -156,12 +183,12 @@ def finished_answers(
     questions: Sequence[str],
     events: Iterable[Event],
     *,
-    closed_sets: Sequence[Sequence[str]] = (),
+    configs: Sequence[SearchConfig] = (),
     on_event: Callable[[Event], None] | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Number and answer of every question as soon as its search has ended.
 
-    `closed_sets`: the choices of each question; empty: there are none.
+    `configs`: the settings of each search; empty: the defaults.
     """
     first_level: dict[int, list[Node]] = {}
     for event in events:
@@ -171,21 +198,62 @@ def finished_answers(
         if isinstance(event, CandidateEvent) and event.node.depth == 1:
             first_level.setdefault(number, []).append(event.node)
         elif isinstance(event, FinishEvent):
-            choices = closed_sets[number] if closed_sets else ()
+            config = configs[number] if configs else SearchConfig()
             candidates = first_level.pop(number, [])
-            yield number, build_answer(questions[number], event, candidates, choices)
+            yield number, build_answer(questions[number], event, candidates, config)
 
 
 def build_answer(
-    question: str, finish: FinishEvent, candidates: Sequence[Node] = (), choices: Sequence[str] = ()
+    question: str,
+    finish: FinishEvent,
+    candidates: Sequence[Node] = (),
+    config: SearchConfig | None = None,
 ) -> Answer:
     """Walks the winning path back and numbers its passages in reading order.
 
-    `candidates`, the first segments written, vote among `choices`.
+    `candidates`, the first segments written, vote where `config` has a closed set. The answer then
+    is the best path that begins with the choice, so that text and citations agree.
     """
+    votes: dict[str, float] = {}
+    best = finish.best
+    if config is not None and config.choices and not finish.abstained:
+        voting = voters(candidates, config)
+        votes = vote([n.text for n in voting], [n.path_score for n in voting], config.choices)
+        best = _giving(next(iter(votes), None), [best, *finish.beam], voting, config) or best
+    segments, passages = _read_along(best)
+    if finish.abstained:
+        dropped = sorted(candidates, key=lambda node: -node.path_score)
+        shown = next(iter((*finish.beam, *dropped)), best)
+        passages = {hit.passage.id: hit for node in shown.path for hit in node.hits}
+    return Answer(
+        question=question,
+        segments=segments,
+        passages=tuple(passages.values()),
+        gate=finish.gate,
+        score=best.path_score,
+        usage=finish.usage,
+        abstained=finish.abstained,
+        stopped_by=finish.stopped_by,
+        choices=votes or finish.likelihoods,
+        choices_rated=not votes and bool(finish.likelihoods),
+    )
+
+
+def _giving(
+    choice: str | None, paths: Sequence[Node], voting: Sequence[Node], config: SearchConfig
+) -> Node | None:
+    """The best path that begins with `choice` and may be said, else the best vote for it."""
+    ranked = [node for node in paths if node.meets(config.min_support)]
+    ranked += sorted(voting, key=lambda node: -node.path_score)
+    given = ((choice_of(node.path[0].text, config.choices), node) for node in ranked if node.path)
+    return next((node for said, node in given if choice is not None and said == choice), None)
+
+
+def _read_along(best: Node) -> tuple[tuple[AnswerSegment, ...], dict[str, Hit]]:
+    """The segments of a path and the passages read on the way, by id, in reading order."""
     passages: dict[str, Hit] = {}
     segments = []
-    for node in finish.best.path:
+    for node in best.path:
         segment = node.segment
         assert segment is not None  # a path holds no root
         for hit in node.hits:
@@ -201,23 +269,7 @@ def build_answer(
                 truncated=segment.truncated,
             )
         )
-    if finish.abstained and finish.beam:
-        passages = {hit.passage.id: hit for hit in finish.beam[0].hits}
-    texts = [node.text for node in candidates]
-    scores = [node.path_score for node in candidates]
-    votes = {} if finish.abstained else vote(texts, scores, choices)
-    return Answer(
-        question=question,
-        segments=tuple(segments),
-        passages=tuple(passages.values()),
-        gate=finish.gate,
-        score=finish.best.path_score,
-        usage=finish.usage,
-        abstained=finish.abstained,
-        stopped_by=finish.stopped_by,
-        choices=votes or finish.likelihoods,
-        choices_rated=not votes and bool(finish.likelihoods),
-    )
+    return tuple(segments), passages
 
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
@@ -245,19 +297,11 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 
 
 def _segment_to_json(segment: AnswerSegment) -> dict[str, Any]:
-    scores = segment.scores
     return {
         "text": segment.text,
         "citations": list(segment.citations),
         "truncated": segment.truncated,
-        "scores": {
-            "relevance": scores.relevance,
-            "support": scores.support,
-            "utility": scores.utility,
-            "sequence": scores.sequence,
-            "total": scores.total,
-            "missing": scores.missing,
-        },
+        "scores": asdict(segment.scores),
     }
 
 

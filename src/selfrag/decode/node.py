@@ -1,10 +1,12 @@
 """A frozen node of the search tree: one segment, linked to the path before it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
+from selfrag.decode.score import SegmentScores
 from selfrag.decode.segment import Segment
 from selfrag.passage import Hit
 from selfrag.reflection import Retrieve, Support
@@ -113,9 +115,14 @@ class Node:
 
     @property
     def support(self) -> float | None:
-        """The support of the least supported segment on the path that was judged, or None."""
-        judged = [node.segment.scores.support for node in self.path if node.segment is not None]
-        return min((value for value in judged if value is not None), default=None)
+        """The support of the least supported segment on the path; see `least_support`."""
+        return least_support(node.segment for node in self.path if node.segment is not None)
+
+    def meets(self, min_support: float | None) -> bool:
+        """Whether the path may be said: without passages always, else when supported enough."""
+        if min_support is None or not any(node.hits for node in self.path):
+            return True
+        return self.support is not None and self.support >= min_support
 
     @property
     def path(self) -> tuple["Node", ...]:
@@ -147,8 +154,37 @@ class Node:
             node = node.parent
 
 
+class Judged(Protocol):
+    """A segment as far as its support goes."""
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        ...
+
+    @property
+    def scores(self) -> SegmentScores:
+        """Its scores; `support` None where the model judged none."""
+        ...
+
+
+def least_support(segments: Iterable[Judged]) -> float | None:
+    """The lowest support of `segments`, where what says something unjudged counts 0.
+
+    None where no segment was judged at all.
+    """
+    said = [each for each in segments if each.text or each.scores.support is not None]
+    if all(each.scores.support is None for each in said):
+        return None
+    return min(each.scores.support or 0.0 for each in said)
+
+
 def path_score(totals: list[float], rule: PathScore) -> float:
-    """One number for the totals of a path with at least one segment, first to last."""
+    """One number for the totals of a path with at least one segment, first to last.
+
+    A product counts only where all totals are above 0: otherwise two bad segments would make a
+    good path. Then it is the sum of the totals that are not, which is below every product.
+    """
     if rule is PathScore.PRODUCT:
-        return math.prod(totals)
+        return math.prod(totals) if min(totals) > 0 else sum(min(each, 0.0) for each in totals)
     return sum(totals) / (len(totals) if rule is PathScore.MEAN else 1)

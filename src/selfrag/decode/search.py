@@ -8,11 +8,12 @@ Does no I/O and knows nothing of engines, retrievers and other questions: see `d
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from selfrag.decode.closed_set import Rating, names_none
+from selfrag.decode.choices import choice_of
+from selfrag.decode.closed_set import Rating, voters
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.events import (
     CandidateEvent,
@@ -150,6 +151,7 @@ class _Search:
         self.new_ids = count(1)  # 0 is the root
         self.usage = Usage()
         self.stopped_by: str | None = None
+        self.out_of_room: set[int] = set()  # ids of nodes after which nothing more would fit
 
     def root(self, question: str, turns: Sequence[Turn]) -> Node:
         for first in range(len(turns) + 1):  # the oldest turns go where all do not fit
@@ -289,7 +291,7 @@ class _Search:
             self.stopped_by = "max_tokens"
             return []
         done = yield Generate([self._request(step, 1) for step in probed])
-        self._pay(n_tokens=len(probed))
+        self._pay(n_tokens=len(probed), n_passages=len(probed))
         relevance: dict[tuple[int, str], float] = {}  # by node and passage
         best: dict[int, float] = {}  # by node
         for step, one in zip(probed, done, strict=True):
@@ -337,13 +339,15 @@ class _Search:
         if limit < 1:
             self.stopped_by = "max_tokens"
             return []
+        is_probed = self.config.prune_relevance is not None
         done = yield Generate([self._request(step, limit) for step in planned])
         children = [self._child(step, each) for step, each in zip(planned, done, strict=True)]
         for child in children:
             yield CandidateEvent(question=self.number, node=child)
         self._pay(
             n_tokens=sum(len(each.token_ids) for each in done),
-            n_passages=sum(step.reads_one for step in planned),
+            # What was probed has been paid for.
+            n_passages=0 if is_probed else sum(step.reads_one for step in planned),
         )
         return children
 
@@ -351,14 +355,13 @@ class _Search:
         config, parent = self.config, step.parent
         segment = cut_segment(done, self.fmt, config.weights, read_passage=step.fresh)
         wants = None
-        n_path = len(parent.path_ids()) + len(step.lead_ids) + len(segment.body_ids)
-        if segment.next_retrieve is not None and n_path <= self.room:
+        if segment.next_retrieve is not None:
             gate = decide(segment.next_retrieve, segment.ends_on, config.gate_rule)
             wants = Retrieve.YES if gate.retrieve else Retrieve.NO
             # Honoured when emitted; otherwise the gate decides again.
             if segment.ends_on is Retrieve.CONTINUE and config.mode is not RetrievalMode.NEVER:
                 wants = Retrieve.CONTINUE
-        return parent.child(
+        child = parent.child(
             next(self.new_ids),
             segment,
             lead_ids=step.lead_ids,
@@ -366,6 +369,10 @@ class _Search:
             wants=wants,
             rule=config.path_score,
         )
+        if child.is_open and len(child.path_ids(with_passages=config.inline_passages)) > self.room:
+            self.out_of_room.add(child.id)
+            return replace(child, wants=None)
+        return child
 
     def _finish(
         self, gate: Gate, beam: Sequence[Node], first_level: Sequence[Node]
@@ -374,27 +381,48 @@ class _Search:
 
         With the likelihood of every choice where the search came to its end but named none.
         """
+        config = self.config
         nodes = [node for node in beam if node.segment is not None]
-        sayable = [node for node in nodes if _may_be_said(node, self.config)]
+        sayable = [node for node in nodes if node.meets(config.min_support)]
         abstained = not sayable and (bool(nodes) or self.stopped_by is None)
+        best = sayable[0] if sayable else beam[0].start
         likelihoods: dict[str, float] = {}
-        came_to_its_end = not abstained and self.stopped_by is None
-        if came_to_its_end and names_none(first_level, self.config.choices):
-            rating = Rating(first_level, self.fmt, self.config)
-            n_tokens = len(rating.requests)
-            if n_tokens <= self._tokens_left(n_tokens):
-                likelihoods = rating.shares((yield Generate(rating.requests)))
-                self._pay(n_tokens=n_tokens)
+        if config.choices and not abstained and self.stopped_by is None:
+            likelihoods = yield from self._likelihoods(voters(first_level, config))
         return FinishEvent(
             question=self.number,
-            best=sayable[0] if sayable else beam[0].start,
+            best=best,
             gate=gate,
             beam=tuple(nodes),
             usage=self.usage,
-            stopped_by=self.stopped_by,
+            stopped_by=self.stopped_by or self._cut_by(best),
             abstained=abstained,
             likelihoods=likelihoods,
         )
+
+    def _cut_by(self, best: Node) -> str | None:
+        """The budget that truncated the winning path, where one did."""
+        segment = best.segment
+        if segment is not None and segment.truncated:
+            # A share of what the budget left, and not the limit of a segment.
+            return "max_tokens" if segment.n_tokens < self.config.max_new_tokens else None
+        return "max_context" if best.id in self.out_of_room else None
+
+    def _likelihoods(
+        self, candidates: Sequence[Node]
+    ) -> Generator[Ask | Event, Any, dict[str, float]]:
+        """The share of every choice, where the candidates name none and the budget allows it."""
+        said = [choice_of(node.text, self.config.choices) for node in candidates]
+        if not said or any(choice is not None for choice in said):
+            return {}
+        rating = Rating(candidates, self.fmt, self.config)
+        n_tokens = len(rating.requests)
+        longest = max(len(request.prompt_ids) for request in rating.requests)
+        if n_tokens > self._tokens_left(n_tokens) or longest >= self.model.max_context:
+            return {}
+        shares = rating.shares((yield Generate(rating.requests)))
+        self._pay(n_tokens=n_tokens)
+        return shares
 
 
 def _read_before(node: Node) -> set[str]:
@@ -450,10 +478,3 @@ def _forbidden(node: Node, config: SearchConfig) -> str | None:
     if not config.repeat and node.repeats:
         return "says what its answer has said before"
     return None
-
-
-def _may_be_said(node: Node, config: SearchConfig) -> bool:
-    """Whether a path that read passages is supported enough; without passages it always is."""
-    if config.min_support is None or not any(each.hits for each in node.path):
-        return True
-    return node.support is not None and node.support >= config.min_support

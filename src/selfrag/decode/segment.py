@@ -84,7 +84,7 @@ def cut_segment(
     logprobs = _group_logprobs(completion, tokens)
     irrelevant = Relevance.IRRELEVANT in tokens[:1]
     return Segment(
-        text=fmt.tokenizer.decode(plain).strip(),
+        text=_without_torn_character(fmt.tokenizer.decode(plain), not stopped).strip(),
         body_ids=tuple(body),
         critique=tuple(token for token in tokens if token is not None),
         scores=score_groups(
@@ -97,6 +97,11 @@ def cut_segment(
         logprobs=logprobs,
         n_tokens=len(ids),
     )
+
+
+def _without_torn_character(text: str, truncated: bool) -> str:
+    """Without the U+FFFD that stands for a character of which the limit let only a part through."""
+    return text.rstrip("\ufffd") if truncated else text
 
 
 def score_groups(

@@ -255,10 +255,9 @@ class PromptedSystem:
             usage=Usage(n_tokens=state.n_tokens, n_passages=state.n_passages),
         )
         state.events.append(finish)
-        answer = build_answer(
-            state.question.instruction, finish, state.nodes, state.question.labels
-        )
-        output = answer_output(state.question, answer, state.events, self._config)
+        config = replace(self._config, choices=state.question.labels)
+        answer = build_answer(state.question.instruction, finish, state.nodes, config)
+        output = answer_output(state.question, answer, state.events, config)
         return replace(output, calls=tuple(state.calls))
 
     def _segment(

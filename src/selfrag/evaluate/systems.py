@@ -74,7 +74,7 @@ class SelfRagSystem:
         answers = collect_answers(
             [question.instruction for question in questions],
             drive(searches, self._engine, self._retriever or GivenPassages(())),
-            closed_sets=[config.choices for config in configs],
+            configs=configs,
             on_event=lambda event: told[event.question].append(event),
         )
         return [

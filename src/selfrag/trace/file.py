@@ -67,9 +67,9 @@ class Trace:
         return [question.text for question in self.questions]
 
     @property
-    def closed_sets(self) -> list[tuple[str, ...]]:
-        """The choices of every question, none where no configuration was recorded."""
-        return [each.config.choices if each.config else () for each in self.questions]
+    def configs(self) -> list[SearchConfig]:
+        """The settings of every search, the defaults where none were recorded."""
+        return [each.config or SearchConfig() for each in self.questions]
 
 
 class TraceEncoder:

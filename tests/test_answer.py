@@ -1,0 +1,279 @@
+"""What the asker is told: verdicts, withheld answers, cut answers, closed sets; plain values."""
+
+import numpy as np
+import pytest
+
+from selfrag.decode.answer import answer_questions, answer_to_json
+from selfrag.decode.config import SearchConfig
+from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.node import PathScore, path_score
+from selfrag.decode.score import ScoreWeights
+from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
+from selfrag.errors import ConfigError
+from selfrag.passage import Passage
+from selfrag.prompt import PromptFormat
+from selfrag.retrieval.base import GivenPassages
+
+END, MORE = "</s>", "[Retrieval]"
+PASSAGES = [Passage(id=f"p{n}", title=f"T{n}", text=f"text {n}") for n in range(4)]
+FULL = "[Fully supported]"
+NONE = {"[No support / Contradictory]": 0.9, FULL: 0.1}
+IRRELEVANT = {"[Irrelevant]": 0.9, "[Relevant]": 0.1}
+GATE = say({"[Retrieval]": 0.7, "[No Retrieval]": 0.3})
+
+
+def ask(steps, passages=PASSAGES[:1], max_context=4096, **options):
+    """The answer to "Q" of a model that writes by what its prompt ends with, and the engine."""
+    tokenizer = ScriptedTokenizer()
+
+    def script(ids):
+        surface = tokenizer.surface(ids)
+        return next((said for end, said in steps.items() if surface.endswith(end)), GATE)
+
+    engine = ScriptedEngine(tokenizer, script, max_context=max_context)
+    (answer,) = answer_questions(
+        ["Q"],
+        engine=engine,
+        retriever=GivenPassages(passages),
+        config=SearchConfig(**options),
+    )
+    return answer, engine
+
+
+def two(second):
+    """A supported first segment, and `second` after the other passage."""
+    return {
+        "text 0</paragraph>": say("[Relevant]", "Right.", FULL, MORE),
+        "text 1</paragraph>": second,
+    }
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [
+        (say("[Relevant]", "So.", FULL, END), "fully supported (1.00)"),
+        (
+            say(IRRELEVANT, "Beside.", END),
+            "partially supported (1.00): only 1 of 2 segments were judged",
+        ),
+        (
+            say("[Relevant]", "Unjudged.", END),
+            "partially supported (1.00): only 1 of 2 segments were judged",
+        ),
+        (say("[Relevant]", "Wrong.", NONE, END), "not supported (0.10)"),
+        (say("[Relevant]", END), "fully supported (1.00)"),  # nothing more is said
+        (
+            say("[Relevant]", "So.", FULL, "[Utility:1]", END),
+            "fully supported (1.00); judged of little use (1.0 of 5)",
+        ),
+        (say("[Relevant]", "So.", FULL, "[Utility:5]", END), "fully supported (1.00)"),
+    ],
+)
+def test_what_is_not_judged_is_not_supported_and_what_is_of_no_use_is_told(second, verdict):
+    # One passage a level: the second segment can only read the second one.
+    answer, _ = ask(two(second), passages=PASSAGES[:2], top_k=1)
+    assert answer.verdict == verdict
+
+
+def test_a_sentence_written_without_retrieval_is_not_supported_by_the_one_before_it():
+    steps = {
+        "text 0</paragraph>": say("[Relevant]", "Right.", FULL, "[No Retrieval]"),
+        "[No Retrieval]": say("And more.", END),
+    }
+    answer, _ = ask(steps, threshold=None)
+    assert answer.text == "Right. And more."
+    assert answer.support == 0.0
+    assert answer.verdict.startswith("partially supported")
+    withheld, _ = ask(steps, threshold=None, min_support=0.5)
+    assert withheld.abstained and withheld.text == ""
+
+
+@pytest.mark.parametrize(
+    "second", [say(IRRELEVANT, "Beside.", END), say("[Relevant]", "Unjudged.", END)]
+)
+def test_min_support_withholds_a_path_with_an_unjudged_segment(second):
+    withheld, _ = ask(two(second), passages=PASSAGES[:2], top_k=1, min_support=0.5)
+    assert withheld.abstained
+    assert [hit.passage.id for hit in withheld.passages] == ["p0", "p1"]
+
+
+def test_support_at_the_bound_is_enough():
+    half = {FULL: 0.4, "[No support / Contradictory]": 0.4}
+    steps = {"</paragraph>": say("[Relevant]", "Half.", half, END)}
+    free, _ = ask(steps)
+    assert free.support == pytest.approx(0.5)
+    said, _ = ask(steps, min_support=free.support)
+    withheld, _ = ask(steps, min_support=float(np.nextafter(free.support, 1)))
+    assert said.text == "Half." and withheld.text == ""
+
+
+def test_a_budget_of_tokens_that_cuts_the_answer_is_named():
+    steps = {"</paragraph>": say("[Relevant]", "a b c d e f g h", FULL, END)}
+    answer, _ = ask(steps, max_tokens=6)  # one for the gate leaves five
+    assert answer.text == "a b"
+    assert answer.stopped_by == "max_tokens"
+    assert answer.verdict == (
+        "not judged: the answer ends before its support was judged; incomplete, ended by max_tokens"
+    )
+    assert answer_to_json(answer)["stopped_by"] == "max_tokens"
+
+
+def test_the_length_of_a_segment_is_no_budget_but_told():
+    steps = {"</paragraph>": say("[Relevant]", "a b c d e f g h", FULL, END)}
+    answer, _ = ask(steps, max_new_tokens=4, max_tokens=50)
+    assert answer.stopped_by is None
+    assert answer.verdict.endswith("; incomplete, ended by max_new_tokens")
+
+
+def test_a_search_that_could_say_nothing_says_so():
+    answer, _ = ask({}, max_tokens=1)
+    assert answer.text == "" and answer.stopped_by == "max_tokens"
+    assert answer.verdict == "no answer: max_tokens ended the search before anything was said"
+    silent, _ = ask({"[No Retrieval]": say(END)}, mode=RetrievalMode.NEVER)
+    assert silent.verdict == "no answer: the model wrote nothing"
+
+
+def endless():
+    return {"</paragraph>": say("[Relevant]", "x y z", FULL, MORE)}
+
+
+def test_the_end_of_the_context_is_named():
+    n_head = len(PromptFormat.of(ScriptedTokenizer()).instruction("Q"))
+    # The prompt, one passage of 9 ids with its decision, 7 ids of the segment; no room for more.
+    tight = n_head + 40 + 8
+    options = {"max_passage_tokens": 6, "max_new_tokens": 31, "repeat": True}
+    answer, engine = ask(endless(), max_context=tight, **options)
+    assert answer.text == "x y z" and answer.stopped_by == "max_context"
+    assert answer.verdict.endswith("; incomplete, ended by max_context")
+    assert len(engine.calls) == 2
+    long, _ = ask(endless(), max_context=4096, max_segments=2, **options)
+    assert len(long.segments) == 2 and long.stopped_by is None
+
+
+def test_passages_that_are_not_in_the_prompt_take_no_room():
+    n_head = len(PromptFormat.of(ScriptedTokenizer()).instruction("Q"))
+    steps = {"</paragraph>": say("[Relevant]", "x", FULL, MORE)}
+    # Three segments of 3 ids fit beside a passage that is read, but not with one in the path.
+    options = {"max_passage_tokens": 6, "max_new_tokens": 31, "max_segments": 3, "repeat": True}
+    room = n_head + 9 + 31 + 9
+    with_passages, _ = ask(steps, max_context=room, **options)
+    without, _ = ask(steps, max_context=room, inline_passages=False, **options)
+    assert len(with_passages.segments) == 1 and with_passages.stopped_by == "max_context"
+    assert len(without.segments) == 3 and without.stopped_by is None
+
+
+def test_a_character_that_the_limit_tore_is_left_out():
+    steps = {
+        "text 0</paragraph>": say("[Relevant]", "caf\ufffd\ufffd", FULL, END),
+        "text 1</paragraph>": say("[Relevant]", "\ufffd is a sign \ufffd", END),
+    }
+    cut, _ = ask(steps, max_new_tokens=4)
+    assert cut.text == "caf" and cut.segments[0].truncated
+    ended, _ = ask(steps, passages=PASSAGES[1:2])
+    assert ended.text == "\ufffd is a sign \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("totals", "product"),
+    [
+        ([1.5, 2.0], 3.0),
+        ([-1.0, -2.0], -3.0),  # not 2
+        ([-1.0, 5.0], -1.0),
+        ([0.0, 5.0], 0.0),
+        ([-0.5], -0.5),
+        ([0.5], 0.5),
+    ],
+)
+def test_bad_segments_never_multiply_to_a_good_path(totals, product):
+    assert path_score(totals, PathScore.PRODUCT) == product
+
+
+def test_a_path_of_two_bad_segments_loses_to_one_that_ends():
+    bad = {"[Irrelevant]": 0.99, "[Relevant]": 0.01}
+    steps = {
+        "text 0</paragraph>": say(bad, "Bad", "[Utility:1]", MORE, text_prob=0.01),
+        "text 1</paragraph>": say(bad, "Worse", "[Utility:1]", END, text_prob=0.01),
+        "text 2</paragraph>": say("[Relevant]", "Good", "[Utility:4]", END, text_prob=0.01),
+    }
+    weights = ScoreWeights(relevance=0, support=0, utility=4.0, sequence=0)
+    answer, _ = ask(
+        steps, passages=PASSAGES[:3], path_score=PathScore.PRODUCT, weights=weights, beam_width=9
+    )
+    # Bad and worse: -4 times -4 would be 16; good alone is 4 times 0.5.
+    assert answer.text == "Good" and answer.score == pytest.approx(2.0, abs=1e-3)
+
+
+def test_passages_read_for_one_token_are_counted():
+    steps = {
+        "text 0</paragraph>": say("[Relevant]", "Much", FULL, END),
+        "</paragraph>": say({"[Irrelevant]": 0.8, "[Relevant]": 0.2}, "x", END),
+    }
+    answer, _ = ask(steps, passages=PASSAGES[:3], prune_relevance=0.5)
+    assert answer.usage.n_passages == 3
+    # The gate; a token for each of three passages; four ids after the one that stays.
+    assert answer.usage.n_tokens == 1 + 3 + 4
+    more, _ = ask(
+        {"</paragraph>": say("[Relevant]", "More", FULL, MORE)},
+        passages=PASSAGES,
+        prune_relevance=0.5,
+        max_passages=3,
+        top_k=2,
+        beam_width=1,
+        repeat=True,
+    )
+    assert more.usage.n_passages == 3 and more.stopped_by == "max_passages"
+
+
+def test_when_everything_is_dropped_the_best_evidence_is_shown():
+    steps = {
+        "text 0</paragraph>": say({"[Relevant]": 0.6, "[Irrelevant]": 0.4}, "A", NONE, END),
+        "text 1</paragraph>": say({"[Relevant]": 0.9, "[Irrelevant]": 0.1}, "B", NONE, END),
+    }
+    answer, _ = ask(steps, passages=PASSAGES[:2], drop_unsupported=True)
+    assert answer.abstained and answer.text == ""
+    assert [hit.passage.id for hit in answer.passages] == ["p1"]
+
+
+def test_the_segments_of_a_closed_set_say_what_the_vote_says():
+    steps = {
+        "text 0</paragraph>": say({"[Relevant]": 0.9, "[Irrelevant]": 0.1}, "No.", FULL, END),
+        "text 1</paragraph>": say({"[Relevant]": 0.6, "[Irrelevant]": 0.4}, "Yes", NONE, END),
+        "text 2</paragraph>": say({"[Relevant]": 0.7, "[Irrelevant]": 0.3}, "Yes!", NONE, END),
+    }
+    options = {"passages": PASSAGES[:3], "choices": ("yes", "no")}
+    answer, _ = ask(steps, **options)
+    assert answer.text == "yes" and list(answer.choices) == ["yes", "no"]
+    assert answer.cited_text == "Yes! [1]"
+    assert [hit.passage.id for hit in answer.passages] == ["p2"]
+    assert answer.verdict == "not supported (0.10)" and answer.support == pytest.approx(0.1)
+    for bound in ({"drop_unsupported": True}, {"min_support": 0.5}):  # these have no vote
+        strict, _ = ask(steps, **options, **bound)
+        assert strict.text == "no" and list(strict.choices) == ["no"]
+        assert strict.cited_text == "No. [1]" and strict.verdict == "fully supported (1.00)"
+
+
+def test_the_longer_path_that_begins_with_the_choice_is_told():
+    steps = {
+        "text 0</paragraph>": say("[Relevant]", "Yes.", FULL, MORE),
+        "text 1</paragraph>": say("[Relevant]", "Because.", FULL, END),
+    }
+    answer, _ = ask(steps, passages=PASSAGES[:2], top_k=1, choices=("yes", "no"))
+    assert answer.text == "yes" and answer.cited_text == "Yes. [1] Because. [2]"
+
+
+def test_choices_that_read_alike_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r"decode\.choices has 'Yes' and 'yes\.', which read"):
+        SearchConfig(choices=("Yes", "no", "yes."))
+    assert SearchConfig(choices=("C", "C#", "<5", ">5")).choices[1] == "C#"
+
+
+def test_a_choice_by_likelihood_has_no_support_of_its_own():
+    steps = {
+        "text 0</paragraph>[Relevant]": say({"no": 0.6, "yes": 0.1}),
+        "text 0</paragraph>": say("[Relevant]", "Beside.", FULL, END),
+        "\n\n\n\n### Response:\n[No Retrieval]": say({"yes": 0.3, "no": 0.3}),
+    }
+    answer, _ = ask(steps, choices=("yes", "no"))
+    assert answer.choices_rated and answer.text == answer.cited_text == "no"
+    assert answer.support is None and answer.verdict.startswith("chosen by likelihood")
+    assert np.isclose(answer.choices["no"], 6 / 7)
