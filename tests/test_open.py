@@ -231,3 +231,10 @@ def test_the_doctor_says_what_is_missing_and_fetches_nothing(tmp_path, monkeypat
         assert "is not prepared yet" in found[name].found
     assert not found["demo index"].ok
     assert not (tmp_path / "cache").exists()
+
+
+def test_no_engine_lets_a_library_phone_home():
+    pytest.importorskip("openvino")
+    code = "import selfrag.engine.graph, sys; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None\n", "")

@@ -7,6 +7,7 @@ Knows nothing of blocks, rows or requests.
 
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from selfrag.engine.base import Precision
 from selfrag.engine.numpy_llama import LlamaShape
 from selfrag.errors import EngineError, StorageError
 from selfrag.files import replacing
+
+# Importing openvino sends an event to its makers, from a process that it forks, wherever this
+# package is found. Nothing here may do that, and a fork of lancedb's threads may hang.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 try:
     import openvino as ov
