@@ -221,3 +221,22 @@ def test_formats_go_by_suffix(name, expected):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         ReadOptions(**options)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_a_name_that_is_not_utf8_costs_its_own_file(tmp_path):
+    folder = os.fsencode(tmp_path)
+    (tmp_path / "a.txt").write_text("fine")
+    for name in (b"caf\xe9.txt", b"d\xe9/b.txt", b"photo\xe9.png"):
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write("text")
+    found = find_files([tmp_path])
+    assert [file.path.name for file in found.files] == ["a.txt"]
+    assert sorted(str(each) for each in found.skipped) == [
+        f"{tmp_path}/{name}: its name is not UTF-8, as an index wants; rename it"
+        for name in ("caf\\udce9.txt", "d\\udce9/b.txt", "photo\\udce9.png")
+    ]
+    with pytest.raises(BadInput, match=r"none to read \(.*not UTF-8"):
+        find_files([os.fsdecode(os.path.join(folder, b"caf\xe9.txt"))])

@@ -22,8 +22,8 @@ from itertools import chain
 from pathlib import Path
 
 from selfrag.errors import BadInput, StorageError
-from selfrag.ingest.chunking import Chunking, chunk_document
-from selfrag.ingest.faults import OnSkip, Skipped, log_skip
+from selfrag.ingest.chunking import Chunking, TokenLimit, chunk_document
+from selfrag.ingest.faults import OnSkip, Skipped, log_skip, printable
 from selfrag.ingest.files import Found, SourceFile, find_files, fixed_part, list_files, rooted
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.readers import read_all, read_documents
@@ -31,7 +31,7 @@ from selfrag.ingest.web import fetch
 from selfrag.passage import Document, Passage
 from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
-from selfrag.retrieval.encoder.base import Encoder
+from selfrag.retrieval.encoder.base import Encoder, TokenSpans
 from selfrag.retrieval.encoder.named import open_encoder, usual_precision
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import Location, is_remote
@@ -284,7 +284,7 @@ def is_url(name: str | Path) -> bool:
 
 def key_of(name: str | Path) -> str:
     """The name under which the index holds a file: its absolute path; a URL is its own."""
-    return str(name) if is_url(name) else os.path.abspath(os.path.expanduser(name))
+    return str(name) if is_url(name) else printable(os.path.abspath(os.path.expanduser(name)))
 
 
 def _roots(names: Iterable[str | Path]) -> tuple[str, ...]:
@@ -387,7 +387,7 @@ def _put_changed(intake: _Intake, files: Sequence[SourceFile]) -> None:
         # Of a file that gives no document the fault has been told; what was held of it stays.
         first = next(documents, None)
         if first is not None:
-            change = writer.put_file(state, _passages(chain([first], documents), writer.manifest))
+            change = writer.put_file(state, _passages(chain([first], documents), writer))
             outcomes[Outcome(change.value)] += 1
 
 
@@ -395,14 +395,25 @@ def _put_page(intake: _Intake, document: Document) -> None:
     """One web page, as it is now; `source` is its URL."""
     text = f"{document.title}\n{document.text}".encode()
     state = FileState(file=document.source, version=sha256(text).hexdigest(), n_bytes=len(text))
-    change = intake.writer.put_file(state, _passages([document], intake.writer.manifest))
+    change = intake.writer.put_file(state, _passages([document], intake.writer))
     intake.changes.outcomes[Outcome(change.value)] += 1
 
 
-def _passages(documents: Iterable[Document], manifest: Manifest) -> Iterator[Passage]:
-    chunking = Chunking(manifest.chunking)
+def _passages(documents: Iterable[Document], writer: IndexWriter) -> Iterator[Passage]:
+    chunking, size = Chunking(writer.manifest.chunking), writer.manifest.chunk_words
+    tokens = token_limit(writer.encoder)
     for document in documents:
-        yield from chunk_document(document, chunking=chunking, size=manifest.chunk_words)
+        yield from chunk_document(document, chunking=chunking, size=size, tokens=tokens)
+
+
+def token_limit(encoder: Encoder) -> TokenLimit | None:
+    """What an encoder reads of a passage, where it tells its tokens; the rest it would cut off."""
+    if not isinstance(encoder, TokenSpans):
+        return None
+    around = encoder.spec.passage_text(Passage(id="", title="-", text="-"))
+    # [CLS] and [SEP], or such; and prefix and separator, less the two dashes.
+    n_around = 2 + max(len(encoder.token_spans(around)) - 2, 0)
+    return TokenLimit(encoder.token_spans, max(encoder.spec.max_tokens - n_around, 1))
 
 
 def _drop_others(intake: _Intake, keys: set[str]) -> None:

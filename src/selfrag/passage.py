@@ -28,7 +28,8 @@ class Passage:
     """The unit of retrieval. `start` and `end` (excluded) are offsets in its document's text.
 
     `id` may be empty for a passage that is given by hand, in an index it is its key. `page` is the
-    one on which it begins, from 1; 0 where the document has no pages.
+    one on which it begins, from 1, and `last_page` the one on which it ends; 0 where the document
+    has no pages.
     """
 
     id: str = ""
@@ -38,6 +39,7 @@ class Passage:
     start: int = 0
     end: int = 0
     page: int = 0
+    last_page: int = 0
     metadata: tuple[tuple[str, str], ...] = ()
 
 

@@ -22,9 +22,13 @@ _GUESSES = (
     "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 cp932 euc_jp gb18030 big5 euc_kr koi8_r"
 ).split()
 _SAMPLE_BYTES = 1 << 20
-# Soft hyphens and such part a word for everybody who searches it; a hyphen that keeps a line
-# together is a hyphen.
-_UNSEEN = {0xAD: None, 0x2060: None, 0xFEFF: None, 0x2010: "-", 0x2011: "-"}
+# Soft hyphens and marks of direction part a word for everybody who searches it; a hyphen that keeps
+# a line together is a hyphen.
+_UNSEEN: dict[int, str | None] = {
+    **dict.fromkeys((0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, 0xFEFF)),
+    **dict.fromkeys(range(0x2066, 0x206A)),
+    **dict.fromkeys((0x2010, 0x2011), "-"),
+}
 # Text is UTF-8 with some bytes damaged where so many of its other characters are right for each.
 _RIGHT_FOR_WRONG = 4
 

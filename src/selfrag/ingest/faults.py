@@ -28,9 +28,17 @@ class Skipped:
     whole: bool = True
     is_empty: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(printable(self.path)))
+
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
         return f"{place}: {self.reason}"
+
+
+def printable(name: str | Path) -> str:
+    r"""A file's name with the bytes of it that are not UTF-8 spelt out, as in `\udce9`."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 OnSkip = Callable[[Skipped], None]

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from selfrag.errors import BadInput, StorageError
-from selfrag.ingest.faults import Skipped
+from selfrag.ingest.faults import Skipped, printable
 from selfrag.ingest.formats import (
     EXPECTED,
     Format,
@@ -90,7 +90,7 @@ def rooted(name: str | Path) -> str:
     Only what is no name of something there stays a pattern: `*.md` in the folder `my [notes]` is
     `.../my [[]notes]/*.md`.
     """
-    return str(_escaped(Path(os.path.abspath(os.path.expanduser(name)))))
+    return printable(_escaped(Path(os.path.abspath(os.path.expanduser(name)))))
 
 
 def fixed_part(name: str | Path) -> Path:
@@ -138,7 +138,7 @@ def _once(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _nothing(paths: Sequence[str | Path], skipped: Sequence[Skipped]) -> str:
-    names = ", ".join(map(str, paths))
+    names = ", ".join(map(printable, paths))
     first = f" ({skipped[0]})" if skipped else ""
     return (
         f"cannot read documents from {names}: found {len(skipped)} files but none to read{first}, "
@@ -150,8 +150,8 @@ def _paths_of(name: str | Path, skipped: list[Skipped], must_match: bool) -> Ite
     base, rest = _split(_escaped(Path(os.path.expanduser(name))))
     if not rest and not os.path.lexists(base):
         raise BadInput(
-            f"cannot read documents from {base}: no such file or folder; expected {EXPECTED} or a "
-            "folder or pattern of those, so check the path"
+            f"cannot read documents from {printable(base)}: no such file or folder; expected "
+            f"{EXPECTED} or a folder or pattern of those, so check the path"
         )
     if not rest:
         yield from _walk(base, skipped)
@@ -159,8 +159,8 @@ def _paths_of(name: str | Path, skipped: list[Skipped], must_match: bool) -> Ite
     matches = _matches(base, rest)
     if not matches and must_match:
         raise BadInput(
-            f"cannot read documents from {name}: nothing matches the pattern; expected one such "
-            "as 'docs/**/*.pdf', so check it"
+            f"cannot read documents from {printable(name)}: nothing matches the pattern; expected "
+            "one such as 'docs/**/*.pdf', so check it"
         )
     for match in matches:
         if match.is_symlink() and match.is_dir():
@@ -175,9 +175,10 @@ def _matches(base: Path, rest: tuple[str, ...]) -> list[Path]:
     try:
         found = sorted(base.glob(str(Path(*rest))))
     except (OSError, ValueError) as error:
+        pattern = printable(base.joinpath(*rest))
         raise BadInput(
-            f"cannot read documents from {base.joinpath(*rest)}: {error}; expected a pattern such "
-            "as 'docs/**/*.pdf', so mend it"
+            f"cannot read documents from {pattern}: {error}; expected a pattern such as "
+            "'docs/**/*.pdf', so fix it"
         ) from error
     is_index = cache(_is_index)
     return [
@@ -221,10 +222,14 @@ def _walk(path: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
 
 def _folder_link(path: Path) -> Skipped:
-    return Skipped(path=path, reason="a link to a folder is not followed; name it itself")
+    return Skipped(
+        path=Path(printable(path)), reason="a link to a folder is not followed; name it itself"
+    )
 
 
 def _look_at(path: Path, options: ReadOptions) -> SourceFile | Skipped:
+    if printable(path) != str(path):
+        return Skipped(path=path, reason="its name is not UTF-8, as an index wants; rename it")
     try:
         status = path.stat()
     except OSError as error:

@@ -37,6 +37,7 @@ _TEX = re.compile(r"\s*\$.+\$\s*", re.DOTALL)
 _SUFFIX = re.compile(
     r"(?:st|nd|rd|th|e|er|re|[èe]me|[èe]re|nde?|[oaº]s?|l?les?|m?mes?|[ts]m|mc|[™®©])\.?", re.I
 )
+_SLASHES = ("/", "\u2044")
 _MAX_DEPTH = 200  # what lies deeper, within tags that were never closed, is read as plain text
 _MAX_SPAN, _MAX_REPEATED = 50, 200  # columns, and characters of a cell that spans several
 
@@ -60,6 +61,8 @@ def one_line(node: Node) -> str:
 def is_left_out(node: Node) -> bool:
     """Whether an element is none of the text: not shown, a form's field, or navigation."""
     tag = node.tag
+    if tag == "template" and node.get("shadowrootmode"):  # is shown
+        return False
     if tag in _LEFT_OUT or (node.get("role") or "").strip().lower() in _ROLES_LEFT_OUT:
         return True
     if tag == "a":  # a mark to copy the address of a heading
@@ -115,15 +118,22 @@ class _Writer:
             self._block(node)
         elif tag == "br":
             self._end_line()
-        elif tag == "math":
+        else:
+            self._inline(node)
+        self._depth -= 1
+
+    def _inline(self, node: Node) -> None:
+        if node.tag == "math":
             self._add(f" {mathml(node)} ")
-        elif tag in {"sup", "sub"}:
+        elif node.tag in {"sup", "sub"}:
             self._add(_script(node, "".join(self._pieces[-2:])))
-        elif tag == "ruby":
+        elif node.tag == "ruby":
             self._add(_ruby(node))
         else:
+            mark = "~~" if node.tag in {"del", "s", "strike"} else ""
+            self._add(mark)
             self._content(node)
-        self._depth -= 1
+            self._add(mark)
 
     def _block(self, node: Node) -> None:
         tag = node.tag
@@ -259,12 +269,18 @@ def _script(node: Node, before: str) -> str:
         return text if not text.isalnum() else f"[{text}]"
     if not before[-1:].strip():
         return text
-    mark = "^" if node.tag == "sup" else "_"
-    if node.tag == "sup" and _SUFFIX.fullmatch(text):
+    after = (node.tail or "").strip()
+    if node.tag == "sub":
+        is_part = before[-1:].isalpha() and text.isalnum() and not after[:1].isdigit()
+        if is_part or before[-1] in _SLASHES:  # H2O, 1/2
+            return text
+    elif _SUFFIX.fullmatch(text):
         return text
-    if node.tag == "sub" and before[-1:].isalpha() and not (node.tail or "")[:1].isdigit():
-        return text  # H2O
-    return mark + (text if re.fullmatch(r"[-+\u2212]?\w+|\W", text) else f"({text})")
+    elif after in _SLASHES and after:  # 5 1/2
+        return f" {text}" if before[-1].isdigit() else text
+    return ("^" if node.tag == "sup" else "_") + (
+        text if re.fullmatch(r"[-+\u2212]?\w+|\W", text) else f"({text})"
+    )
 
 
 def _ruby(node: Node) -> str:

@@ -12,21 +12,13 @@ from selfrag.errors import BadInput
 from selfrag.ingest.bundles import read_email, read_epub, read_notebook, read_xml
 from selfrag.ingest.docx import read_docx
 from selfrag.ingest.encodings import declared_encoding, decode, visible
-from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
+from selfrag.ingest.formats import Format, ReadOptions, format_of, open_bytes
 from selfrag.ingest.html import page_text, page_titles, parse_html
 from selfrag.ingest.office import read_opendocument, read_rtf, read_sheets, read_slides
 from selfrag.ingest.parsed import Parsed, in_pages
 from selfrag.ingest.pdf import read_pdf
+from selfrag.ingest.titles import title_of
 
-# Titles that programs give, and what they put before a file's name.
-_SAYS_NOTHING = re.compile(
-    r"|(untitled|unnamed|no title|title|document|dokument|new page|page|index|default|blank page|"
-    r"doc|template|presentation|powerpoint presentation|word document|präsentation|slide)"
-    r"[-_ ]*(document|page|presentation|\d+)*(\.\w{2,4})?|\W+|\d{1,2}",
-    re.IGNORECASE,
-)
-_NO_TITLE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd]")
-_PROGRAM = re.compile(r"microsoft (?:office )?(?:word|powerpoint|excel) - ", re.IGNORECASE)
 _HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 
 
@@ -55,13 +47,13 @@ def parse(path: Path, options: ReadOptions) -> Parsed:
         return _docx(path, options.max_bytes)
     if file_format in READERS:
         found = READERS[file_format](path, options)
-        return replace(found, title=_title(path, found.title))
+        return replace(found, title=title_of(path, found.title))
     return _html(path, options)
 
 
 def _pdf(path: Path, max_pages: int) -> Parsed:
     found = read_pdf(path, max_pages)
-    return in_pages(found.pages, title=_title(path, found.title), doubts=found.doubts)
+    return in_pages(found.pages, title=title_of(path, found.title), doubts=found.doubts)
 
 
 def _html(path: Path, options: ReadOptions) -> Parsed:
@@ -72,23 +64,14 @@ def _html(path: Path, options: ReadOptions) -> Parsed:
     html, doubt = decode(data, named=options.encoding, declared=declared_encoding(data))
     tree = parse_html(html)
     return Parsed(
-        title=_title(path, *page_titles(tree)),
+        title=title_of(path, *page_titles(tree)),
         text=visible(page_text(tree)),
         doubts=(doubt,) if doubt else (),
     )
 
 
-def _title(path: Path, *candidates: str) -> str:
-    """The first that says something, else the file's name."""
-    for candidate in candidates:
-        title = _PROGRAM.sub("", " ".join(_NO_TITLE_CHARACTER.sub(" ", candidate).split()))
-        if not _SAYS_NOTHING.fullmatch(title):
-            return title
-    return name_of(path)
-
-
 def _docx(path: Path, max_bytes: int) -> Parsed:
     found = read_docx(path, max_bytes)
     heading = _HEADING.search(found.text)
-    title = _title(path, found.title, heading[1] if heading else "")
+    title = title_of(path, found.title, heading[1] if heading else "")
     return Parsed(title=title, text=visible(found.text), doubts=found.doubts)

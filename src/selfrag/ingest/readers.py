@@ -15,13 +15,15 @@ from selfrag.ingest.faults import OnSkip, Skipped, log_skip
 from selfrag.ingest.files import SourceFile, find_files
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
 from selfrag.ingest.rows import read_rows
-from selfrag.ingest.rst import rst_title
 from selfrag.ingest.sandbox import ParserProcess
+from selfrag.ingest.titles import markdown_title, rst_title
 from selfrag.passage import Document
 
-_HEADING = re.compile(r"^#[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+# A picture within the text, which is no text: of any length, and without a space.
+_INLINE_DATA = re.compile(r"\(?\bdata:[\w.+-]+/[\w.+-]+(?:;[\w=.-]+)*,[^\s)\"'<>]*\)?")
 _ROWS = {Format.TABLE, Format.JSON_LINES, Format.JSON}
 _TEXT = {Format.TEXT, Format.MARKDOWN, Format.RST}
+_TITLES = {Format.MARKDOWN: markdown_title, Format.RST: rst_title}
 
 
 def read_all(
@@ -46,7 +48,7 @@ def read_file(
 ) -> Iterator[Document]:
     """The documents of one file, as `read_all` has them.
 
-    Text: titled by the file's name; Markdown: by its first `# ` heading; HTML, PDF and docx: by
+    Text: titled by the file's name; Markdown: as `markdown_title` says; HTML, PDF and docx: by
     what they give as title; each else by the file's name. A PDF has its pages in `page_starts`.
     Tables and JSON lines give one document a row, see `read_rows`. `source` is the path, for rows
     `path:line` or their own.
@@ -134,19 +136,28 @@ def _documents(
 
 
 def _text_document(path: Path, options: ReadOptions, on_skip: OnSkip) -> Iterator[Document]:
+    text, doubt = _text_of(path, options)
+    if doubt:
+        on_skip(Skipped(path=path, reason=doubt, whole=False))
+    titled_by = _TITLES.get(format_of(path))
+    title = titled_by(text) if titled_by else ""
+    yield Document(title=title or name_of(path), text=text, source=str(path))
+
+
+def _text_of(path: Path, options: ReadOptions) -> tuple[str, str]:
+    """The text with one kind of line end and without pictures, and what is doubtful about it.
+
+    The bytes are let go before the text is looked at: a file may be large.
+    """
     with open_bytes(path) as stream:
         data = stream.read(options.max_bytes + 1)
     if len(data) > options.max_bytes:
         raise BadInput(f"more than the limit of {options.max_mb} MB")
     text, doubt = decode(data, named=options.encoding)
-    if doubt:
-        on_skip(Skipped(path=path, reason=doubt, whole=False))
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    heading = _HEADING.search(text) if format_of(path) is Format.MARKDOWN else None
-    title = heading[1] if heading else name_of(path)
-    if format_of(path) is Format.RST:
-        title = rst_title(text) or title
-    yield Document(title=title, text=text, source=str(path))
+    del data
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _INLINE_DATA.sub("", text) if "data:" in text else text, doubt
 
 
 def _parsed_document(path: Path, parser: ParserProcess, on_skip: OnSkip) -> Iterator[Document]:

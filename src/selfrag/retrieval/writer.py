@@ -141,6 +141,11 @@ class IndexWriter:
         }
 
     @property
+    def encoder(self) -> Encoder:
+        """What encodes the passages."""
+        return self._encoder
+
+    @property
     def n_passages(self) -> int:
         """Passages that readers find."""
         return int(self._passages.count_rows())

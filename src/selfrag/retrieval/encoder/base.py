@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (n_texts, dim) float32, in order, without prefixes; no text gives (0, dim)."""
+        ...
+
+
+@runtime_checkable
+class TokenSpans(Protocol):
+    """An encoder that tells the tokens of a text: passages can be cut to what it reads."""
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Offsets of the tokens of the whole text, in order, without the marks around it."""
         ...
 
 
@@ -108,6 +117,15 @@ class SentenceTransformerEncoder:
         )
         return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
 
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Offsets of the tokens of the whole text, in order; none where its tokenizer has none."""
+        tokenizer = self._model.tokenizer
+        if not getattr(tokenizer, "is_fast", False):
+            return []
+        options = {"add_special_tokens": False, "truncation": False, "verbose": False}
+        found = tokenizer(text, return_offsets_mapping=True, **options)
+        return [(start, end) for start, end in found["offset_mapping"]]
+
 
 class MeanPoolingEncoder:
     """A BERT model whose vector is the mean of its last states, such as MiniLM or Contriever.
@@ -148,6 +166,16 @@ class MeanPoolingEncoder:
             for row, states in enumerate(self._model.states([text.ids for text in batch]), first):
                 vectors[row] = states.mean(axis=0)
         return unit_rows(vectors) if self.spec.normalised else vectors
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Offsets of the tokens of the whole text, in order."""
+        return spans_of_tokens(self._tokenizer, text)
+
+
+def spans_of_tokens(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
+    """Offsets of all tokens of a text, also of those that the tokenizer would cut off."""
+    found = tokenizer.encode(text, add_special_tokens=False)
+    return [span for part in (found, *found.overflowing) for span in part.offsets]
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

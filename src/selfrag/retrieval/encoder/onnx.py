@@ -19,6 +19,7 @@ from selfrag.retrieval.encoder.base import (
     open_tokenizer,
     recipe_of,
     require_mean_pooling,
+    spans_of_tokens,
     unit_rows,
 )
 from selfrag.retrieval.encoder.bert import Array, Bert, Linear, Norm
@@ -82,6 +83,10 @@ class OnnxEncoder:
             for rows, means in zip(batches, pool.map(self._means, inputs), strict=True):
                 vectors[rows] = means
         return unit_rows(vectors) if self.spec.normalised else vectors
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Offsets of the tokens of the whole text, in order."""
+        return spans_of_tokens(self._tokenizer, text)
 
     def _means(self, ids: NDArray[np.int64]) -> Any:
         return self._session.run(None, {"ids": ids, "places": np.arange(ids.shape[1])})[0]
