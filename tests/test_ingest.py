@@ -294,6 +294,7 @@ def test_offsets_lead_back_to_the_document_and_no_word_is_lost(
         ("# snake_case and 2 * 3 * 4\n", "snake_case and 2 * 3 * 4"),
         ("# C#\n", "C#"),
         ("# Done ##\n", "Done"),
+        ('<h1 align="center"><img src="x"> The\n Title</h1>\n', "The Title"),
         ("## Second level\n#hash\n#\n", ""),
         ("| a |\n|===|\n", ""),
         ("text\n\n====\n", ""),

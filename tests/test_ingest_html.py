@@ -225,6 +225,12 @@ def test_damaged_bytes_do_not_turn_the_rest_into_another_script(tmp_path, encodi
     assert parsed.doubts == (f"1 place is not {encoding} and read as \ufffd; is the file damaged?",)
 
 
+def test_what_is_declared_is_used_though_a_byte_does_not_fit(tmp_path):
+    path = tmp_path / "a.html"
+    path.write_bytes(b"<meta charset=latin1><p>\x81 and \x93so\x94")  # 0x81 is nothing in cp1252
+    assert parse(path, ReadOptions()).text == "\ufffd and \u201cso\u201d"
+
+
 @pytest.mark.parametrize(
     ("label", "encoding"),
     [

@@ -87,7 +87,7 @@ def decode(data: bytes, *, named: str = "", declared: str = "") -> tuple[str, st
     if name:
         return _text(data, name), ""
     for damaged in filter(None, ("utf-8", declared)):
-        n_wrong = n_damaged(data, damaged)
+        n_wrong = n_damaged(data, damaged, is_declared=damaged == declared)
         if n_wrong:
             places = f"{n_wrong} {'place is' if n_wrong == 1 else 'places are'}"
             doubt = f"{places} not {damaged} and read as \ufffd; is the file damaged?"
@@ -120,14 +120,17 @@ def known_encoding(
     return marked or next((name for name in names if name and _fits(data, name, is_cut)), "")
 
 
-def n_damaged(data: bytes, name: str) -> int:
-    """How many places are not in an encoding that most of a text is in; else 0."""
+def n_damaged(data: bytes, name: str, *, is_declared: bool = False) -> int:
+    """How many places are not in an encoding that most of a text is in; else 0.
+
+    Of one that the text declares itself, half of the characters beyond ASCII have to be right.
+    """
     if b"\0" in data:
         return 0
     text = data.decode(name, "replace")
     n_wrong = text.count("\ufffd")
     n_right = sum(not character.isascii() for character in text) - n_wrong
-    return n_wrong if n_right >= _RIGHT_FOR_WRONG * n_wrong else 0
+    return n_wrong if n_right >= n_wrong * (1 if is_declared else _RIGHT_FOR_WRONG) else 0
 
 
 def declared_encoding(page: bytes) -> str:

@@ -42,7 +42,7 @@ def read_rows(path: Path, *, on_skip: OnSkip, options: ReadOptions) -> Iterator[
     with a text of its own a passage of that name unless `options.cut_rows`; `source`, else `url`,
     else `path:line` is the source; what else is a string, number or truth value, there or in an
     object `metadata`, is metadata. A table has its columns by its header row (DPR), which for CSV
-    may be parted by commas, semicolons or tabs; a TSV file may be quoted as CSV is, or not.
+    may be parted by commas, semicolons, tabs or bars; a TSV file may be quoted as CSV is, or not.
 
     A row that cannot be used is reported and left out. Raises `BadInput`, giving the reason alone,
     where no row can be used, `UnicodeDecodeError` for UTF-16 that breaks off, and what broken gzip
@@ -359,7 +359,7 @@ def _header(line: str, path: Path) -> tuple[str, list[str]]:
     """The delimiter and the names of the columns: that with a text, else the one with the most."""
     is_tsv = ".tsv" in (suffix.lower() for suffix in path.suffixes)
     found = []
-    for delimiter in ("\t",) if is_tsv else (",", ";", "\t"):
+    for delimiter in ("\t",) if is_tsv else (",", ";", "\t", "|"):
         names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         names = [name.lower() if name.lower() in _NAMED else name for name in names]
         found.append((bool(_TEXT_FIELDS & set(names)), len(names), delimiter, names))

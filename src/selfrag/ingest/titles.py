@@ -27,7 +27,8 @@ _OUTSIDE_CODE = re.compile(
     r"^[ ]{0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n(?s:.*?)(?:^[ ]{0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
     r"|<!--(?s:.*?)(?:-->|\Z)"
     r"|^[ ]{0,3}#[ \t]+(?P<atx>[^\n]+?)(?:[ \t]+#+)?[ \t]*$"
-    r"|^[ ]{0,3}(?P<setext>[^\s#>|+*=-][^\n]*)\n[ ]{0,3}=+[ \t]*$",
+    r"|^[ ]{0,3}(?P<setext>[^\s#>|+*=-][^\n]*)\n[ ]{0,3}=+[ \t]*$"
+    r"|<h1\b[^>]*>(?P<html>(?s:.*?))</h1>",
     re.MULTILINE,
 )
 _MARKS = (
@@ -62,8 +63,8 @@ def title_of(path: Path, *candidates: str) -> str:
 def markdown_title(text: str) -> str:
     """The `title` of the front matter, else the first heading of the first level, or ''.
 
-    Headings are lines that begin with one `#`, and those underlined with `=`; none is one within a
-    fenced or indented block of code, a comment or the front matter.
+    Headings are lines that begin with one `#`, those underlined with `=`, and `<h1>`; none is one
+    within a fenced or indented block of code, a comment or the front matter.
     """
     front = _FRONT_MATTER.match(text)
     if front:
@@ -71,10 +72,8 @@ def markdown_title(text: str) -> str:
         if title and (name := _plain(_QUOTED.sub(r"\2", title[1]))):
             return name
     for match in _OUTSIDE_CODE.finditer(text, front.end() if front else 0):
-        if match["atx"] or match["setext"]:
-            title_line = _plain(match["atx"] or match["setext"])
-            if title_line:
-                return title_line
+        if heading := _plain(match["atx"] or match["setext"] or match["html"] or ""):
+            return heading
     return ""
 
 
