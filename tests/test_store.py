@@ -14,7 +14,7 @@ from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.store import PassageStore
-from selfrag.retrieval.table import VECTOR_INDEX_ROWS
+from selfrag.retrieval.table import VECTOR_INDEX_ROWS, brief, reading, storage
 from words import WordEncoder
 
 TEXTS = {
@@ -173,7 +173,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "short manifest": (lambda path: set_manifest(path, encoder={"name": "w"}), "a damaged"),
     "unknown metric": (lambda path: set_encoder(path, metric="l7"), "a damaged .*l7"),
-    "later format": (lambda path: set_manifest(path, format_version=4), "index format 4, not 3"),
+    "earlier format": (
+        lambda path: set_manifest(path, format_version=2),
+        "index format 2, not 3, .* build one",
+    ),
     "no table": (lambda path: shutil.rmtree(path / "passages.lance"), "damaged files"),
     "no versions": (
         lambda path: shutil.rmtree(path / "passages.lance" / "_versions"),
@@ -368,3 +371,51 @@ def test_the_first_hits_are_the_same_however_many_are_asked_for(crowd, mode, kin
 def test_more_hits_than_any_number_can_be_asked_for(store):
     (hits,) = store.search(["engine"], 10**30)
     assert sorted(titles(hits)) == sorted(TEXTS)
+
+
+def test_a_folder_with_a_colon_in_its_name_is_no_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    PassageStore.build(PASSAGES, WordEncoder(), "notes:v1")
+    store = PassageStore.open("notes:v1", WordEncoder())
+    assert titles(store.search(["rain water"], 1)[0]) == ["Rain"]
+
+
+# As Lance says it, with the place in its own source.
+DENIED = (
+    "lance error: LanceError(IO): Generic LocalFileSystem error: Unable to open file "
+    "/data/notes/_versions/1.manifest: Permission denied (os error 13), "
+    "/home/runner/.cargo/registry/src/lance-14.0.0/src/dataset.rs:123:45"
+)
+
+
+@pytest.mark.parametrize(("context", "what"), [(storage, "written to"), (reading, "be read")])
+def test_a_folder_without_permission_is_not_taken_for_a_full_or_damaged_one(context, what):
+    with pytest.raises(StorageError) as error, context(Path("/data/notes")):
+        raise OSError(DENIED)
+    said = str(error.value)
+    assert what in said
+    assert "permissions" in said
+    assert "Permission denied (os error 13)" in said
+    assert "runner" not in said
+    assert "free space" not in said
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "LanceError(IO): no such thing, /root/.cargo/x/file.rs:1:2",
+            "LanceError(IO): no such thing",
+        ),
+        ("Not found: a/b.lance, src/table.rs:7", "Not found: a/b.lance"),
+        ("disk full\nand more", "disk full"),
+    ],
+)
+def test_errors_are_told_without_places_in_the_source_of_lance(said, shown):
+    assert brief(OSError(said)) == shown
+
+
+def test_an_index_of_a_later_format_asks_for_a_newer_version_and_not_for_another_build(own_index):
+    set_manifest(own_index, format_version=4)
+    with pytest.raises(IndexNotUsable, match=r"format 4, not 3: a newer .* upgrade selfrag$"):
+        PassageStore.open(own_index, WordEncoder())

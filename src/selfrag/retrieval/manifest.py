@@ -89,6 +89,12 @@ class Manifest:
             version = written["format_version"]
         except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise not_usable(path, f"a {MANIFEST_NAME} that cannot be read ({error!r})") from error
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise IndexNotUsable(
+                f"cannot open the index {path}: found index format {version}, not "
+                f"{FORMAT_VERSION}: a newer version of selfrag made it, expected one that this "
+                "version knows; upgrade selfrag"
+            )
         if version != FORMAT_VERSION:
             raise not_usable(path, f"index format {version}, not {FORMAT_VERSION}")
         try:

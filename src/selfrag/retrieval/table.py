@@ -6,11 +6,13 @@ LanceDB and pyarrow are imported late, here and in the modules that write: toget
 
 import importlib.util
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "met
 READ_COLUMNS = ("facts", "text", "metadata")
 FACTS = tuple(name for name in PASSAGE_COLUMNS if name not in READ_COLUMNS)
 
+_IN_SOURCE = re.compile(r"[,;:(]?\s*(?:location: )?/?\S*\.rs:\d+(?::\d+)?\)?")
 # Thai, Lao, Myanmar, Khmer, Japanese and Chinese. Of LanceDB's tokenizers for them this one alone
 # needs no model files; on English it differs from the usual one: "C++" and single digits are lost.
 _UNSPACED = (
@@ -75,7 +78,7 @@ def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
     uri = checked(str(location)) if is_remote(location) else ""
     with reading(location):  # it looks into a bucket at once
         return lancedb.connect(
-            uri or location,
+            uri or Path(location),  # as a string, `notes:v1` would be a scheme
             read_consistency_interval=_FRESH,
             session=session,
             storage_options=lance_options(timeout_s) if uri else None,
@@ -276,6 +279,11 @@ def storage(location: Location) -> Iterator[None]:
             raise unavailable(location, "write", error) from error
         if isinstance(error, ValueError):
             raise
+        if _is_denied(error):
+            raise StorageError(
+                f"cannot write the index {location}: found {brief(error)!r}, expected a folder "
+                "that may be written to; change its permissions or name another folder"
+            ) from error
         raise StorageError(
             f"cannot write the index {location}: found {brief(error)!r}, expected a folder with "
             "enough free space; make room or name another folder"
@@ -290,12 +298,26 @@ def reading(location: Location) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         if is_remote(location) and is_stores_fault(error):
             raise unavailable(location, "read", error) from error
+        if _is_denied(error):
+            raise StorageError(
+                f"cannot read the index {location}: found {brief(error)!r}, expected files that "
+                "may be read; change their permissions or name another folder"
+            ) from error
         raise not_usable(location, f"damaged files ({brief(error)})") from error
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error, at most 200 characters."""
-    return str(error).strip().split("\n", 1)[0][:200]
+    """The first line of an error, at most 200 characters.
+
+    Without the place in LanceDB's source, which is a path on the machine that it was built on.
+    """
+    line = str(error).strip().split("\n", 1)[0]
+    return _IN_SOURCE.sub("", line).strip(" ,;:")[:200]
+
+
+def _is_denied(error: BaseException) -> bool:
+    text = str(error)
+    return "Permission denied" in text or "Read-only file system" in text
 
 
 def import_lancedb() -> Any:

@@ -115,7 +115,8 @@ class Plan:
         try:
             written = json.loads(path.read_text(encoding="utf-8"))
             if (version := written.pop("format_version")) != FORMAT_VERSION:
-                raise ValueError(f"format {version}, not {FORMAT_VERSION}")
+                newer = ": upgrade selfrag" if version > FORMAT_VERSION else ""
+                raise ValueError(f"format {version}, not {FORMAT_VERSION}{newer}")
             return from_builtins(cls, written, closed=True)
         except (
             AttributeError,

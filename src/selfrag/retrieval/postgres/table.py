@@ -210,6 +210,12 @@ def read_meta(database: Database, table: str) -> tuple[EncoderSpec, str]:
     if len(rows) != 1:
         raise database.not_usable(doing, f"{len(rows)} records of how it was made")
     version, encoder, language = rows[0]
+    if version > FORMAT_VERSION:
+        raise IndexNotUsable(
+            f"cannot {doing} in the {database.name}: found index format {version}, not "
+            f"{FORMAT_VERSION}: a newer version of selfrag made it, expected one that this version "
+            "knows; upgrade selfrag"
+        )
     if version != FORMAT_VERSION:
         raise database.not_usable(doing, f"index format {version}, not {FORMAT_VERSION}")
     try:
