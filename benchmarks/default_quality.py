@@ -18,7 +18,7 @@ import numpy as np
 
 from baselines import RAG_PROMPTS, PlainModel
 from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent
@@ -148,7 +148,7 @@ def support_aucs(
         for kind, passage, text in cases:
             ids = [*fmt.instruction(question.text), fmt.ids[Retrieve.YES]]
             ids += [*fmt.passage(passage, 512), fmt.ids[Relevance.RELEVANT]]
-            ids += fmt.tokenizer.encode(text)
+            ids += fmt.join([text], continues=True)
             requests.append(Request(prefix_ids=tuple(ids), max_new_tokens=1, watch_ids=fmt.ids.all))
             kinds.append(kind)
     scores: dict[str, list[float]] = {"supported": [], "foreign": [], "swapped": []}

@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.open.engines import DEFAULT, model_folder
 from selfrag.passage import Passage

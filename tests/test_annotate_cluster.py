@@ -11,7 +11,7 @@ import pytest
 from chat_server import chat_reply, chat_server
 from ray_nodes import environment, kill, wait_for
 from selfrag.annotate.judge import MAX_CHUNK, chunk_size
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.cluster import Workers
 from selfrag.errors import SelfRAGError
 from selfrag.open.teachers import TeacherOptions, open_teacher

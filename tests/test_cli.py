@@ -12,7 +12,7 @@ import pytest
 
 from selfrag.cli import main
 from selfrag.cli.app import COMMANDS
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError, IndexNotUsable
 from selfrag.open import indexes

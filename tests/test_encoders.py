@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selfrag.assets import asset_path, is_cached, named
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.errors import AssetError, ConfigError, IndexMismatch
 from selfrag.open import indexes
 from selfrag.passage import Passage

@@ -195,7 +195,10 @@ def test_an_export_is_written(run, asked, tmp_path):
         (["--task", "nq_open", "--out", "x", "--metric", "f2"], "there is no metric 'f2'"),
         (["--task", "nq_open", "--out", "x", "--prompt", "p"], "there is no prompt 'p'"),
         (["--task", "nq_open", "--out", "x", "--sampling", "hot"], "--sampling is 'hot'"),
-        (["--task", "nq_open", "--out", "x", "--batch-size", "0"], "--batch-size is 0"),
+        (
+            ["--task", "nq_open", "--out", "x", "--batch-size", "0"],
+            "'--batch-size': Input should be",
+        ),
         (["--task", "nq_open", "--out", "x"], "run `selfrag eval fetch nq_open`"),
         (["--task", "popqa", "--out", "x"], "popqa_longtail_w_gs.jsonl of the release"),
         (["fetch", "asqa"], "asqa_eval_gtr_top100.json of the ALCE data"),

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter
 from selfrag.errors import IndexMismatch
 from selfrag.open import engines, indexes
 from selfrag.prompt import PromptFormat

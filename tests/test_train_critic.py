@@ -112,7 +112,7 @@ def test_every_group_is_held_out_in_its_share():
 def test_a_file_without_a_single_critic_row_is_refused(tmp_path):
     path = tmp_path / "critic.jsonl"
     path.write_text('{"instruction": "x"}\n')
-    with pytest.raises(BadInput, match="line 1 has no field 'task'"):
+    with pytest.raises(BadInput, match="line 1 misses 'task'"):
         load_critic_rows(path)
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from selfrag.engine.adapter import ADAPTER_TENSORS, REFLECTION_ROWS, read_description
 from selfrag.engine.prepare import prepare_model
-from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+from selfrag.engine.tokenizer import open_tokenizer
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.open.engines import base_gguf
 from selfrag.progress import SILENT
@@ -54,8 +54,7 @@ def gate_examples(records: Sequence[GeneratorRecord]) -> tuple[list[str], NDArra
 def last_states(model: Path, instructions: Sequence[str]) -> Array:
     """(n, dim): the state from which the model in `model` predicts the first token of an answer."""
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).base_model.eval()
-    tokenizer = FileTokenizer(model / "tokenizer.json", end_of_sequence=end_of_sequence(model))
-    fmt = PromptFormat.of(tokenizer)
+    fmt = PromptFormat.of(open_tokenizer(model))
     states = []
     with torch.inference_mode():
         for text in instructions:

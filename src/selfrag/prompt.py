@@ -1,14 +1,17 @@
 """The formats that models read; the only place that spells them. The generator's as token ids.
 
-Untrusted text (question, title, passage) is tokenised alone with special-token parsing off, and
-control ids are joined here, so no passage can forge a reflection token or end the answer.
+Untrusted text (question, title, passage) is tokenised with special-token parsing off, and control
+ids are joined here, so no passage can forge a reflection token or end the answer. Texts between two
+control ids are tokenised as one string: the ids are those of the whole prompt as one string, which
+is how the released code builds it, unless a text spells a control token.
 Strings: AkariAsai/self-rag 1fcdc42, `retrieval_lm/utils.py` and `run_short_form.py`. Untuned models
 are asked by named templates or in ChatML.
 Knows nothing of models, retrieval or search.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 from selfrag.errors import BadInput, EngineError
@@ -42,8 +45,12 @@ class Tokenizer(Protocol):
         """The id that ends an answer."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text` read as plain text: special-token parsing is off, nothing is added."""
+    def encode(self, text: str, *, continues: bool = False) -> list[int]:
+        """Ids of `text` read as plain text: special-token parsing is off, nothing is added.
+
+        `continues`: a control id comes before it. Some tokenizers put a space before the first word
+        of a prompt, and nowhere else.
+        """
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -66,44 +73,56 @@ class PromptFormat:
     def of(cls, tokenizer: Tokenizer, *, model: str = "the model") -> "PromptFormat":
         """Binds the reflection tokens of `tokenizer`; `model` is named where that fails.
 
-        Raises `EngineError` for a vocabulary that lacks one of the tokens or lets two share an id.
+        Raises `EngineError` for a vocabulary that lacks one of the tokens or lets two share an id,
+        and for a tokenizer that makes one of them of plain text.
         """
         end = tokenizer.end_of_sequence_id
         try:
-            return cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
+            fmt = cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
         except (KeyError, ValueError) as error:
             raise EngineError(_unusable(tokenizer, model)) from error
+        require_unforgeable(tokenizer, [token.value for token in REFLECTION_TOKENS], model=model)
+        return fmt
+
+    def join(self, parts: Iterable[str | int], *, continues: bool = False) -> list[int]:
+        """Ids of texts and control ids side by side, as if all were one string.
+
+        `continues`: what comes before them is a control id.
+        """
+        joined: list[int] = []
+        for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
+            if not is_text:
+                joined += [int(part) for part in run]
+            elif text := "".join(map(str, run)):
+                joined += self.tokenizer.encode(text, continues=continues or bool(joined))
+        return joined
 
     def instruction(self, instruction: str, task_input: str = "") -> list[int]:
         """`### Instruction:` wrapper around the question; the next id is the model's.
 
         `task_input`: what the instruction is about, where the data keep it apart.
         """
-        return [*self.tokenizer.start_ids, *self._wrapped(instruction, task_input)]
+        return self.begin([wrapped(instruction, task_input)])
 
-    def _wrapped(self, instruction: str, task_input: str = "") -> list[int]:
-        encode = self.tokenizer.encode
-        about = [*encode(INPUT_HEAD), *encode(task_input)] if task_input else []
-        return [*encode(INSTRUCTION_HEAD), *encode(instruction), *about, *encode(INSTRUCTION_TAIL)]
+    def begin(self, parts: Iterable[str | int]) -> list[int]:
+        """Ids of a whole prompt: what every prompt begins with, and then `parts`."""
+        return [*self.tokenizer.start_ids, *self.join(parts)]
 
     def conversation(self, turns: Sequence[Turn], question: str) -> list[int]:
         """The instruction after the earlier turns, oldest first, each in the same wrapper.
 
         The released data have one turn; this is the format of each, joined by a blank line.
         """
-        ids = [*self.tokenizer.start_ids]
-        for turn in turns:
-            ids += self._wrapped(turn.question)
-            ids += [*self.tokenizer.encode(turn.answer), *self.tokenizer.encode("\n\n")]
-        return [*ids, *self._wrapped(question)]
+        before = [f"{wrapped(turn.question)}{turn.answer}\n\n" for turn in turns]
+        return self.begin([*before, wrapped(question)])
 
     def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
         """Title and text on two lines between paragraph markers; no retrieval token before them.
 
         Of the body at most the first `max_tokens` ids are kept.
         """
-        encode = self.tokenizer.encode
-        body = [*encode(f"{passage.title or ''}\n"), *encode(passage.text)][:max_tokens]
+        text = f"{passage.title or ''}\n{passage.text}"
+        body = self.tokenizer.encode(text, continues=True)[:max_tokens]
         return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]
 
     def surface(self, token_ids: Sequence[int]) -> str:
@@ -118,6 +137,38 @@ class PromptFormat:
             parts += [self.tokenizer.decode(plain), token.value]
             plain = []
         return "".join([*parts, self.tokenizer.decode(plain)])
+
+
+def wrapped(instruction: str, task_input: str = "") -> str:
+    """The text of a prompt up to where the model writes."""
+    about = f"{INPUT_HEAD}{task_input}" if task_input else ""
+    return f"{INSTRUCTION_HEAD}{instruction}{about}{INSTRUCTION_TAIL}"
+
+
+def following(tokenizer: Tokenizer, before: str, text: str) -> list[int]:
+    """Ids of `text` where it follows `before` in one string; alone where the two would melt."""
+    alone = tokenizer.encode(before)
+    joined = tokenizer.encode(before + text)
+    is_apart = joined[: len(alone)] == alone
+    return joined[len(alone) :] if is_apart else tokenizer.encode(text, continues=True)
+
+
+# What may stand around a token in a text; some tokenizers take spaces along.
+_AROUND = ("{}", " {} ", "a{}b", "\n{}\n")
+
+
+def require_unforgeable(tokenizer: Tokenizer, tokens: Sequence[str], *, model: str) -> None:
+    """Raises `EngineError` where a text that spells one of `tokens` becomes one of their ids."""
+    ids = {tokenizer.token_to_id(token) for token in tokens}
+    for token in tokens:
+        texts = [around.format(token) for around in _AROUND]
+        read = [tokenizer.encode(text, continues=on) for text in texts for on in (False, True)]
+        if any(not ids.isdisjoint(found) for found in read):
+            raise EngineError(
+                f"cannot use {model}: its tokenizer reads the text {token!r} as the control token, "
+                "so a passage could forge it; expected control tokens marked as special in "
+                "tokenizer.json, so mark them there, or export the model with `selfrag export`"
+            )
 
 
 def _unusable(tokenizer: Tokenizer, model: str) -> str:
@@ -143,17 +194,16 @@ def _knows(tokenizer: Tokenizer, token: str) -> bool:
 
 def is_chat(tokenizer: Tokenizer) -> bool:
     """Whether the vocabulary has the two tokens of ChatML."""
-    try:
-        return all(tokenizer.token_to_id(mark) >= 0 for mark in (CHAT_START, CHAT_END))
-    except KeyError:
-        return False
+    return all(_knows(tokenizer, mark) for mark in (CHAT_START, CHAT_END))
 
 
 def chat_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """`text` as a user's message in ChatML, and the head of the reply."""
     start, end = tokenizer.token_to_id(CHAT_START), tokenizer.token_to_id(CHAT_END)
-    ids = [start, *tokenizer.encode("user\n"), *tokenizer.encode(text), end]
-    return (*ids, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n"))
+    message, newline, head = (
+        tokenizer.encode(part, continues=True) for part in (f"user\n{text}", "\n", "assistant\n")
+    )
+    return (start, *message, end, *newline, start, *head)
 
 
 # Named templates of the released baselines (AkariAsai/self-rag 1fcdc42, `retrieval_lm/utils.py`);

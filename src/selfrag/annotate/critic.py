@@ -15,7 +15,7 @@ from functools import cached_property
 from selfrag.annotate.judgement import LABELS, Answer, Case, Failure, Group
 from selfrag.annotate.verdict import Verdict, parse_verdict
 from selfrag.engine.base import Engine, Request
-from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, Tokenizer
+from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, Tokenizer, following
 
 # The released names of the five questions, "groudness" included.
 TASKS: dict[Group, str] = {
@@ -91,7 +91,7 @@ def label_ids(tokenizer: Tokenizer, label: str) -> list[int]:
     try:
         return [tokenizer.token_to_id(label)]
     except KeyError:
-        return tokenizer.encode(label)
+        return following(tokenizer, INSTRUCTION_TAIL.rstrip("\n"), label)
 
 
 _BATCH = 64

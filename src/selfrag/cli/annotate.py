@@ -13,8 +13,7 @@ from rich.text import Text
 
 from selfrag.annotate.assemble import AssemblyConfig, Bug
 from selfrag.cli import options
-from selfrag.cli.console import print_json, stdout
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter, print_json, stdout
 from selfrag.errors import BadInput
 from selfrag.files import beside
 from selfrag.open import indexes

@@ -22,7 +22,7 @@ COMMANDS = {
     "batch": "ask:batch",
     "rescore": "rescore:rescore",
     "replay": "ask:replay",
-    "report": "eval_tasks:report",
+    "report": "evaluate:report",
     "retrieve": "search:retrieve",
     "export": "train:export_model",
     "embed": "embed:embed",
@@ -31,7 +31,7 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "index": "index:index_app",
     "train": "train:train_app",
-    "eval": "eval_tasks:eval_app",
+    "eval": "evaluate:eval_app",
     "annotate": "annotate:annotate_app",
 }
 

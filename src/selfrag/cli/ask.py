@@ -13,9 +13,8 @@ import typer
 
 from selfrag import assets
 from selfrag.cli import options, render
-from selfrag.cli.console import print_json, stderr, stdout
+from selfrag.cli.console import Reporter, print_json, stderr, stdout
 from selfrag.cli.questions import question_from
-from selfrag.cli.report import Reporter
 from selfrag.compat.output import follow_reference, reference_json
 from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
 from selfrag.decode.config import SearchConfig

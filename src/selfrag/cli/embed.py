@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfrag.cli import options
-from selfrag.cli.console import stdout
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter, stdout
 from selfrag.cluster import Workers
 from selfrag.errors import BadInput
 from selfrag.indexing import PassageFiles

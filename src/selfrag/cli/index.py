@@ -12,8 +12,7 @@ from rich.table import Table
 
 from selfrag import indexing, plots
 from selfrag.cli import options
-from selfrag.cli.console import print_json, stderr, stdout
-from selfrag.cli.report import Reporter
+from selfrag.cli.console import Reporter, print_json, stderr, stdout
 from selfrag.errors import ConfigError
 from selfrag.ingest.faults import Skipped
 from selfrag.ingest.formats import EXPECTED, ReadOptions

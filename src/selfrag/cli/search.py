@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfrag.cli import options, render
-from selfrag.cli.console import print_json, stdout
+from selfrag.cli.console import Reporter, print_json, stdout
 from selfrag.cli.questions import continued, keep_rejects
-from selfrag.cli.report import Reporter
 from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
 from selfrag.files import check_outputs

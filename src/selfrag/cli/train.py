@@ -145,7 +145,7 @@ def base(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the base model to.")],
 ) -> None:
     """Dequantise the packaged base model into a folder to train from."""
-    from selfrag.cli.report import Reporter
+    from selfrag.cli.console import Reporter
     from selfrag.engine.prepare import dequantise_base
     from selfrag.open.engines import base_gguf
 

@@ -17,7 +17,7 @@ from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Completion, Engine, FloatArray, Request
 from selfrag.errors import ConfigError
 from selfrag.passage import Passage
-from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, PromptFormat
+from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, PromptFormat, wrapped
 from selfrag.reflection import (
     REFLECTION_TOKENS,
     Marker,
@@ -165,7 +165,7 @@ class EngineCompleter:
 
     def _request(self, prompt: ReferencePrompt, max_new_tokens: int) -> Request:
         ids = self.fmt.ids
-        prefix = [*self.fmt.instruction(prompt.instruction), *self._encode(prompt.written)]
+        prefix = self.fmt.begin([wrapped(prompt.instruction), *self._parts(prompt.written)])
         suffix: list[int] = []
         if prompt.passage is not None:
             body = self.fmt.passage(prompt.passage, max_tokens=self.max_passage_tokens)
@@ -178,16 +178,17 @@ class EngineCompleter:
             watch_ids=ids.all,
         )
 
-    def _encode(self, pieces: Pieces) -> list[int]:
-        token_ids: list[int] = []
-        for piece in pieces:
-            if isinstance(piece, End):
-                token_ids.append(self.fmt.ids.end_of_sequence)
-            elif isinstance(piece, ReflectionToken):
-                token_ids.append(self.fmt.ids[piece])
-            else:
-                token_ids += self.fmt.tokenizer.encode(piece)
-        return token_ids
+    def _parts(self, pieces: Pieces) -> list[str | int]:
+        """What was written before, control tokens by id."""
+        ids = self.fmt.ids
+        return [
+            ids.end_of_sequence
+            if isinstance(piece, End)
+            else ids[piece]
+            if isinstance(piece, ReflectionToken)
+            else piece
+            for piece in pieces
+        ]
 
     def _written(self, completion: Completion) -> Written:
         ids = self.fmt.ids

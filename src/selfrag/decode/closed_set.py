@@ -53,7 +53,7 @@ class Rating:
 
     def __init__(self, candidates: Sequence[Node], fmt: PromptFormat, config: SearchConfig) -> None:
         self._candidates, self._choices = candidates, config.choices
-        self._ids = [tuple(fmt.tokenizer.encode(choice.strip())) for choice in config.choices]
+        self._ids = [tuple(fmt.join([choice.strip()], continues=True)) for choice in config.choices]
         # What a choice begins with is asked for once for all choices that share it.
         starts = [ids[:place] for ids in self._ids for place in range(len(ids))]
         self._starts = tuple(dict.fromkeys(starts))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
 from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
-from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence, read_model_config
+from selfrag.engine.tokenizer import open_tokenizer, read_model_config
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
@@ -87,9 +87,7 @@ class LlamaEngine:
     ) -> None:
         started = time.perf_counter()
         self._name = name
-        self._tokenizer = FileTokenizer(
-            path / "tokenizer.json", end_of_sequence=end_of_sequence(path)
-        )
+        self._tokenizer = open_tokenizer(path)
         self._shape = LlamaShape.read(path)
         self._batcher = Batcher(
             _Llama(_load(path, self._shape), self._shape, name),

@@ -28,7 +28,7 @@ from selfrag.engine.batching import (
 from selfrag.engine.graph import CompiledLlama
 from selfrag.engine.lookup import Ids
 from selfrag.engine.numpy_llama import LlamaShape
-from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+from selfrag.engine.tokenizer import open_tokenizer
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
@@ -58,9 +58,7 @@ class PagedEngine:
     ) -> None:
         started = time.perf_counter()
         self._name = name
-        self._tokenizer = FileTokenizer(
-            path / "tokenizer.json", end_of_sequence=end_of_sequence(path)
-        )
+        self._tokenizer = open_tokenizer(path)
         self._shape = LlamaShape.read(path)
         model = _Paged(
             CompiledLlama(path, self._shape, precision=precision, n_threads=n_threads),

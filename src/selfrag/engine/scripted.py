@@ -49,7 +49,7 @@ class ScriptedTokenizer:
         """The id that ends an answer."""
         return self._control_ids[END_OF_SEQUENCE]
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, continues: bool = False) -> list[int]:
         """Ids of `text` read as plain text: the name of a control token becomes several pieces."""
         return [self._piece_id(piece) for piece in _PIECE.findall(text)]
 

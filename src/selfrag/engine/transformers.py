@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
 from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
-from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+from selfrag.engine.tokenizer import open_tokenizer
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
@@ -59,9 +59,7 @@ class TransformersEngine:
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         self._name = name
-        self._tokenizer = FileTokenizer(
-            path / "tokenizer.json", end_of_sequence=end_of_sequence(path)
-        )
+        self._tokenizer = open_tokenizer(path)
         model = _CausalModel(_load_model(path, dtype).to(device), name)
         self._max_context = int(model.config.max_position_embeddings)
         self._batcher = Batcher(

@@ -250,6 +250,19 @@ def fetched_path(task: Task) -> Path:
     return assets.cache_dir() / "eval" / f"{task.name}{version}.jsonl"
 
 
+def fetched_questions(task: Task) -> Path:
+    """The question file of a task in the cache; raises `BadInput` that says how to get it."""
+    path = fetched_path(task)
+    if path.is_file():
+        return path
+    if task.name in SOURCES:
+        raise BadInput(
+            f"cannot evaluate {task.name}: its questions are not here yet; expected them in "
+            f"{path.parent}, so run `selfrag eval fetch {task.name}`, or give --data FILE"
+        )
+    raise BadInput(f"cannot evaluate {task.name}: {how_to_bring(task)}")
+
+
 def fetch_questions(task: Task, progress: Progress = SILENT) -> Path:
     """The question file of a task, fetched and converted when it is not in the cache.
 

@@ -92,13 +92,13 @@ class SupportJudge:
 
     def judge(self, claims: Sequence[Claim]) -> list[float]:
         """p(full) + p(partial) / 2 where the model judges support."""
-        fmt = PromptFormat.of(self._engine.tokenizer)
+        fmt = PromptFormat.of(self._engine.tokenizer, model=self._engine.name)
         requests = []
         for claim in claims:
             passage = Passage(id="", title="", text=claim.premise)
             ids = [*fmt.instruction(claim.question), fmt.ids[Retrieve.YES]]
             ids += [*fmt.passage(passage, 512), fmt.ids[Relevance.RELEVANT]]
-            ids += fmt.tokenizer.encode(claim.hypothesis)
+            ids += fmt.join([claim.hypothesis], continues=True)
             requests.append(Request(prefix_ids=tuple(ids), max_new_tokens=1, watch_ids=fmt.ids.all))
         done = self._engine.generate(requests) if requests else []
         return [support_score(each.watched[0, COLUMNS[Support]]) for each in done]

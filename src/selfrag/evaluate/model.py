@@ -121,7 +121,7 @@ class EngineModel:
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         tokenizer = self._engine.tokenizer
         if not prompt.chat:
-            return tuple(tokenizer.encode(prompt.text))
+            return (*tokenizer.start_ids, *tokenizer.encode(prompt.text))
         self.require_chat()
         return chat_ids(tokenizer, prompt.text)
 

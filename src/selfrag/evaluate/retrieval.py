@@ -268,3 +268,17 @@ def _bad_line(path: Path, number: int, error: Exception, what: str, form: str) -
         f"cannot read {path}: line {number} is not {what} ({error!r}); expected {form}, so mend or "
         "drop the line"
     )
+
+
+def scores_to_json(scores: RetrievalScores) -> dict[str, Any]:
+    """The scores as plain values."""
+    return {
+        "n_queries": scores.n_queries,
+        "depth": scores.depth,
+        "measures": {
+            name: {"mean": each.mean, "low": each.low, "high": each.high}
+            for name, each in scores.estimates.items()
+        },
+        "without_results": list(scores.without_results),
+        "without_judgements": list(scores.without_judgements),
+    }

@@ -5,21 +5,30 @@ answered costs itself alone; its record holds the error. Batches are answered he
 of a Ray cluster; only this process writes. Knows nothing of metrics.
 """
 
+import hashlib
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from selfrag.cluster import Cluster, once_a_process
 from selfrag.errors import EngineError, SelfRAGError
+from selfrag.evaluate.data import QuestionSet
 from selfrag.evaluate.record import RECORDS, Question, Record, RecordFile
 from selfrag.evaluate.summary import CONFIG
 from selfrag.evaluate.systems import System
+from selfrag.evaluate.tasks import Task
 from selfrag.files import claim_run
 
 MAX_FAILURES = 10  # in a row: then the engine is broken, not the question
+
+N_NAMED = 20  # faults in config.json; more are counted
+VERSIONS = ("selfrag", "numpy", "tokenizers", "torch", "transformers", "lancedb", "openai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +59,68 @@ class Progress:
     done: int
     total: int
     records: tuple[Record, ...]
+
+
+def run_config(
+    task: Task,
+    system: Mapping[str, Any],
+    found: QuestionSet,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    drawn: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """What `config.json` holds: all that the records depend on.
+
+    `questions` are those of `found` that `drawn` (`limit`, `sample` and `seed`) has chosen.
+    """
+    return {
+        "task": {"name": task.name, "form": task.form, "headline": task.headline},
+        "system": dict(system),
+        "batch_size": batch_size,
+        "data": {
+            "file": found.path.name,
+            "sha256": found.sha256,
+            "n_questions": len(found.questions),
+            "n_chosen": len(questions),
+            "n_without_passages": sum(not question.passages for question in questions),
+            **drawn,
+            "chosen_sha256": _digest(question.id for question in questions),
+            "n_faults": len(found.faults),
+            "faults": [asdict(fault) for fault in found.faults[:N_NAMED]],
+        },
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, and the commit of this checkout where it is one."""
+    return {
+        "python": platform.python_version(),
+        "git_commit": _git_commit(),
+        "packages": {name: _version(name) for name in VERSIONS},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest()
 
 
 def open_run(folder: Path, config: Mapping[str, Any]) -> None:

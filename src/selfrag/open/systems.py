@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from selfrag.open.engines import (
 from selfrag.progress import SILENT, Progress
 from selfrag.prompt import template_named
 from selfrag.retrieval.base import Retriever
+from selfrag.serial import setting
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
@@ -59,8 +60,31 @@ class JudgeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskedModel:
+    """A language model that is asked in words: at an API where `base_url` is given, else here.
+
+    `model` None is the default of who asks. APIs draw as `sampling` says, local engines are greedy.
+    """
+
+    model: str | None = setting(None, "Model folder, hub id, or a model's name at --base-url.")
+    base_url: str | None = setting(None, "An OpenAI-compatible API, as http://…/v1.")
+    engine: EngineKind = setting(EngineKind.AUTO, "auto, cpu (numpy) or transformers.")
+    device: str = setting("cpu", "cpu, or cuda with --engine transformers.")
+    sampling: str = setting("greedy", "greedy, or released: 0.8 and 0.95, over an API.")
+    seed: int = setting(0, "Of --sample.")
+    n_parallel: int = setting(8, "Questions answered together.", "--batch-size", least=1)
+    api_key: str = ""  # '' for that of the environment
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("greedy", "released"):
+            raise BadInput(
+                f"cannot evaluate: --sampling is {self.sampling!r}; expected greedy or released"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What was asked for. `model` is a folder, or a name at `base_url`; None: the default.
+    """What was asked for; the default model where `asked` names none.
 
     `has_passages`: the questions bring their own. `label`: the system's name in tables.
     """
@@ -68,16 +92,10 @@ class Setup:
     kind: SystemKind
     task: Task
     search: SearchConfig
-    model: str | None = None
-    base_url: str | None = None
-    engine: EngineKind = EngineKind.AUTO
-    device: str = "cpu"
+    asked: AskedModel = field(default_factory=AskedModel)
     index: str | None = None
     has_passages: bool = False
     prompt: str | None = None
-    sampling: str = "greedy"
-    seed: int = 0
-    batch_size: int = 8
     label: str | None = None
 
     @property
@@ -99,11 +117,13 @@ class Setup:
         common: dict[str, Any] = {
             "kind": self.kind,
             "label": self.label or self.default_label,
-            "model": self.model or self._default_model,
-            "model_sha256": None if self.base_url else model_digest(self.model, self.kind),
-            "base_url": without_password(self.base_url) if self.base_url else None,
-            "engine": None if self.base_url else self.engine,
-            "device": None if self.base_url else self.device,
+            "model": self.asked.model or self._default_model,
+            "model_sha256": None
+            if self.asked.base_url
+            else model_digest(self.asked.model, self.kind),
+            "base_url": without_password(self.asked.base_url) if self.asked.base_url else None,
+            "engine": None if self.asked.base_url else self.asked.engine,
+            "device": None if self.asked.base_url else self.asked.device,
             "passages": self._passage_source,
             "index_sha256": index_digest(self.index) if self.searches else None,
         }
@@ -111,21 +131,21 @@ class Setup:
             return {**common, "search": config_to_row(self.search)}
         if self.kind is SystemKind.PROMPTED:
             search = config_to_row(self.search)
-            return {**common, "search": search, "decoding": self.sampling}
+            return {**common, "search": search, "decoding": self.asked.sampling}
         top_n = self.search.top_k if self.kind is SystemKind.RAG else 0
         return {
             **common,
             "prompt": self.prompt_name,
             "top_n": top_n,
             "max_new_tokens": self.search.max_new_tokens,
-            "decoding": self.sampling,
+            "decoding": self.asked.sampling,
         }
 
     @property
     def default_label(self) -> str:
         """A name from the settings that differ most often."""
-        own = self.model is not None
-        model = f" {Path(str(self.model)).name}" if own else ""
+        own = self.asked.model is not None
+        model = f" {Path(str(self.asked.model)).name}" if own else ""
         if self.kind in (SystemKind.SELFRAG, SystemKind.PROMPTED):
             return f"{self.kind} {self.search.mode}{model}"
         if self.kind is SystemKind.RAG:
@@ -194,16 +214,7 @@ def open_system(setup: Setup, report: Progress) -> System:
         retriever = indexes.open_index(setup.index, report)
     if setup.kind is SystemKind.SELFRAG:
         return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
-    asked = AskedModel(
-        model=setup.model,
-        base_url=setup.base_url,
-        engine=setup.engine,
-        device=setup.device,
-        sampling=setup.sampling,
-        seed=setup.seed,
-        n_parallel=setup.batch_size,
-    )
-    model = open_asked(asked, report)
+    model = open_asked(setup.asked, report)
     if setup.kind is SystemKind.PROMPTED:
         if isinstance(model, EngineModel):
             model.require_chat()
@@ -232,7 +243,8 @@ def system_opener(setup: Setup, report: Progress, workers: Workers) -> "OpenSyst
     """Opens the system here, or on a worker, whose folder is another and which tells nobody."""
     if not workers.ray:
         return partial(open_system, setup, report)
-    there = replace(setup, index=_whole(setup.index), model=_whole(setup.model))
+    asked = replace(setup.asked, model=_whole(setup.asked.model))
+    there = replace(setup, index=_whole(setup.index), asked=asked)
     return partial(_open_on_worker, there)
 
 
@@ -246,31 +258,15 @@ def _open_on_worker(setup: Setup) -> System:
 
 
 def _reflecting_engine(setup: Setup, report: Progress) -> "Engine":
-    if setup.base_url is not None:
+    if setup.asked.base_url is not None:
         raise BadInput(
             "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
             "expected a model folder, so give --model, or ask for --system prompted"
         )
-    n_rows = max(16, setup.batch_size * setup.search.top_k)
-    options = ModelOptions(model=setup.model or DEFAULT, engine=setup.engine, device=setup.device)
+    n_rows = max(16, setup.asked.n_parallel * setup.search.top_k)
+    asked = setup.asked
+    options = ModelOptions(model=asked.model or DEFAULT, engine=asked.engine, device=asked.device)
     return open_engine(options, report, max_batch=min(n_rows, 48))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedModel:
-    """A language model that is asked in words: at an API where `base_url` is given, else here.
-
-    `model` None is the plain base model. APIs draw as `sampling` says, local engines are greedy.
-    """
-
-    model: str | None = None
-    base_url: str | None = None
-    engine: EngineKind = EngineKind.AUTO
-    device: str = "cpu"
-    sampling: str = "greedy"
-    seed: int = 0
-    n_parallel: int = 8
-    api_key: str = ""  # '' for that of the environment
 
 
 def open_asked(asked: AskedModel, report: Progress) -> TextModel:

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.prompt import PromptFormat
+from selfrag.prompt import PromptFormat, wrapped
 from selfrag.reflection import Marker, ReflectionToken, Relevance, Retrieve, Support, Utility
 from selfrag.released import (
     GeneratorRecord,
@@ -115,8 +115,7 @@ def encode_row(
 ) -> Encoded:
     """The ids of prompt and answer, cut behind `max_tokens`, with the loss weight of each."""
     if isinstance(row, InstructionRow):
-        prompt = fmt.instruction(row.instruction, row.task_input)
-        pieces = _output_pieces(row.output, fmt, weights)
+        prompt, pieces = _released_row(row, fmt, weights)
     else:
         prompt, pieces = fmt.instruction(row.instruction), _record_pieces(row, fmt, weights)
     return render(prompt, pieces, fmt, mask=mask, max_tokens=max_tokens)
@@ -159,20 +158,31 @@ def _mask_as_released(
         at += 1
 
 
-def _output_pieces(output: str, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
-    """Text is encoded with special-token parsing off; reflection tokens are put in by id."""
-    encode = fmt.tokenizer.encode
+def _released_row(
+    row: InstructionRow, fmt: PromptFormat, weights: LossWeights
+) -> tuple[list[int], list[Piece]]:
+    """Prompt and answer as the ids of one string; reflection tokens are put in by id.
+
+    A text that the answer begins with is tokenised together with the prompt, and what the prompt
+    alone takes of it is prompt, as in the released code.
+    """
+    prompt = fmt.instruction(row.instruction, row.task_input)
     pieces = []
-    for part in split_output(output):
+    for number, part in enumerate(split_output(row.output)):
         if isinstance(part, PassageText):
             end = [fmt.ids[Marker.PARAGRAPH_END]] if part.closed else []
-            body = [fmt.ids[Marker.PARAGRAPH_START], *encode(part.text), *end]
+            body = fmt.join([fmt.ids[Marker.PARAGRAPH_START], part.text, *end])
             pieces.append(Piece(body, weights.text, passage=True))
         elif isinstance(part, ReflectionToken):
             pieces.append(Piece([fmt.ids[part]], weights.of(part)))
+        elif number == 0:
+            whole = fmt.begin([wrapped(row.instruction, row.task_input), part])
+            n_prompt = len(prompt)
+            prompt = whole[:n_prompt]
+            pieces.append(Piece(whole[n_prompt:], weights.text))
         else:
-            pieces.append(Piece(encode(part), weights.text))
-    return [*pieces, Piece([fmt.ids.end_of_sequence], 1.0)]
+            pieces.append(Piece(fmt.join([part], continues=True), weights.text))
+    return prompt, [*pieces, Piece([fmt.ids.end_of_sequence], 1.0)]
 
 
 def _record_pieces(record: GeneratorRecord, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
@@ -200,10 +210,10 @@ def _segment_pieces(segment: SegmentRecord, fmt: PromptFormat, weights: LossWeig
 
 
 def _text_pieces(segment: SegmentRecord, fmt: PromptFormat, weights: LossWeights) -> list[Piece]:
-    ids = fmt.tokenizer.encode(segment.text)
+    ids = fmt.join([segment.text], continues=True)
     if not segment.learn_text:
         return [Piece(ids, 0.0)]
-    n_answer = len(fmt.tokenizer.encode(segment.answer)) if segment.answer else 0
+    n_answer = len(fmt.join([segment.answer], continues=True))
     return [Piece(ids[:n_answer], weights.answer), Piece(ids[n_answer:], weights.text)]
 
 

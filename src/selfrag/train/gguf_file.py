@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence, read_model_config
+from selfrag.engine.tokenizer import end_of_sequence, open_tokenizer, read_model_config
 from selfrag.errors import BadInput
 from selfrag.files import replacing
 
@@ -124,12 +124,7 @@ def _write_vocabulary(
     start = config.get("bos_token_id")
     if start is not None:
         writer.add_bos_token_id(start)
-    writer.add_add_bos_token(_adds_start(folder))
-
-
-def _adds_start(folder: Path) -> bool:
-    file = folder / "tokenizer.json"
-    return bool(FileTokenizer(file, end_of_sequence=end_of_sequence(folder)).start_ids)
+    writer.add_add_bos_token(bool(open_tokenizer(folder).start_ids))
 
 
 def _read_vocabulary(folder: Path, size: int) -> _Vocabulary:
