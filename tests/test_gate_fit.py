@@ -54,9 +54,9 @@ def test_a_dear_row_stays():
     assert np.allclose(row, no, atol=1e-6)
 
 
-@pytest.mark.parametrize("ridge", [0.0, -1.0])
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ridge_of_zero_or_less_is_refused(ridge):
-    with pytest.raises(BadInput, match="more than 0"):
+    with pytest.raises(BadInput, match="a number above 0"):
         fit_row(np.eye(2), np.array([True, False]), np.zeros(2), np.zeros(2), ridge)
 
 

@@ -68,10 +68,16 @@ def fit_row(states: Array, needs: NDArray[np.bool_], yes: Array, no: Array, ridg
 
     `states` (n, dim); `needs` (n,); `yes`, `no` (dim,) are the rows as they are. Minimises the
     mean log-loss in nats of both kinds, each counting the same, plus `ridge` times the squared
-    distance from `no`; convex, solved by Newton's method. Raises `BadInput` for a `ridge` <= 0.
+    distance from `no`; convex, solved by Newton's method. Raises `BadInput` for a `ridge` that is
+    not above 0, and for values that are not finite.
     """
-    if ridge <= 0:
-        raise BadInput(f"cannot fit the gate: the ridge is {ridge}; expected more than 0")
+    if not (ridge > 0 and np.isfinite(ridge)):
+        raise BadInput(f"cannot fit the gate: the ridge is {ridge}; expected a number above 0")
+    if not all(np.isfinite(each).all() for each in (states, yes, no)):
+        raise BadInput(
+            "cannot fit the gate: the model's states or token rows are not finite; expected those "
+            "of a trained model, so give another adapter"
+        )
     weight = np.where(needs, 1 / needs.sum(), 1 / (~needs).sum())
     row = no.astype(np.float64)
     for _ in range(100):

@@ -50,6 +50,15 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     )
 
 
+def finite(value: Any) -> Any:
+    """Plain lists and tables with null for every number that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def json_line(value: Any) -> bytes:
     """One line of JSON in UTF-8; half a surrogate pair, which UTF-8 lacks, stays an escape."""
     return (json_text(value) + "\n").encode(errors="backslashreplace")

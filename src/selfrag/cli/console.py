@@ -13,13 +13,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from selfrag.serial import finite
+
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON object on standard output; null where a number is not finite."""
+    sys.stdout.write(json.dumps(finite(value), ensure_ascii=False, indent=2) + "\n")
 
 
 class Reporter:

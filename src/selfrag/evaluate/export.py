@@ -16,6 +16,7 @@ from selfrag.errors import BadInput
 from selfrag.evaluate.attribution import cited_sentences
 from selfrag.evaluate.record import Output, Record
 from selfrag.evaluate.summary import Run
+from selfrag.serial import finite
 
 _MARKS = ".!?"
 
@@ -31,7 +32,7 @@ class ExportFormat(StrEnum):
 def export(runs: Sequence[Run], form: ExportFormat) -> str:
     """The text of the file; raises `BadInput` where a run cannot have that form."""
     if form is ExportFormat.LM_EVAL:
-        return json.dumps(harness_results(runs), ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(finite(harness_results(runs)), ensure_ascii=False, indent=2) + "\n"
     if len(runs) != 1:
         raise BadInput(
             f"cannot export {len(runs)} runs as {form}: its file holds one; expected one folder, "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from selfrag.train.examples import Tree, visible
+from selfrag.train.examples import Encoded, Tree, pack_tree, visible
 
 Batch = dict[str, torch.Tensor]
 
@@ -90,11 +90,16 @@ def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def packs_cleanly(model: Any, trees: Sequence[Tree]) -> bool:
-    """Whether two trees side by side have the losses that they have alone in this model.
+    """Whether trees side by side, and branches of one, have the losses that each has alone.
 
-    Not so where a model takes no positions or no mask of this shape (state-space models, ALiBi).
+    Not so where a model takes no positions or no mask of this shape (state-space models, ALiBi), or
+    sees less of a long text than the mask allows (sliding windows). So the shortest tree is tried
+    beside the longest, and beside the longest that has branches.
     """
-    pair = sorted(trees, key=lambda tree: len(tree.ids))[:2]
+    by_length = sorted(trees, key=lambda tree: len(tree.ids))
+    branched = [tree for tree in by_length if tree.branches.any()]
+    groups = [_texts(tree) for tree in (by_length[0], by_length[-1], *branched[-1:])]
+    packed = [pack_tree(group) for group in groups]
     device = next(model.parameters()).device
 
     def losses(some: Sequence[Tree]) -> torch.Tensor:
@@ -104,10 +109,27 @@ def packs_cleanly(model: Any, trees: Sequence[Tree]) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            apart = torch.cat([losses([tree]) for tree in pair])
-            together = losses(pair)
+            apart = []
+            for group, tree in zip(groups, packed, strict=True):
+                # Of a second text only what follows the shared beginning is in the tree.
+                n_shared = int((tree.branches == 0).sum())
+                starts = [0, *[n_shared - 1] * (len(group) - 1)]
+                apart += [
+                    losses([pack_tree([x])])[at:] for x, at in zip(group, starts, strict=True)
+                ]
+            together = losses(packed)
     except (RuntimeError, TypeError, ValueError):  # what models raise at a mask they do not know
         return False
     finally:
         model.train(was_training)
-    return bool((apart - together).abs().max() < _SAME_LOSS)
+    return bool((torch.cat(apart) - together).abs().max() < _SAME_LOSS)
+
+
+def _texts(tree: Tree) -> list[Encoded]:
+    """The first two texts of a tree, each as it is alone, with a loss on every id."""
+    numbers = range(1, min(int(tree.branches.max()), 2) + 1) if tree.branches.any() else [0]
+    found = []
+    for number in numbers:
+        ids = tuple(tree.ids[(tree.branches == 0) | (tree.branches == number)].tolist())
+        found.append(Encoded(ids, (1.0,) * len(ids)))
+    return found

@@ -7,7 +7,7 @@ The Trainer writes a checkpoint in place; a file put in last tells a whole one f
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ import torch
 from transformers import TrainerCallback
 
 from selfrag import plots
+from selfrag.errors import BadInput
 from selfrag.files import AppendLog, complete_lines, fsync, write_rows
 from selfrag.reflection import REFLECTION_TOKENS
 from selfrag.train.batches import Batch, token_losses
 
 logger = logging.getLogger(__name__)
+
+# Weights of language models stay far below; behind a norm even 1e30 gives a finite loss.
+MAX_WEIGHT = 1e6
 
 _COMPLETE = "complete"
 HELD_OUT_FILE = "held_out.jsonl"
@@ -78,8 +82,25 @@ def plot_run(run: Path) -> Path:
     return plots.save(figure, run / "curve.png")
 
 
+def require_sound(tensors: Iterable[tuple[str, torch.Tensor]], doing: str) -> None:
+    """Raises `BadInput` naming the first of the named `tensors` with a value that is no weight."""
+    for name, tensor in tensors:
+        own = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of FSDP: its share
+        # NaN is under no bound either.
+        if own.is_floating_point() and not (own.abs() < MAX_WEIGHT).all():
+            raise BadInput(
+                f"cannot {doing}: the weights {name} are not finite or beyond {MAX_WEIGHT:.0e}, so "
+                "training has diverged; expected small numbers, so train again from the last good "
+                "checkpoint or from the base, with a lower train.learning_rate"
+            )
+
+
 class HeldOutLosses(TrainerCallback):
-    """At every save: closes the checkpoint, and adds a line with the held-out loss by kind."""
+    """At every save: closes the checkpoint, and adds a line with the held-out loss by kind.
+
+    A checkpoint with a weight or a held-out loss that is not finite stays open, so that no run
+    resumes from it, and the run stops.
+    """
 
     def __init__(self, batches: Sequence[Batch], token_ids: Sequence[int], run: Path) -> None:
         self.batches, self.run = batches, run
@@ -95,6 +116,10 @@ class HeldOutLosses(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures on every process; the first one writes."""
         row = {"step": state.global_step, **held_out(kwargs["model"], self.batches, self.kinds)}
+        learned = [(n, p) for n, p in kwargs["model"].named_parameters() if p.requires_grad]
+        require_sound(learned, f"go on training after step {state.global_step}")
+        if not np.isfinite(list(row.values())).all():
+            raise diverged(state.global_step, f"the held-out losses are {row}")
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process has written its part
         if not state.is_world_process_zero:
@@ -103,6 +128,14 @@ class HeldOutLosses(TrainerCallback):
             log.append([row])
         _close(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         logger.info("held out: %s", row)
+
+
+def diverged(step: int, found: str) -> BadInput:
+    """What is raised where a run cannot come to anything."""
+    return BadInput(
+        f"cannot go on training after step {step}: {found}, so training has diverged; expected "
+        "finite numbers, so give the same command with a lower train.learning_rate and a new --out"
+    )
 
 
 def _close(checkpoint: Path) -> None:

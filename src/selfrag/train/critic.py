@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from selfrag import plots
 from selfrag.annotate.judgement import LABELS
+from selfrag.errors import BadInput
 from selfrag.files import file_sha256, write_json, write_rows
 from selfrag.prompt import Tokenizer
 from selfrag.statistics import LabelQuality, label_quality
@@ -79,6 +80,11 @@ def judge(
 ) -> dict[str, LabelQuality]:
     """Quality by group on `rows`; every probability goes to `predictions.jsonl`."""
     probs = label_probs(model, rows, tokenizer, config)
+    if not all(np.isfinite(own).all() for own in probs):
+        raise BadInput(
+            f"cannot measure the critic of {config.out}: it gives labels probabilities that are "
+            "not finite, so training has diverged; train again with a lower train.learning_rate"
+        )
     if is_first_process():
         predictions = [
             {

@@ -24,6 +24,7 @@ from selfrag.engine.adapter import (
 from selfrag.errors import BadInput
 from selfrag.files import storage_errors, write_json
 from selfrag.reflection import REFLECTION_TOKENS
+from selfrag.train.checkpoints import require_sound
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def start_from(model: Any, adapter: Path) -> None:
             f"cannot start from {adapter}: {error}; expected an adapter folder as shipped, with "
             f"{ADAPTER_TENSORS}, so name one"
         ) from error
+    require_sound([*tensors.items(), (REFLECTION_ROWS, rows)], f"start from {adapter}")
     targets = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
@@ -155,6 +157,7 @@ def _token_rows(saved: Tensors, folder: Path) -> torch.Tensor:
 
 def save_adapter(out: Path, description: AdapterDescription, tensors: Tensors) -> None:
     """Writes an adapter folder; raises `StorageError` when it cannot be written."""
+    require_sound(tensors.items(), f"write the adapter {out}")
     with storage_errors(f"write the adapter {out}", also=(SafetensorError,)):
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, out / ADAPTER_TENSORS)

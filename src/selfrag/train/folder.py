@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from selfrag.engine.transformers import quiet_transformers
 from selfrag.errors import BadInput
 from selfrag.files import making_folder
-from selfrag.train.checkpoints import HELD_OUT_FILE, RUN_FILE, read_held_out
+from selfrag.train.checkpoints import HELD_OUT_FILE, RUN_FILE, read_held_out, require_sound
 from selfrag.train.model import grow_model, grow_tokenizer, load_tokenizer, quiet_peft
 
 
@@ -50,8 +50,10 @@ def export_run(run: Path, out: Path, weight_type: WeightType = WeightType.BASE) 
     with quiet_transformers():
         model = _load_final(run, facts)
         tokenizer = load_tokenizer(str(run / "tokenizer"))
+    require_sound(model.named_parameters(), f"export {run}")
     dtype = _dtype(weight_type, facts.settings["base"])
     model = model.to(dtype)
+    require_sound(model.named_parameters(), f"export {run} as {dtype}")
     model.config.eos_token_id = tokenizer.eos_token_id
     # A base whose defaults sample cannot be saved with sampling switched off: engines are greedy.
     generation = model.generation_config

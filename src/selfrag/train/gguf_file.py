@@ -21,6 +21,7 @@ from safetensors import safe_open
 from selfrag.engine.tokenizer import end_of_sequence, open_tokenizer, read_model_config
 from selfrag.errors import BadInput
 from selfrag.files import replacing
+from selfrag.train.checkpoints import require_sound
 
 
 class GgufType(StrEnum):
@@ -212,7 +213,9 @@ def _tensors(folder: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():
-                yield name, file.get_tensor(name).to(torch.float32).numpy()
+                tensor = file.get_tensor(name).to(torch.float32)
+                require_sound([(name, tensor)], f"write {folder} as GGUF")
+                yield name, tensor.numpy()
 
 
 def _interleaved(

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from selfrag.errors import BadInput
 from selfrag.files import claim_run, file_sha256, storage_errors, write_json
+from selfrag.serial import finite
 from selfrag.train.batches import (
     collate,
     make_batches,
@@ -29,9 +30,11 @@ from selfrag.train.checkpoints import (
     LOG_FILE,
     RUN_FILE,
     HeldOutLosses,
+    diverged,
     drop_incomplete,
     forget_after,
     last_complete,
+    require_sound,
 )
 from selfrag.train.config import Method, Precision, TrainConfig, is_first_process
 from selfrag.train.data import (
@@ -101,6 +104,9 @@ class GeneratorTrainer(Trainer):
     ) -> Any:
         """The share of one batch in the weighted mean cross-entropy of a step, in nats."""
         losses = token_losses(model, inputs)
+        # Checked at once: the Trainer logs a mean that leaves such losses out.
+        if not torch.isfinite(losses).all():
+            raise diverged(self.state.global_step, "the loss is not finite")
         total = inputs["weights"].sum() if num_items_in_batch is None else num_items_in_batch
         # Gradients are averaged over processes, but `total` counts all of them.
         n_processes = 1 if num_items_in_batch is None else self.accelerator.num_processes
@@ -280,13 +286,14 @@ def _checkpoint_to_resume(out: Path, run: dict[str, Any]) -> Path | None:
 
 def _save_final(trainer: GeneratorTrainer, config: TrainConfig) -> Path:
     out = Path(config.out)
+    require_sound(trainer.model.named_parameters(), f"save the weights of {out}")
     folder = out / ("model" if config.method is Method.FULL else "adapter")
     if trainer.is_fsdp_enabled:
         _save_sharded(trainer, folder)
     else:
         trainer.save_model(str(folder))
     if is_first_process():
-        write_json(out / LOG_FILE, trainer.state.log_history, "the log of the run")
+        write_json(out / LOG_FILE, finite(trainer.state.log_history), "the log of the run")
     return folder
 
 
