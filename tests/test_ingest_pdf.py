@@ -1,13 +1,25 @@
 """PDF pages: scans, forms, notes, hyphens at the ends of lines, and fonts without letters."""
 
+from itertools import pairwise
+
 import pytest
 
 from selfrag.errors import BadInput
+from selfrag.ingest import pdf
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.parsers import parse
-from selfrag.ingest.pdf import read_pdf
 
 pytest.importorskip("pypdfium2")
+
+
+def read_pdf(path):
+    return pdf.read_pdf(path, ReadOptions())
+
+
+def pages_of(parsed):
+    starts = [*parsed.page_starts, len(parsed.text) + 2]
+    return [parsed.text[start : end - 2] for start, end in pairwise(starts)]
+
 
 PICTURE = "q 612 0 0 792 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID x EI Q"
 STAMP = "BT /F1 12 Tf 72 20 Td (Page 7 of 9) Tj ET"
@@ -54,8 +66,8 @@ def test_scanned_pages_among_others_are_named(tmp_path):
     path = write_pdf(
         tmp_path / "a.pdf", [shown("A lease."), PICTURE, PICTURE + STAMP, "", shown("B")]
     )
-    found = read_pdf(path, 99)
-    assert found.pages == ["A lease.", "", "Page 7 of 9", "", "B"]
+    found = read_pdf(path)
+    assert pages_of(found) == ["A lease.", "", "Page 7 of 9", "", "B"]
     # Page 4 is blank, which is no fault.
     assert found.doubts == (
         "pages 2, 3: without text, or with no more than a stamp: scanned? then run OCR first",
@@ -65,13 +77,13 @@ def test_scanned_pages_among_others_are_named(tmp_path):
 def test_a_picture_with_its_text_under_it_is_no_scan(tmp_path):
     lines = ["every line was read by OCR and lies under the picture"] * 9
     path = write_pdf(tmp_path / "a.pdf", [PICTURE + shown(*lines)])
-    assert read_pdf(path, 99).doubts == ()
+    assert read_pdf(path).doubts == ()
 
 
 def test_letters_drawn_as_outlines_are_no_text(tmp_path):
     outlines = "10 10 m 20 20 l 30 10 l f " * 50
     path = write_pdf(tmp_path / "a.pdf", [shown("Cover."), outlines, "10 10 m 90 10 l S"])
-    assert read_pdf(path, 99).doubts[0].startswith("page 2: without text")
+    assert read_pdf(path).doubts[0].startswith("page 2: without text")
 
 
 def test_values_of_forms_and_typed_notes_are_text(tmp_path):
@@ -84,7 +96,7 @@ def test_values_of_forms_and_typed_notes_are_text(tmp_path):
         "/Subtype /Text /Contents (a remark that pops up)",
     ]
     path = write_pdf(tmp_path / "a.pdf", [shown("Form. Name:")], annotations=annotations)
-    assert read_pdf(path, 9).pages == [
+    assert pages_of(read_pdf(path)) == [
         "Form. Name:\nFull name: Grace Hopper\ncity: Ghent\nPaid on 3 May"
     ]
 
@@ -109,7 +121,7 @@ def test_values_of_forms_and_typed_notes_are_text(tmp_path):
 )
 def test_hyphens_at_the_ends_of_lines_stay_where_they_belong(tmp_path, lines, text):
     path = write_pdf(tmp_path / "a.pdf", [shown(*lines)])
-    assert read_pdf(path, 9).pages == [text]
+    assert pages_of(read_pdf(path)) == [text]
 
 
 def font_of(n_private):
@@ -121,20 +133,20 @@ def font_of(n_private):
 def test_a_font_without_letters_is_spoken_of_and_not_indexed(tmp_path):
     pages = [shown("lower case letters"), shown("ABCD")]
     path = write_pdf(tmp_path / "a.pdf", pages, font=font_of(4))
-    found = read_pdf(path, 9)
-    assert found.pages == ["lower case letters", ""]
+    found = read_pdf(path)
+    assert pages_of(found) == ["lower case letters", ""]
     assert found.doubts == (
         "page 2: left out, as the font does not say which letters it shows; run OCR first",
     )
     with pytest.raises(BadInput, match="its fonts do not say which letters they show"):
-        read_pdf(write_pdf(tmp_path / "b.pdf", [shown("ABCD")], font=font_of(4)), 9)
+        read_pdf(write_pdf(tmp_path / "b.pdf", [shown("ABCD")], font=font_of(4)))
 
 
 def test_some_letters_that_are_none_are_left_out_and_told(tmp_path):
     path = write_pdf(tmp_path / "a.pdf", [shown("A bullet and words")], font=font_of(1))
-    assert read_pdf(path, 9).pages == ["bullet and words"]
+    assert pages_of(read_pdf(path)) == ["bullet and words"]
     path = write_pdf(tmp_path / "b.pdf", [shown("AA bullet A words")], font=font_of(1))
-    assert read_pdf(path, 9).doubts == (
+    assert read_pdf(path).doubts == (
         "page 1: characters that the font does not explain are left out",
     )
 

@@ -16,9 +16,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 MAX_FILE, MAX_FUNCTION = 400, 60  # code lines: without blank lines, comments and docstrings
 # Bounds that only shrink: lower them when the tree allows it.
-MAX_PARAMETERS = 31  # to be 8
+MAX_PARAMETERS = 27  # to be 8
 MAX_CYCLIC_FILES = 2  # to be 0
-MAX_FCNTL_FILES = 4  # to be 0
 MAX_CHAT_TEMPLATE_FILES = 0
 
 CONTROL_STRINGS = (*map(str, REFLECTION_TOKENS), "### Instruction", "### Response")
@@ -95,8 +94,7 @@ def test_the_command_line_libraries_are_imported_in_the_command_line_alone():
 
 
 def test_locks_are_not_those_of_one_system():
-    locking = [path for path in FILES if "fcntl" in _imported(path)]
-    assert len(locking) <= MAX_FCNTL_FILES, locking
+    assert not [path for path in FILES if "fcntl" in _imported(path)]
 
 
 def test_nothing_is_printed_by_the_library():

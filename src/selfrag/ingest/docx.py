@@ -6,20 +6,24 @@ Knows nothing of pages: a docx file has none.
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from selfrag.errors import BadInput
+from selfrag.ingest.encodings import visible
+from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.formulas import local_name, omml
 from selfrag.ingest.html import parse_html
 from selfrag.ingest.markup import Node, to_markdown
+from selfrag.ingest.parsed import Parsed
+from selfrag.ingest.titles import title_of
 
 _OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
 # Office files hold XML, which packs 10 to 30 times; Word refuses little that is beyond 100.
 _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 10 << 20
+_HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 _CORE = "docProps/core.xml"
 _DC_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 _TITLE_STYLE = "p[style-name='Title'] => h1:fresh"
@@ -29,29 +33,22 @@ _VML = "urn:schemas-microsoft-com:vml"
 _OF_LOOK = re.compile(r"Unrecognised .* style|image|table style", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WordText:
-    """The Markdown of a document, its title by its properties, and what may be missing."""
-
-    title: str
-    text: str
-    doubts: tuple[str, ...]
-
-
-def read_docx(path: Path, max_bytes: int) -> WordText:
+def read_docx(path: Path, options: ReadOptions) -> Parsed:
     """The text of a docx file; raises `BadInput`, giving the reason alone, for what is none."""
     with path.open("rb") as stream:
         if stream.read(len(_OLE_MAGIC)) == _OLE_MAGIC:
             raise BadInput("encrypted, or in the older .doc format; save it as plain .docx")
     try:
         with zipfile.ZipFile(path) as archive:
-            check_ratio(archive, max_bytes)
+            check_ratio(archive, options.max_bytes)
             title = _core_title(archive)
             content = _with_all_text(archive)
     except zipfile.BadZipFile as error:
         raise BadInput(f"broken, or no docx file: {error}") from error
     text, doubts = _markdown(content)
-    return WordText(title=title, text=text, doubts=doubts)
+    heading = _HEADING.search(text)
+    title = title_of(path, title, heading[1] if heading else "")
+    return Parsed(title=title, text=visible(text), doubts=doubts)
 
 
 def check_ratio(archive: zipfile.ZipFile, max_bytes: int) -> None:

@@ -4,9 +4,14 @@ Nothing is left out for the words in its `id` or `class` alone.
 """
 
 import re
+from pathlib import Path
 
 from selfrag.errors import BadInput
+from selfrag.ingest.encodings import declared_encoding, decode, visible
+from selfrag.ingest.formats import ReadOptions, open_bytes
 from selfrag.ingest.markup import Node, is_left_out, one_line, to_markdown
+from selfrag.ingest.parsed import Parsed
+from selfrag.ingest.titles import title_of
 
 # Only of blocks that are little but links.
 _NAVIGATION_NAME = re.compile(
@@ -19,6 +24,21 @@ _CONTAINERS = ("div", "ul", "ol", "table", "p", "dl", "section", "header", "foot
 _OFTEN_OPEN = re.compile(r"</?(?!(?:script|style)\b)[a-z][^>]*>", re.IGNORECASE)
 _MAIN = "//main | //*[@role='main'] | //article"
 _MIN_WORDS = 20  # of a page without its navigation; one with fewer is a page of links
+
+
+def read_html(path: Path, options: ReadOptions) -> Parsed:
+    """The text and title of a page, decoded as browsers do."""
+    with open_bytes(path) as stream:
+        data = stream.read(options.max_bytes + 1)
+    if len(data) > options.max_bytes:
+        raise BadInput(f"unpacked larger than the limit of {options.max_mb} MB")
+    html, doubt = decode(data, named=options.encoding, declared=declared_encoding(data))
+    tree = parse_html(html)
+    return Parsed(
+        title=title_of(path, *page_titles(tree)),
+        text=visible(page_text(tree)),
+        doubts=(doubt,) if doubt else (),
+    )
 
 
 def parse_html(html: str) -> Node:

@@ -14,6 +14,8 @@ from typing import Any
 
 from selfrag.errors import BadInput
 from selfrag.ingest.encodings import visible
+from selfrag.ingest.formats import ReadOptions
+from selfrag.ingest.parsed import Parsed, in_pages
 
 _PASSWORD = 4  # FPDF_ERR_PASSWORD
 _HYPHEN = "\ufffe"  # what pdfium has for a hyphen and the end of its line
@@ -36,15 +38,6 @@ _MAX_OBJECTS = 2000  # of a page that are looked at
 _PAGES_NAMED = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PdfText:
-    """The text of every page, the title of the properties, and what is missing or doubtful."""
-
-    title: str
-    pages: list[str]
-    doubts: tuple[str, ...]
-
-
 @dataclass(slots=True)
 class _Page:
     text: str = ""
@@ -53,8 +46,8 @@ class _Page:
     garbage: float = 0.0  # share of its characters
 
 
-def read_pdf(path: Path, max_pages: int) -> PdfText:
-    """The text of at most `max_pages` pages, with the values of forms and notes that are shown.
+def read_pdf(path: Path, options: ReadOptions) -> Parsed:
+    """The text of at most `options.max_pages` pages, with the values of forms and typed notes.
 
     Raises `BadInput`, giving the reason alone, for what is no PDF or has no text.
     """
@@ -70,7 +63,7 @@ def read_pdf(path: Path, max_pages: int) -> PdfText:
         n_pages = len(pdf)
         if pdf.get_formtype():
             pdf.init_forms()  # before any page is loaded
-        pages = [_page(pdf, index) for index in range(min(n_pages, max_pages))]
+        pages = [_page(pdf, index) for index in range(min(n_pages, options.max_pages))]
         title = pdf.get_metadata_value("Title") or ""
     if not any(page.text for page in pages):
         raise BadInput(_no_text(pages))
@@ -79,9 +72,9 @@ def read_pdf(path: Path, max_pages: int) -> PdfText:
         words.update(_WORD.findall(_PARTED.sub(" ", page.text.lower())))
     texts = [_joined(page.text, words) for page in pages]
     doubts = list(_doubts(pages))
-    if n_pages > max_pages:
-        doubts.append(f"only {max_pages} of {n_pages} pages are read, the limit")
-    return PdfText(title=title, pages=texts, doubts=tuple(doubts))
+    if n_pages > options.max_pages:
+        doubts.append(f"only {options.max_pages} of {n_pages} pages are read, the limit")
+    return in_pages(texts, title=title, doubts=tuple(doubts))
 
 
 def _page(pdf: Any, index: int) -> _Page:
