@@ -92,12 +92,15 @@ def test_values_of_forms_and_typed_notes_are_text(tmp_path):
         "/Subtype /Widget /FT /Ch /Ff 131072 /T (city) /V (Ghent) /Opt [(Ghent) (Paris)]",
         "/Subtype /Widget /FT /Tx /T (empty) /V ()",
         "/Subtype /Widget /FT /Tx /T (secret) /V (hidden) /F 2",
+        "/Subtype /Widget /FT /Btn /T (smoker) /V /Yes /AS /Yes /AP << /N << /Yes 3 0 R >> >>",
+        "/Subtype /Widget /FT /Btn /T (owner) /V /Off /AS /Off /AP << /N << /Yes 3 0 R >> >>",
+        "/Subtype /Widget /FT /Btn /Ff 65536 /T (button) /V (push)",
         "/Subtype /FreeText /Contents (Paid on 3 May)",
         "/Subtype /Text /Contents (a remark that pops up)",
     ]
     path = write_pdf(tmp_path / "a.pdf", [shown("Form. Name:")], annotations=annotations)
     assert pages_of(read_pdf(path)) == [
-        "Form. Name:\nFull name: Grace Hopper\ncity: Ghent\nPaid on 3 May"
+        "Form. Name:\nFull name: Grace Hopper\ncity: Ghent\nsmoker: Yes\nPaid on 3 May"
     ]
 
 
