@@ -268,6 +268,13 @@ def test_rows_without_a_text_column_are_lines_of_column_and_value(tmp_path):
     assert skipped == []
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_the_line_by_which_excel_tells_itself_the_delimiter_is_no_header(tmp_path, delimiter):
+    lines = [f"sep={delimiter}", f"name{delimiter}age", f"Ada{delimiter}36"]
+    [document], _ = read(tmp_path / "a.csv", "\r\n".join(lines))
+    assert (document.text, document.source[-2:]) == ("name: Ada\nage: 36", ":3")
+
+
 def test_json_rows_without_a_text_are_lines_of_name_and_value(tmp_path):
     rows = [{"name": "Ada", "born": 1815, "tags": ["a", 1], "gone": None}, {"name": "Alan"}]
     documents, skipped = read(tmp_path / "people.jsonl", "\n".join(map(json.dumps, rows)))

@@ -304,6 +304,12 @@ def test_the_environments_proxy_is_not_asked(monkeypatch, network, server):
         ("text/plain; charset=iso-8859-1", b"caf\xe9", "page.txt", "café"),
         ("text/plain", "naïve".encode(), "page.txt", "naïve"),
         ("text/plain; charset=no-such", b"plain", "page.txt", "plain"),
+        # Latin-1 is Windows-1252 on the web; a header that is left over gives way to UTF-8, but
+        # comes before what the page says; a wrong one gives way to that.
+        ("text/plain; charset=latin1", b"\x805", "page.txt", "\u20ac5"),
+        ("text/plain; charset=iso-8859-1", "\u20ac5".encode(), "page.txt", "\u20ac5"),
+        ("text/html; charset=koi8-r", b"<meta charset=latin1><p>\xd0", "page.txt", "\u043f"),
+        ("text/html; charset=utf-8", b"<meta charset=latin1><p>caf\xe9", "page.txt", "caf\xe9"),
         ("TEXT/Markdown; charset=UTF-8", b"# Engine\n\nIt computes.", "Engine", "# Engine\n\nIt"),
         ("application/json", b'{"a": "b"}', "page.txt", '{"a": "b"}'),
     ],

@@ -5,6 +5,7 @@ One row is held at a time. Knows nothing of passages or indexes.
 
 import csv
 import json
+import re
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ MAX_FIELD = 1 << 24
 _LONG_ROW = 8000
 _SAMPLE_BYTES = 1 << 20
 _MAX_LOOKAHEAD = 1 << 20  # characters of a row of several lines
+_SEPARATOR_LINE = re.compile(r"\"?sep=.\"?\s*", re.IGNORECASE)
 _NAMES_TOLD = 10
 _TEXT_FIELDS = {"text", "contents"}
 _OWN_FIELDS = {"text", "contents", "title", "id", "_id", "source", "metadata"}
@@ -266,7 +268,10 @@ def _table_rows(
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))
     # Pieces of an endless line; a quoted field of several pieces is still one field.
     pieces = iter(lambda: stream.readline(MAX_FIELD), "")
-    delimiter, header = _header(next(pieces, ""), path)
+    first, n_read = next(pieces, ""), 1
+    if _SEPARATOR_LINE.fullmatch(first):  # by which Excel tells itself the delimiter
+        first, n_read = next(pieces, ""), 2
+    delimiter, header = _header(first, path)
     n_fields = len(header)
     try:
         for name in (*options.text_column, *options.title_column):
@@ -274,9 +279,9 @@ def _table_rows(
     except KeyError as error:
         raise BadInput(f"{error.args[0]}, its columns") from error
     rows = (
-        _tab_rows(_lines(stream, faults, first=2), n_fields)
+        _tab_rows(_lines(stream, faults, first=n_read + 1), n_fields)
         if delimiter == "\t"
-        else _csv_rows(pieces, delimiter, faults)
+        else _csv_rows(pieces, delimiter, faults, n_read)
     )
     for line, row in rows:
         if len(row) == n_fields and all(map(_is_decoded, row)):
@@ -286,17 +291,20 @@ def _table_rows(
 
 
 def _csv_rows(
-    pieces: Iterator[str], delimiter: str, faults: LineFaults
+    pieces: Iterator[str], delimiter: str, faults: LineFaults, n_read: int
 ) -> Iterator[tuple[int, list[str]]]:
+    """The rows with their lines, of which `n_read` have been read before, the header among them."""
     reader = csv.reader(pieces, delimiter=delimiter)
     while True:
-        line = reader.line_num + 2  # the header has been read apart
+        line = reader.line_num + n_read + 1
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            faults.line(line, f"{error} (to line {reader.line_num + 1}); is a quote left open?")
+            faults.line(
+                line, f"{error} (to line {reader.line_num + n_read}); is a quote left open?"
+            )
             continue
         yield line, row
 
