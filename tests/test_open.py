@@ -13,7 +13,14 @@ from selfrag import SelfRAG
 from selfrag.cli.doctor import examine
 from selfrag.engine.base import Request
 from selfrag.errors import AssetError, BadInput, EngineError
-from selfrag.open.engines import EngineKind, ModelOptions, model_folder, open_engine, weight_files
+from selfrag.open.engines import (
+    EngineKind,
+    ModelOptions,
+    check_name,
+    model_folder,
+    open_engine,
+    weight_files,
+)
 from small_bases import save_model
 from tiny_model import TOKENS, save_tiny_model, save_tokenizer
 
@@ -166,6 +173,12 @@ def test_a_vocabulary_without_the_tokens_is_refused_by_name_before_weights_are_r
 def test_what_is_no_name_of_a_model_is_refused_without_a_network(model):
     with pytest.raises(BadInput, match="no folder here and no id on the hub"):
         model_folder(model)
+
+
+@pytest.mark.parametrize("model", ["default", "base", "us/tiny@v1", "http://127.0.0.1:1/v1"])
+def test_what_may_be_a_model_is_not_looked_up_to_be_accepted(model, hub):
+    check_name(model)
+    assert hub.asked == []
 
 
 def test_a_folder_or_file_that_is_no_model_is_refused(tmp_path):

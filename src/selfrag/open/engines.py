@@ -131,7 +131,7 @@ def model_folder(model: str, progress: Progress = SILENT, *, may_fetch: bool = T
 def check_name(model: str) -> None:
     """Raises `BadInput` for what can be no name of a model, without asking the hub."""
     path = Path(model).expanduser()
-    if model in NAMES or (path / "config.json").is_file():
+    if model in NAMES or is_url(model) or (path / "config.json").is_file():
         return
     if model and path.is_dir():
         raise BadInput(
@@ -242,17 +242,16 @@ def _label(model: str) -> str:
 
 def _require_reflection_tokens(path: Path, name: str) -> None:
     """Raises `EngineError` naming the tokens that the vocabulary of the model lacks."""
-    from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+    from selfrag.engine.tokenizer import open_tokenizer
 
-    tokenizer = FileTokenizer(path / "tokenizer.json", end_of_sequence=end_of_sequence(path))
-    PromptFormat.of(tokenizer, model=name)
+    PromptFormat.of(open_tokenizer(path), model=name)
 
 
 def engine_kind(path: Path, options: ModelOptions) -> EngineKind:
-    """The engine for the model in `path`; `auto` is numpy for a plain Llama that fits on a CPU."""
+    """The engine for the model in `path`: what `auto` comes to, else the one that was named."""
     if options.engine is EngineKind.NUMPY and options.device != "cpu":
         raise BadInput(
-            f"cannot run the cpu engine on {options.device}: it computes on the CPU; expected "
+            f"cannot run the numpy engine on {options.device}: it computes on the CPU; expected "
             "--engine transformers for that"
         )
     if options.engine is not EngineKind.AUTO:
@@ -265,8 +264,7 @@ def engine_kind(path: Path, options: ModelOptions) -> EngineKind:
         LlamaShape.read(path)
     except EngineError:  # another architecture
         return EngineKind.TRANSFORMERS
-    is_readable = (path / "model.safetensors").is_file() and (path / "tokenizer.json").is_file()
-    if not is_readable or not _fits(path):
+    if not (path / "model.safetensors").is_file() or not _fits(path):  # in several files, or large
         return EngineKind.TRANSFORMERS
     return EngineKind.OPENVINO if find_spec("openvino") else EngineKind.NUMPY
 
@@ -323,19 +321,19 @@ def _open_remote(options: ModelOptions, progress: Progress) -> "Engine":
 
 def _tokenizer_of(source: str, progress: Progress) -> "FileTokenizer":
     """The tokenizer in a folder or in a repository of the hub; raises `SelfRAGError`."""
-    from selfrag.engine.tokenizer import FileTokenizer, end_of_sequence
+    from selfrag.engine.tokenizer import open_tokenizer
 
     path = Path(source).expanduser()
     if source == DEFAULT:
         path = model_folder(source, progress)
     elif not path.is_dir() and is_hub_id(source.partition("@")[0]):
         path = hub_snapshot(source, _SMALL_FILES)
-    if not (path / "tokenizer.json").is_file():
+    if not list(path.glob("tokenizer*")):
         raise BadInput(
             f"cannot read the tokenizer of the served model: {source!r} holds no tokenizer.json, "
             "expected a folder here or an id on the hub; name one with --tokenizer"
         )
-    return FileTokenizer(path / "tokenizer.json", end_of_sequence=end_of_sequence(path))
+    return open_tokenizer(path)
 
 
 def _open_transformers(path: Path, options: ModelOptions, max_batch: int) -> "Engine":

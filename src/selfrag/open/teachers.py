@@ -14,6 +14,7 @@ from selfrag.errors import BadInput
 from selfrag.open.engines import (
     EngineKind,
     ModelOptions,
+    is_url,
     model_folder,
     open_engine,
     weight_files,
@@ -103,11 +104,6 @@ def n_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def is_url(text: str) -> bool:
-    """Whether `text` is the address of a server."""
-    return text.startswith(("http://", "https://"))
 
 
 @contextmanager
