@@ -146,6 +146,12 @@ def test_a_weight_of_another_type_is_refused_by_name(weights):
             lambda rag: SelfRAG.from_pretrained(engine="gpu"),
             "engine is 'gpu'; expected one of auto",
         ),
+        (lambda rag: SelfRAG.from_pretrained(config={"top_k": 3}), "expected selfrag.SearchConfig"),
+        (lambda rag: SelfRAG("default", rag.retriever), "engine is 'default', which has no"),
+        (lambda rag: SelfRAG(rag.engine, None), "retriever is None, which has no `search`"),
+        (lambda rag: SelfRAG(rag.engine, ["Ann"]), "call SelfRAG.from_pretrained"),
+        (lambda rag: rag.generate("Who?", max_new_tokens=0), "max_new_tokens is 0"),
+        (lambda rag: rag.generate("Who?", max_new_tokens="9"), "max_new_tokens is '9'"),
         (lambda rag: SelfRAG.from_pretrained(7), "model is 7; expected a string"),
         (lambda rag: SelfRAG.from_pretrained("no where"), "no folder here and no id on the hub"),
         (
@@ -210,6 +216,13 @@ def test_passages_without_ids_or_with_the_same_are_told_apart():
 def test_a_title_that_is_none_is_no_title(rag):
     answer = rag.ask("Who?", passages=[Passage(id="a", title=None, text="Ann did it.")])
     assert (answer.text, answer.passages[0].passage.title) == ("Ann.", "")
+
+
+def test_what_is_empty_gives_nothing_and_generators_are_lists(rag):
+    assert rag.batch([]) == []
+    assert rag.ask("Who?", passages=[]).passages == ()
+    asked = rag.batch((q for q in ("Who?", "Who?")), passages=(p for p in ["Ann did it."]))
+    assert [answer.text for answer in asked] == ["Ann.", "Ann."]
 
 
 def test_hits_are_passages_too(rag):

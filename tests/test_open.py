@@ -189,6 +189,13 @@ def test_a_folder_or_file_that_is_no_model_is_refused(tmp_path):
         model_folder(str(tmp_path / "x.bin"))
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta:x"])
+def test_a_device_that_is_not_there_is_refused(tiny, device):
+    options = ModelOptions(model=str(tiny), engine=EngineKind.TRANSFORMERS, device=device)
+    with pytest.raises(BadInput, match=f"cannot run on {device}: torch says"):
+        open_engine(options)
+
+
 def test_the_cpu_engine_is_refused_on_another_device(tiny):
     options = ModelOptions(model=str(tiny), engine=EngineKind.NUMPY, device="cuda")
     with pytest.raises(BadInput, match="it computes on the CPU"):

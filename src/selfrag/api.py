@@ -43,6 +43,15 @@ class SelfRAG:
     def __init__(
         self, engine: Engine, retriever: Retriever, *, config: SearchConfig | None = None
     ) -> None:
+        for name, part, method in (
+            ("engine", engine, "generate"),
+            ("retriever", retriever, "search"),
+        ):
+            if not callable(getattr(part, method, None)):
+                raise BadInput(
+                    f"cannot make a SelfRAG: {name} is {part!r:.80}, which has no `{method}`; "
+                    "expected an opened one, so call SelfRAG.from_pretrained with names"
+                )
         self.engine = engine
         self.retriever = retriever
         self.config = _config(config)
@@ -147,6 +156,11 @@ class SelfRAG:
 
         The raw use of the released quick start: no gate, no search, no scores.
         """
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ConfigError(
+                f"cannot generate: max_new_tokens is {max_new_tokens!r:.80}; expected a whole "
+                "number of at least 1, so change it"
+            )
         fmt = PromptFormat.of(self.engine.tokenizer, model=self.engine.name)
         prompt = fmt.instruction(_questions([question])[0])
         if passage is not None:

@@ -10,8 +10,8 @@ import shutil
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -20,6 +20,7 @@ from typing import Any
 
 from selfrag.downloads import hub_snapshot, pip_download
 from selfrag.errors import AssetError, StorageError
+from selfrag.files import storage_errors
 from selfrag.progress import SILENT, Progress
 
 
@@ -215,16 +216,10 @@ def _make_room(asset: Asset) -> None:
         )
 
 
-@contextmanager
-def _storage(asset: Asset) -> Iterator[None]:
+def _storage(asset: Asset) -> AbstractContextManager[None]:
     """Turns what the disk refuses into one sentence of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"cannot fetch {asset}: writing below {cache_dir()} failed with {str(error)!r}, "
-            "expected a writable folder; mend it or point XDG_CACHE_HOME to another one"
-        ) from error
+    advice = "expected a writable folder; fix it or point XDG_CACHE_HOME to another one"
+    return storage_errors(f"fetch {asset} into {cache_dir()}", advice=advice)
 
 
 def _check_files(asset: Asset, folder: Path, *, doing: str, remedy: str) -> None:

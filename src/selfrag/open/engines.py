@@ -343,10 +343,14 @@ def _open_transformers(path: Path, options: ModelOptions, max_batch: int) -> "En
     from selfrag.engine.transformers import TransformersEngine
 
     device = options.device
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        torch.empty(1, device=device)
+    # AssertionError: a build of torch without CUDA.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BadInput(
-            f"cannot run on {device}: torch sees no GPU here; expected one, so leave --device out"
-        )
+            f"cannot run on {device}: torch says {str(error).splitlines()[0]:.120}; expected a "
+            "device of this machine, such as cpu or cuda:0, so name one or leave --device out"
+        ) from error
     dtype = torch.float32 if _fits(path) else torch.bfloat16  # fp16 is slow on CPUs
     if device != "cpu":
         dtype = torch.float16
