@@ -326,7 +326,7 @@ def test_a_row_that_lacks_a_field_is_named_with_file_and_line(tmp_path, kind, fi
         ("node", {"lead_ids": ["a"]}, "token ids are"),
         ("node", {"wants": "perhaps"}, "'perhaps' is not a valid Retrieve"),
         ("node", {"path_score": "high"}, "could not convert"),
-        ("question", {"answers": [3]}, "expected strings"),
+        ("question", {"answers": [{}]}, "expected strings"),
         ("question", {"config": {"beam_width": 0}}, "decode.beam_width is 0"),
         ("question", {"config": {"speed": 3}}, "there is no such setting"),
     ],
