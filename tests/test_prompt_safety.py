@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.engine.tokenizer import FileTokenizer
-from selfrag.errors import EngineError
+from selfrag.errors import BadInput, EngineError
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, PromptFormat
 from selfrag.reflection import Marker
@@ -121,3 +121,15 @@ def test_an_end_token_that_the_vocabulary_lacks_is_named(tmp_path):
     byte_tokenizer(TOKENS).save(str(path))
     with pytest.raises(EngineError, match="no token '<end>'"):
         FileTokenizer(path, end_of_sequence="<end>")
+
+
+def test_text_that_is_no_unicode_is_refused_wherever_it_is_written(fmt):
+    bad = "a\udcff"
+    texts = (
+        lambda: fmt.instruction(bad),
+        lambda: fmt.passage(Passage(id="p", title=bad, text="t"), 10),
+        lambda: fmt.passage(Passage(id="p", title="t", text=bad), 10),
+    )
+    for write in texts:
+        with pytest.raises(BadInput, match="bytes that are not UTF-8"):
+            write()

@@ -1,10 +1,11 @@
-"""Whether a gold string stands in a text."""
+"""Whether a gold string occurs in a text, and what is a text."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrag.text import find_gold, holds_gold
+from selfrag.errors import BadInput
+from selfrag.text import find_gold, holds_gold, require_text
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,14 @@ WORDS = st.lists(st.text("abc", min_size=1, max_size=3), max_size=6)
 @given(WORDS, st.text("abc", min_size=1, max_size=3))
 def test_a_word_is_held_where_it_is_among_the_words(words, answer):
     assert holds_gold(" ".join(words).upper(), [f" {answer} "]) == (answer in words)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcff", "\udc00\ud800 b", "x" * 50 + "\udfff"])
+def test_half_a_surrogate_pair_is_no_text(text):
+    with pytest.raises(BadInput, match="bytes that are not UTF-8, or half a surrogate pair"):
+        require_text(text)
+
+
+@given(st.text())
+def test_all_other_text_is_text(text):
+    assert require_text(text) is text

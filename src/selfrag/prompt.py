@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
         """Ids of `text` read as plain text: special-token parsing is off, nothing is added.
 
         `continues`: a control id comes before it. Some tokenizers put a space before the first word
-        of a prompt, and nowhere else.
+        of a prompt, and nowhere else. Raises `BadInput` for what is no Unicode text.
         """
         ...
 

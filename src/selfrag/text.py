@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
+from selfrag.errors import BadInput
+
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
@@ -39,6 +41,23 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 def split_sentences(text: str) -> list[str]:
     """The sentences of `text`, in order."""
     return [text[start:end] for start, end in sentence_spans(text)]
+
+
+def require_text(text: str) -> str:
+    """`text`, where UTF-8 can hold it; raises `BadInput` for half a surrogate pair.
+
+    Python makes such halves of bytes that are not UTF-8, in arguments, file names and input; no
+    tokenizer takes them.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.start + 20]
+        raise BadInput(
+            f"cannot read the text {around!r}: it holds bytes that are not UTF-8, or half a "
+            "surrogate pair; expected Unicode text, so fix its encoding"
+        ) from error
+    return text
 
 
 def gold_pattern(answer: str) -> str:

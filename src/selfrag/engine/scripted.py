@@ -22,6 +22,7 @@ from selfrag.engine.base import Completion, FinishReason, Request
 from selfrag.engine.batching import Batcher, Draft, Next, Row, Step
 from selfrag.errors import BadInput, EngineError
 from selfrag.reflection import REFLECTION_TOKENS
+from selfrag.text import require_text
 
 END_OF_SEQUENCE = "</s>"
 
@@ -51,7 +52,7 @@ class ScriptedTokenizer:
 
     def encode(self, text: str, *, continues: bool = False) -> list[int]:
         """Ids of `text` read as plain text: the name of a control token becomes several pieces."""
-        return [self._piece_id(piece) for piece in _PIECE.findall(text)]
+        return [self._piece_id(piece) for piece in _PIECE.findall(require_text(text))]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ordinary ids; control ids are left out."""

@@ -13,6 +13,7 @@ import tokenizers
 
 from selfrag.errors import EngineError
 from selfrag.prompt import require_unforgeable
+from selfrag.text import require_text
 
 # Put before a text to have it read as one that does not begin the prompt. Of no script, so that no
 # text holds it by chance.
@@ -47,7 +48,11 @@ class FileTokenizer:
         require_unforgeable(self, [end_of_sequence], model=f"the tokenizer {path}")
 
     def encode(self, text: str, *, continues: bool = False) -> list[int]:
-        """Ids of `text` read as plain text, nothing added; `continues`: after a control id."""
+        """Ids of `text` read as plain text, nothing added; `continues`: after a control id.
+
+        Raises `BadInput` for what is no Unicode text.
+        """
+        require_text(text)
         if continues and self._anchored is not self._tokenizer and _ANCHOR not in text:
             return list(self._anchored.encode(_ANCHOR + text, add_special_tokens=False).ids)[1:]
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
