@@ -155,7 +155,37 @@ def test_broken_files_are_told_one_line_each_and_the_rest_is_indexed(run, tmp_pa
         if docs.name in line
     }
     assert sorted(told) == ["bad.txt", "empty.txt", "odd.xyz", "rows.jsonl:2"]
-    assert told["odd.xyz"] == "a .xyz file, which is not read"
+    assert "a .xyz file, which is not read" in told["odd.xyz"]
+
+
+def test_files_that_share_a_fault_are_summed_unless_all_are_wanted(run, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "good.txt").write_text("Good.")
+    (docs / "bad.txt").write_bytes(b"\x00\x01\x02")
+    for n in range(9):
+        (docs / f"{n}.png").write_bytes(b"\x89PNG")
+    command = ["index", "build", docs, "--out", tmp_path / "index"]
+    lines = run(*command)[1].splitlines()
+    assert f"skipped 9 files, {docs}/0.png first: an image, which is not read" in lines
+    assert not any("5.png" in line for line in lines) and any("bad.txt" in line for line in lines)
+    assert "--verbose names every file" in lines
+    told = run(*command, "--verbose")[1]
+    assert all(f"{n}.png: an image" in told for n in range(9))
+
+
+def test_ignored_files_are_left_out_and_taken_out_when_they_become_so(run, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("good", "draft", "later"):
+        (docs / f"{name}.txt").write_text(f"The {name} text.")
+    index = tmp_path / "index"
+    run("index", "build", docs, "--out", index, "--ignore", "draft*")
+    assert held(run, index)[0] == 2
+    assert outcomes(run("index", "update", index, "--json")[0]) == {"unchanged": 2}
+    (docs / ".gitignore").write_text("later.txt\n")
+    assert outcomes(run("index", "update", index, "--json")[0]) == {"unchanged": 1, "deleted": 1}
+    assert held(run, index)[0] == 1
 
 
 def test_documents_without_text_leave_nothing(run, tmp_path):

@@ -147,7 +147,12 @@ def build(
         cut_rows=read.cut_rows,
         encoding=read.encoding,
     )
-    manifest = replace(manifest, text_column=read.text_column, title_column=read.title_column)
+    manifest = replace(
+        manifest,
+        text_column=read.text_column,
+        title_column=read.title_column,
+        ignore=read.ignore,
+    )
 
     def fill(writer: IndexWriter) -> None:
         intake = _Intake(writer, read, changes, on_skip, progress)
@@ -220,7 +225,9 @@ def update(
     with _changed(index, encoder, max_mb, on_skip, progress) as intake:
         gone = (str(fixed_part(root)) for root in roots if root not in there)
         intake.changes.missing += dict.fromkeys(gone)
-        _put_files(intake, list_files(there, options=intake.read))
+        found = list_files(there, options=intake.read)
+        _put_files(intake, found)
+        _drop_ignored(intake, found)
         _drop_missing(intake, [fixed_part(root) for root in there])
     return intake.changes
 
@@ -332,6 +339,7 @@ def _changed(
             cut_rows=there.cut_rows,
             text_column=there.text_column,
             title_column=there.title_column,
+            ignore=there.ignore,
         )
         intake = _Intake(writer, read, Changes(), on_skip, progress)
         yield intake
@@ -428,6 +436,13 @@ def _drop_missing(intake: _Intake, roots: Sequence[Path]) -> None:
         intake,
         {name for name in names if _is_under(Path(name), roots) and _is_gone(Path(name))},
     )
+
+
+def _drop_ignored(intake: _Intake, found: Found) -> None:
+    """Takes out what is left out now, and was not when it was read."""
+    ignored = [Path(key_of(path)) for path in found.ignored]
+    held = _held(intake.writer) - {key_of(file.path) for file in found.files}
+    _delete_files(intake, {name for name in held if _is_under(Path(name), ignored)})
 
 
 def _delete_files(intake: _Intake, names: set[str]) -> None:

@@ -1,6 +1,6 @@
 """`selfrag index`: build, change, check and tune an index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -31,6 +31,8 @@ Folder = Annotated[str, typer.Argument(help="Index folder or s3://bucket/prefix.
 Paths = Annotated[
     list[str], typer.Argument(help=f"Files, folders or patterns of {EXPECTED}; .gz where it fits.")
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Name every file that is skipped.")]
+N_NAMED = 3  # files that share a fault; more are summed
 MaxMb = Annotated[int, typer.Option(help="Larger files are skipped; rows have no limit.")]
 
 
@@ -48,11 +50,12 @@ def index_build(
         Precision | None, typer.Option(help="Of the encoder; int8 for the default one on a CPU.")
     ] = None,
     read: ReadOptions,
+    verbose: Verbose = False,
     as_json: options.Json = False,
 ) -> None:
     """Index your own documents; what a broken-off build has done is kept and gone on from."""
     report = Reporter()
-    with _told(out, as_json, report) as told:
+    with _told(out, report, as_json=as_json, verbose=verbose) as told:
         told.changes = indexing.build(
             paths,
             out,
@@ -70,11 +73,12 @@ def index_add(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, patterns or URLs.")],
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch web pages.")] = False,
     max_mb: MaxMb = 512,
+    verbose: Verbose = False,
     as_json: options.Json = False,
 ) -> None:
     """Put files into an index, or web pages where that is allowed; changed ones are replaced."""
     report = Reporter()
-    with _told(path, as_json, report) as told:
+    with _told(path, report, as_json=as_json, verbose=verbose) as told:
         told.changes = indexing.add(
             path,
             paths,
@@ -93,11 +97,12 @@ def index_update(
         list[str] | None, typer.Argument(help="Of these alone; all it was built of if not given.")
     ] = None,
     max_mb: MaxMb = 512,
+    verbose: Verbose = False,
     as_json: options.Json = False,
 ) -> None:
     """Read what has changed since, by its hash, and take out the files that are gone."""
     report = Reporter()
-    with _told(path, as_json, report) as told:
+    with _told(path, report, as_json=as_json, verbose=verbose) as told:
         told.changes = indexing.update(
             path,
             paths or (),
@@ -264,17 +269,15 @@ class _Told:
 
 
 @contextmanager
-def _told(path: str, as_json: bool, report: Reporter) -> Iterator[_Told]:
+def _told(path: str, report: Reporter, *, as_json: bool, verbose: bool) -> Iterator[_Told]:
     """Every fault, one line each, once all is done; then what became of the files."""
     told = _Told()
     try:
         yield told
     finally:
         report.close()
-        for fault in told.faults:
-            stderr.print(
-                f"{'skipped ' if fault.whole else ''}{fault}", markup=False, soft_wrap=True
-            )
+        for line in fault_lines(told.faults, is_verbose=verbose):
+            stderr.print(line, markup=False, soft_wrap=True)
     for root in told.changes.missing:
         stderr.print(
             f"{root} is gone: its passages stay; "
@@ -290,6 +293,24 @@ def _told(path: str, as_json: bool, report: Reporter) -> Iterator[_Told]:
         return
     said = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items() if n) or "nothing to do"
     stdout.print(f"{path} holds {n_passages} passages; files: {said}", markup=False)
+
+
+def fault_lines(faults: Sequence[Skipped], *, is_verbose: bool) -> Iterator[str]:
+    """What is said of faults: of files that share one, their number; the others one by one.
+
+    Those that are named come last, where they are seen.
+    """
+    by_reason: dict[tuple[bool, str], list[Skipped]] = {}
+    for fault in faults:
+        by_reason.setdefault((fault.whole, fault.reason), []).append(fault)
+    is_summed = {} if is_verbose else {k: v for k, v in by_reason.items() if len(v) > N_NAMED}
+    for (whole, reason), alike in is_summed.items():
+        yield f"{'skipped ' if whole else ''}{len(alike)} files, {alike[0].path} first: {reason}"
+    for fault in faults:
+        if (fault.whole, fault.reason) not in is_summed:
+            yield f"{'skipped ' if fault.whole else ''}{fault}"
+    if is_summed:
+        yield "--verbose names every file"
 
 
 def _encoder(path: str, report: Reporter) -> Callable[[], "Encoder"]:

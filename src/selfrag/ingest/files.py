@@ -25,6 +25,7 @@ from selfrag.ingest.formats import (
     missing_package,
     not_read,
 )
+from selfrag.ingest.ignore import IgnoreRules
 
 _EMPTY = "empty"
 
@@ -59,6 +60,7 @@ class Found:
 
     files: tuple[SourceFile, ...]
     skipped: tuple[Skipped, ...] = ()
+    ignored: tuple[Path, ...] = ()  # files and folders that the user or a .gitignore left out
 
 
 def find_files(paths: Sequence[str | Path], *, options: ReadOptions | None = None) -> Found:
@@ -67,7 +69,8 @@ def find_files(paths: Sequence[str | Path], *, options: ReadOptions | None = Non
     In the order of `paths`, those of a folder or pattern sorted. A file that several names lead to
     comes once: under its own name rather than a link's, else under the first. Folders are read with
     their subfolders, less what is hidden, an office program's lock or an index of ours; a link to a
-    folder is followed only where it is named itself.
+    folder is followed only where it is named itself. What a `.gitignore` in them, or above them in
+    a git repository, or `options.ignore` names is left out.
 
     Files of other formats, empty, too large or unreadable ones, and those whose package is not
     installed, are `skipped`. Raises `BadInput` for a name with nothing behind it, and when there is
@@ -75,7 +78,7 @@ def find_files(paths: Sequence[str | Path], *, options: ReadOptions | None = Non
     """
     found = _found(paths, options or ReadOptions(), must_match=True)
     if not found.files:
-        raise BadInput(_nothing(paths, found.skipped))
+        raise BadInput(_nothing(paths, found))
     return found
 
 
@@ -101,13 +104,18 @@ def fixed_part(name: str | Path) -> Path:
 def _found(paths: Sequence[str | Path], options: ReadOptions, *, must_match: bool) -> Found:
     files: list[SourceFile] = []
     skipped: list[Skipped] = []
-    for path in _once([path for name in paths for path in _paths_of(name, skipped, must_match)]):
+    ignored: list[Path] = []
+
+    def paths_of(name: str | Path) -> Iterator[Path]:
+        return _paths_of(name, options, must_match=must_match, skipped=skipped, ignored=ignored)
+
+    for path in _once([path for name in paths for path in paths_of(name)]):
         found = _look_at(path, options)
         if isinstance(found, Skipped):
             skipped.append(found)
         else:
             files.append(found)
-    return Found(files=tuple(files), skipped=tuple(dict.fromkeys(skipped)))
+    return Found(files=tuple(files), skipped=tuple(dict.fromkeys(skipped)), ignored=tuple(ignored))
 
 
 def _escaped(path: Path) -> Path:
@@ -137,24 +145,37 @@ def _once(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _nothing(paths: Sequence[str | Path], skipped: Sequence[Skipped]) -> str:
-    names = ", ".join(map(printable, paths))
+def _nothing(paths: Sequence[str | Path], found: Found) -> str:
+    names, skipped = ", ".join(map(printable, paths)), found.skipped
     first = f" ({skipped[0]})" if skipped else ""
+    if found.ignored:
+        first += f", and {len(found.ignored)} files and folders that --ignore or a .gitignore names"
     return (
         f"cannot read documents from {names}: found {len(skipped)} files but none to read{first}, "
         f"expected {EXPECTED}; name others"
     )
 
 
-def _paths_of(name: str | Path, skipped: list[Skipped], must_match: bool) -> Iterator[Path]:
+def _paths_of(
+    name: str | Path,
+    options: ReadOptions,
+    *,
+    must_match: bool,
+    skipped: list[Skipped],
+    ignored: list[Path],
+) -> Iterator[Path]:
     base, rest = _split(_escaped(Path(os.path.expanduser(name))))
     if not rest and not os.path.lexists(base):
         raise BadInput(
             f"cannot read documents from {printable(base)}: no such file or folder; expected "
             f"{EXPECTED} or a folder or pattern of those, so check the path"
         )
+    rules = IgnoreRules(base, options.ignore)
     if not rest:
-        yield from _walk(base, skipped)
+        if not base.is_dir() and rules.leaves_out_named(base):
+            ignored.append(base)
+        else:
+            yield from _walk(base, rules, skipped, ignored)
         return
     matches = _matches(base, rest)
     if not matches and must_match:
@@ -163,10 +184,12 @@ def _paths_of(name: str | Path, skipped: list[Skipped], must_match: bool) -> Ite
             "one such as 'docs/**/*.pdf', so check it"
         )
     for match in matches:
-        if match.is_symlink() and match.is_dir():
+        if rules.leaves_out(match):
+            ignored.append(match)
+        elif match.is_symlink() and match.is_dir():
             skipped.append(_folder_link(match))
         else:
-            yield from _walk(match, skipped)
+            yield from _walk(match, rules, skipped, ignored)
 
 
 def _matches(base: Path, rest: tuple[str, ...]) -> list[Path]:
@@ -199,7 +222,9 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith((".", "~$")) for part in path.parts)
 
 
-def _walk(path: Path, skipped: list[Skipped]) -> Iterator[Path]:
+def _walk(
+    path: Path, rules: IgnoreRules, skipped: list[Skipped], ignored: list[Path]
+) -> Iterator[Path]:
     """The file itself, or the files of a folder, sorted."""
     if not path.is_dir():
         yield path
@@ -213,11 +238,14 @@ def _walk(path: Path, skipped: list[Skipped]) -> Iterator[Path]:
         if _is_index(Path(folder)):
             folders.clear()
             continue
-        visible = [name for name in folders if not _is_hidden(Path(name))]
-        links = [Path(folder, name) for name in visible if os.path.islink(Path(folder, name))]
+        visible = [name for name in (*folders, *names) if not _is_hidden(Path(name))]
+        left_out = {name for name in visible if rules.leaves_out(Path(folder, name))}
+        ignored += [Path(folder, name) for name in visible if name in left_out]
+        folders[:] = [name for name in folders if name in visible and name not in left_out]
+        links = [Path(folder, name) for name in folders if os.path.islink(Path(folder, name))]
         skipped += map(_folder_link, links)
-        folders[:] = visible
-        found += [Path(folder, name) for name in names if not _is_hidden(Path(name))]
+        wanted = set(visible) - left_out
+        found += [Path(folder, name) for name in names if name in wanted]
     yield from sorted(found)
 
 

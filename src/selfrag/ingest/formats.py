@@ -103,6 +103,7 @@ _PACKAGES = {
     Format.XML: ("lxml",),
 }
 _TEXT_HELP = "Column with the text of a row; again for another."
+_IGNORE_HELP = "Leave out what matches, as in a .gitignore; again for another."
 _TITLE_HELP = "Column that titles a row; again for another."
 _GZIPPED = {Format.TEXT, Format.MARKDOWN, Format.RST, Format.HTML, Format.TABLE}
 _GZIPPED |= {Format.JSON_LINES, Format.JSON}
@@ -120,6 +121,7 @@ class ReadOptions:
     cut_rows: bool = setting(False, "Cut rows that have an id, too.")
     text_column: tuple[str, ...] = setting((), _TEXT_HELP, is_repeated=True)
     title_column: tuple[str, ...] = setting((), _TITLE_HELP, is_repeated=True)
+    ignore: tuple[str, ...] = setting((), _IGNORE_HELP, is_repeated=True)
 
     def __post_init__(self) -> None:
         for name in ("max_mb", "max_pages", "timeout_s", "memory_mb"):
@@ -127,7 +129,8 @@ class ReadOptions:
                 raise ConfigError(
                     f"cannot read documents: {name} is {getattr(self, name)}, expected more than 0"
                 )
-        for name in ("text_column", "title_column"):  # lists, of JSON and of the command line
+        # Lists, of JSON and of the command line.
+        for name in ("text_column", "title_column", "ignore"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.encoding:
             self._check_encoding()

@@ -40,9 +40,9 @@ class Manifest:
 
     `chunking` and `chunk_words` say how its files are cut, and `cut_rows` whether rows with an id
     are; `encoding` is that of its text files, empty where each has its own; `text_column` and
-    `title_column` are what its rows are read by; `roots` are the files and folders that it stands
-    for. `n_probes` and `refine_factor` are those of a vector search, 0
-    for the usual ones. `attribution` is the licence line that the passages ask for.
+    `title_column` are what its rows are read by; `ignore` are patterns of what is left out of the
+    `roots`, the files and folders that it stands for. `n_probes` and `refine_factor` are those of a
+    vector search, 0 for the usual ones. `attribution`: the licence line that the passages ask for.
     """
 
     format_version: int
@@ -60,6 +60,7 @@ class Manifest:
     encoding: str = ""
     text_column: tuple[str, ...] = ()
     title_column: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, location: Location, *, timeout_s: float = TIMEOUT_S) -> "Manifest":
