@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eval_parts import cited, hit, output, question, record
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, EngineError
 from selfrag.evaluate.attribution import Claim, citation_scores, cited_sentences, claims_of
 from selfrag.evaluate.judges import SupportJudge, Verdicts, judge_citations
 from selfrag.evaluate.record import RECORDS
@@ -205,3 +205,16 @@ def test_a_question_without_an_answer_has_no_citation_scores(tmp_path):
     (tmp_path / RECORDS).touch()
     assert judge_citations(tmp_path, [failed], Letters())["citation_recall@letters/1"] == {}
     assert question().passages == ()
+
+
+def test_a_judge_that_gives_no_number_is_named_and_nothing_is_kept(tmp_path):
+    class Broken:
+        name = "broken"
+
+        def judge(self, claims):
+            return [float("nan")] * len(claims)
+
+    claim = Claim(question="Who?", premise="Ann.", hypothesis="Ann.")
+    with pytest.raises(EngineError, match="cannot judge with broken: it gave no number"):
+        Verdicts(tmp_path / "verdicts").ask([claim], Broken())
+    assert not (tmp_path / "verdicts").exists()

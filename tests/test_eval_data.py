@@ -233,3 +233,22 @@ def test_a_question_survives_its_row():
         references=("long",), topic="t",
     )  # fmt: skip
     assert from_builtins(Question, json.loads(json.dumps(question_to_row(asked)))) == asked
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        r'{"question": "Who \ud800?", "answers": ["x"]}',
+        r'{"question": "Who?", "answers": ["\udfff"]}',
+        r'{"question": "Who?", "answers": ["x"], "ctxs": [{"text": "\ud83d alone"}]}',
+        '{"question": "Who?", "answers": ["x"], "ctxs": [{"text": "y", "score": NaN}]}',
+        '{"question": "Who?", "answers": [1e999]}',
+    ],
+)
+def test_what_no_tokenizer_and_no_file_takes_is_left_out_and_named(tmp_path, row):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"question": "Pair \\ud83d\\ude00?", "answers": ["x"]}}\n{row}\n')
+    found = load_questions(path, TASKS["nq_open"])
+    assert [asked.text for asked in found.questions] == ["Pair \U0001f600?"]
+    (fault,) = found.faults
+    assert fault.row == 2 and ("surrogate" in fault.reason or "not JSON" in fault.reason)

@@ -1,5 +1,6 @@
 """Measures of retrieval by hand, their intervals, and the files they are read from."""
 
+import json
 import math
 
 import numpy as np
@@ -208,7 +209,7 @@ def test_judgements_as_json_lines_are_read(tmp_path):
         ('{"qid": "q1"}', 1),
         ('{"gold_pids": ["a"]}', 1),
         ('{"qid": "q", "gold_pids": []}\n{"qid": "q", "gold_pids": ["a"]}', 2),
-        ("[1", 1),
+        ("1", 1),
     ],
 )
 def test_a_line_that_is_no_judgement_is_named(tmp_path, content, number):
@@ -240,6 +241,51 @@ def test_a_run_as_json_lines_knows_its_answers_where_they_are_given(tmp_path):
     }
 
 
+def test_the_json_list_of_dpr_is_read(tmp_path):
+    rows = [
+        {
+            "question": "Which planet?",
+            "answers": ["Saturn"],
+            "ctxs": [
+                {
+                    "id": "wiki:1",
+                    "title": "T",
+                    "text": "of Mars",
+                    "score": "80.1",
+                    "has_answer": False,
+                },
+                {
+                    "id": "wiki:2",
+                    "title": "T",
+                    "text": "of it",
+                    "score": "79.0",
+                    "has_answer": True,
+                },
+            ],
+        },
+        {"question": "Who?", "answers": ["Ann"], "ctxs": [{"id": "wiki:1", "text": "Ann."}]},
+    ]
+    path = tmp_path / "dpr.json"
+    for indent in (None, 4):
+        path.write_text(json.dumps(rows, indent=indent))
+        assert read_run(path) == {
+            "line 1": Ranking(scores={"wiki:1": -1.0, "wiki:2": -2.0}, holds_answer=(False, True)),
+            "line 2": Ranking(scores={"wiki:1": -1.0}, holds_answer=(True,)),
+        }
+    path.write_text(json.dumps([{"qid": "q", "gold_pids": ["a"]}]))
+    assert read_qrels(path) == {"q": {"a": 1}}
+
+
+def test_a_row_without_passages_is_named_with_what_it_lacks(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Who?", "answers": ["Ann"]}\n')
+    with pytest.raises(BadInput, match=r"line 1 is not a ranking \(it has no 'ctxs'\)"):
+        read_run(path)
+    path.write_text("just words that are no run\n" * 2)
+    with pytest.raises(BadInput, match=r"line 1 is not a ranking"):
+        read_run(path)
+
+
 @pytest.mark.parametrize(
     ("content", "number"),
     [
@@ -261,5 +307,5 @@ def test_a_line_that_is_no_ranking_is_named(tmp_path, content, number):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, read):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "binary"):
-        with pytest.raises(BadInput, match=f"from {path}: .*expected a readable file in UTF-8"):
+        with pytest.raises(BadInput, match=f"from {path}: .*expected (a readable file|UTF-8)"):
             read(path)

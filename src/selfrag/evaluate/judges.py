@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, EngineError
 from selfrag.evaluate.attribution import (
     ENTAILED,
     Claim,
@@ -163,6 +163,12 @@ class Verdicts:
         for start in range(0, len(names), BATCH):
             part = names[start : start + BATCH]
             found = judge.judge([new[name] for name in part])
+            if not all(map(math.isfinite, found)):
+                raise EngineError(
+                    f"cannot judge with {judge.name}: it gave no number for one of {len(part)} "
+                    "claims; expected probabilities, so look whether its weights are sound or try "
+                    "another precision"
+                )
             kept = dict(zip(part, found, strict=True))
             with AppendLog(self._path, "verdicts") as file:
                 file.append({"claim": name, "probability": p} for name, p in kept.items())

@@ -138,6 +138,11 @@ class EngineModel:
 
 def _shares(done: Completion) -> list[float]:
     logprobs = done.watched[0]
+    if not np.isfinite(logprobs.max()):
+        raise EngineError(
+            f"cannot rate a prompt: the engine gave {logprobs.max()} as a log-probability; "
+            "expected finite ones, so look whether its weights are sound"
+        )
     probs = np.exp(logprobs - logprobs.max())
     return [float(prob) for prob in probs / probs.sum()]
 

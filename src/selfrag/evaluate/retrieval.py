@@ -4,9 +4,8 @@ The measures are those of ir-measures (trec_eval). Judgements and rankings are r
 TREC and BEIR, and from the output of `selfrag retrieve`.
 """
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.rows import answers_of, id_of
+from selfrag.rows import Reject, answers_of, id_of, json_kind, read_values
 from selfrag.statistics import Estimate, FloatArray, bootstrap_intervals
 from selfrag.text import has_answer
 
@@ -176,17 +175,16 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Relevance by query id and passage id, in file order.
 
     TREC: `query 0 passage relevance`. BEIR: a head and `query<tab>passage<tab>relevance`. JSON
-    lines: `qid`, `id` or `_id`, and `gold_pids`, all of relevance 1. Raises `BadInput` naming the
-    line that is none of these.
+    lines or a JSON list: `qid`, `id` or `_id`, and `gold_pids`, all of relevance 1. Raises
+    `BadInput` naming the line that is none of these.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path, "judgements"):
+    for number, row in read_values(path, what="judgements"):
         try:
-            if line.startswith("{"):
-                row = json.loads(line)
+            if isinstance(row, dict):
                 qrels[_new_id(row, qrels)] = {str(pid): 1 for pid in row["gold_pids"]}
                 continue
-            fields = line.split("\t") if "\t" in line else line.split()
+            fields = _fields(row)
             if number == 1 and fields[0] == "query-id":
                 continue
             qid, passage_id, value = fields if len(fields) == 3 else (fields[0], *fields[2:])
@@ -197,28 +195,40 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 
 def read_run(path: Path) -> dict[str, Ranking]:
-    """Rankings by query id, in file order, from a TREC run or the output of `selfrag retrieve`.
+    """Rankings by query id, in file order: a TREC run, or the output of `selfrag retrieve` or DPR.
 
     TREC: `query Q0 passage rank score name`; only scores count, ties as trec_eval breaks them. JSON
-    lines: `qid`, `id` or `_id`, else the query is called by its line, and `ctxs` in order with
-    `id`, and with `hasanswer` or else `text`, in which the gold strings of the row are looked for.
-    Raises `BadInput` naming the line that is neither.
+    lines or a JSON list: `qid`, `id` or `_id`, else the query is called by its line or place, and
+    `ctxs` in order with `id`, and with `hasanswer` or DPR's `has_answer` or else `text`, in which
+    the gold strings of the row are looked for. Raises `BadInput` naming the line that is neither.
     """
     run: dict[str, Ranking] = {}
     scores: dict[str, dict[str, float]] = {}
-    for number, line in _lines(path, "a run"):
+    for number, row in read_values(path, what="a run"):
         try:
-            if line.startswith("{"):
-                row = json.loads(line)
+            if isinstance(row, dict):
                 run[_new_id(row, run, default=f"line {number}")] = _ranking(row)
             else:
-                qid, _, passage_id, _, score, _ = line.split()
+                qid, _, passage_id, _, score, _ = _fields(row)
                 if not math.isfinite(float(score)):
                     raise ValueError(f"score {score}")
                 scores.setdefault(qid, {})[passage_id] = float(score)
         except _BAD as error:
             raise _bad_line(path, number, error, "a ranking", _RUN_FORM) from error
     return {**run, **{qid: Ranking(scores=found) for qid, found in scores.items()}}
+
+
+def _fields(row: Any) -> list[str]:
+    """The fields of a line that is no JSON, as the line of a TREC or BEIR file is none."""
+    if not isinstance(row, Reject):
+        raise ValueError(f"it is {json_kind(row)}")
+    if row.reason != "not_json":
+        raise ValueError(f"it {row.detail}")
+    line = str(row.row)
+    fields = line.split("\t") if "\t" in line else line.split()
+    if len(fields) not in (3, 4, 6):
+        raise ValueError(f"it has {len(fields)} fields")
+    return fields
 
 
 def _new_id(row: Mapping[str, Any], seen: Mapping[str, object], default: str = "") -> str:
@@ -236,38 +246,27 @@ def _ranking(row: Mapping[str, Any]) -> Ranking:
     # Web hits in the released PopQA file have no id: they have a place but can match no judgement.
     ids = [str(ctx.get("id", f"no id, rank {rank}")) for rank, ctx in enumerate(ctxs, start=1)]
     answers = answers_of(row)
-    if not answers and not any("hasanswer" in ctx for ctx in ctxs):
+    holds = [ctx.get("hasanswer", ctx.get("has_answer")) for ctx in ctxs]
+    if not answers and all(each is None for each in holds):
         return Ranking(scores=ranked_scores(ids))
     return Ranking(
-        scores=ranked_scores(ids), holds_answer=tuple(_holds(ctx, answers) for ctx in ctxs)
+        scores=ranked_scores(ids),
+        holds_answer=tuple(
+            has_answer(str(ctx.get("text") or ""), answers) if known is None else bool(known)
+            for ctx, known in zip(ctxs, holds, strict=True)
+        ),
     )
-
-
-def _holds(ctx: Mapping[str, Any], answers: Sequence[str]) -> bool:
-    if "hasanswer" in ctx:
-        return bool(ctx["hasanswer"])
-    return has_answer(str(ctx.get("text") or ""), answers)
-
-
-def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
-    """The lines of a file that hold something, numbered from 1."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if text := line.decode("utf-8-sig").strip():
-                    yield number, text
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"cannot read {what} from {path}: {error}; expected a readable file in UTF-8, so name "
-            "another"
-        ) from error
 
 
 def _bad_line(path: Path, number: int, error: Exception, what: str, form: str) -> BadInput:
     return BadInput(
-        f"cannot read {path}: line {number} is not {what} ({error!r}); expected {form}, so mend or "
-        "drop the line"
+        f"cannot read {path}: line {number} is not {what} ({_told(error)}); expected {form}, so "
+        "fix or drop the line"
     )
+
+
+def _told(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def scores_to_json(scores: RetrievalScores) -> dict[str, Any]:

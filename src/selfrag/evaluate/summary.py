@@ -127,6 +127,11 @@ def load_corpus(folder: Path) -> dict[str, float]:
 
 def keep_corpus(folder: Path, name: str, value: float) -> None:
     """Keeps one measure of all answers together beside the records."""
+    if not math.isfinite(value):
+        raise BadInput(
+            f"cannot keep {name} of {folder}: it is {value}; expected a number, so measure more or "
+            "longer answers"
+        )
     values = load_corpus(folder) | {name: round(value, 6)}
     content = {"records_sha256": records_digest(folder), "values": values}
     write_json(folder / CORPUS_FILE, content)
