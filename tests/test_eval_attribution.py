@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,19 @@ from hypothesis import strategies as st
 from eval_parts import cited, hit, output, question, record
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
-from selfrag.evaluate.attribution import Claim, citation_scores, cited_sentences, claims_of
+from selfrag.evaluate.attribution import (
+    Claim,
+    citation_scores,
+    cited_sentences,
+    claims_of,
+    document,
+    join_passages,
+    score_citations,
+)
 from selfrag.evaluate.judges import SupportJudge, Verdicts, judge_citations
-from selfrag.evaluate.record import RECORDS
+from selfrag.evaluate.record import RECORDS, Record
 from selfrag.evaluate.summary import load_judged
+from selfrag.passage import Hit, Passage
 from selfrag.prompt import PromptFormat
 
 PASSAGES = tuple(hit(text, rank=n) for n, text in enumerate(("a", "b", "c"), start=1))
@@ -218,3 +228,72 @@ def test_a_judge_that_gives_no_number_is_named_and_nothing_is_kept(tmp_path):
     with pytest.raises(EngineError, match="cannot judge with broken: it gave no number"):
         Verdicts(tmp_path / "verdicts").ask([claim], Broken())
     assert not (tmp_path / "verdicts").exists()
+
+
+def test_a_citation_that_entails_alone_is_needed_though_the_others_do_too():
+    # ALCE's condition: a citation is irrelevant where it does not entail alone AND the others do.
+    said = output(
+        "Ann did it.",
+        sentences=cited(("Ann did it.", [1, 2])),
+        passages=(hit("Ann did it."), hit("Ann did it, truly.", rank=2)),
+    )
+    found = citation_scores("Who?", said, lambda claim: "Ann did it" in claim.premise)
+    assert (found.recall, found.precision) == (1.0, 1.0)
+    # The second entails alone; the first does not, and is not needed beside it.
+    said = replace(said, passages=(hit("Bob."), hit("Ann did it.", rank=2)))
+    found = citation_scores("Who?", said, lambda claim: "Ann did it" in claim.premise)
+    assert (found.recall, found.precision) == (1.0, 0.5)
+
+
+def test_premises_are_written_with_their_titles_where_they_have_any():
+    titled, bare = Passage(id="a", title="T", text="x"), Passage(id="b", title="", text="y")
+    assert (document(titled), document(bare)) == ("Title: T\nx", "y")
+    said = output(
+        "z",
+        passages=(Hit(passage=titled, score=1.0, rank=1), Hit(passage=bare, score=1.0, rank=2)),
+    )
+    assert join_passages(said, (2, 1)) == "y\nTitle: T\nx"
+
+
+def test_failed_questions_and_those_that_say_nothing_have_no_citation_scores():
+    records = [
+        record(0, "Ann.", sentences=cited(("Ann.", [])), passages=(hit("Ann."),)),
+        record(1, "", sentences=()),
+        Record(n=2, question=question(id="q2"), error="broken"),
+    ]
+    found = score_citations(records, lambda claim: True)
+    # A sentence without citations is entailed by nothing, and cites nothing needlessly: 0 and 0.
+    assert found == {"citation_recall": {"q0": 0.0}, "citation_precision": {"q0": 0.0}}
+
+
+def test_of_more_than_three_citations_the_first_count():
+    said = output(
+        "Ann.",
+        sentences=cited(("Ann. Bob.", [4, 3, 2, 1])),
+        passages=tuple(hit(f"p{n}", rank=n) for n in range(1, 5)),
+    )
+    assert cited_sentences(said) == [("Ann.", (4, 3, 2)), ("Bob.", (4, 3, 2))]
+
+
+def test_claims_are_all_that_scores_may_ask():
+    said = output(
+        "Ann.",
+        sentences=cited(("Ann.", [1, 2]), ("Bob.", [])),
+        passages=(hit("one"), hit("two", rank=2)),
+    )
+    for share in itertools.product((True, False), repeat=3):
+        asked = []
+        answers = dict(zip(("both", "one", "two"), share, strict=True))
+
+        def entails(claim, asked=asked, answers=answers):
+            asked.append(claim)
+            name = (
+                "both"
+                if "one" in claim.premise and "two" in claim.premise
+                else ("one" if "one" in claim.premise else "two")
+            )
+            return answers[name]
+
+        citation_scores("Who?", said, entails)
+        assert set(asked) <= set(claims_of("Who?", said))
+    assert len(list(claims_of("Who?", said))) == 5 and len(set(claims_of("Who?", said))) == 3

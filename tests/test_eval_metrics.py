@@ -1,12 +1,14 @@
 """Metrics of one answer, worked out by hand, and against libraries on random text."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval_parts import cited, hit, output, question, record
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, SelfRAGError
 from selfrag.evaluate import metrics
 from selfrag.evaluate.record import Output, Record
 from selfrag.evaluate.summary import measure
@@ -122,3 +124,130 @@ def test_an_unknown_metric_is_named():
     with pytest.raises(BadInput, match="there is no metric 'f2'; expected some of match_released"):
         metrics.metrics_named(["token_f1", "f2"])
     assert list(metrics.metrics_named(["token_f1"])) == ["token_f1"]
+
+
+def test_rouge_counts_words_by_their_stems():
+    pytest.importorskip("rouge_score")
+    asked = question(references=("the dogs were running",))
+    # dog and run are 2 of 2 words said and 2 of 4 of the reference: F = 2 * 1 * .5 / 1.5.
+    assert metrics.rouge_lsum(asked, output("dog runs")) == pytest.approx(2 / 3)
+    assert metrics.rouge_lsum(question(), output("dog runs")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [("a [1] b[22].", "a b."), ("[1][2] x [y]", " x [y]"), ("a  [3]", "a "), ("[n]", "[n]")],
+)
+def test_marks_of_citations_are_taken_out_with_one_space(text, bare):
+    assert metrics.without_citations(text) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [("An apple, the  PEAR", "apple pear"), ("Theatre-a.b", "theatreab"), ("the a an", "")],
+)
+def test_normalised_text_has_no_case_signs_and_articles(text, plain):
+    assert metrics.normalise(text) == plain
+
+
+def test_what_needs_gold_strings_or_labels_has_no_value_without():
+    asked, said = question(), output("Ann", passages=(hit("Ann"),))
+    names = [
+        "match_released", "match_words", "match_normalised", "exact_match", "token_f1",
+        "label_accuracy", "label_given", "str_em", "rouge_lsum", "answer_in_passages",
+    ]  # fmt: skip
+    assert [metrics.METRICS[name](asked, said) for name in names] == [None] * len(names)
+    closed = question(answers=("A",), labels=("A", "B"))
+    assert metrics.answer_in_passages(closed, said) is None
+
+
+def test_a_gold_string_that_is_nothing_but_an_article_is_in_no_answer():
+    asked = question(answers=("The", "whole words"))
+    assert metrics.match_normalised(asked, output("")) == 0.0
+    assert metrics.match_normalised(asked, output("some wholesome words")) == 0.0
+    assert metrics.match_normalised(asked, output("the whole words.")) == 1.0
+
+
+def test_f1_of_no_words_is_that_of_squad_2():
+    # No words agree with no words only; of several gold strings the best counts.
+    assert metrics.token_f1(question(answers=("the",)), output("a")) == 1.0
+    assert metrics.token_f1(question(answers=("the", "Ann")), output("Ann")) == 1.0
+    assert metrics.token_f1(question(answers=("Ann",)), output("the")) == 0.0
+    # Three of three words said twice: each counts as often as on both sides.
+    assert metrics.token_f1(question(answers=("x x y",)), output("x x x")) == pytest.approx(2 / 3)
+
+
+def test_an_option_is_named_only_where_no_other_is():
+    asked = question(answers=("A",), labels=("A", "B"), options=("tea", "coffee"))
+    assert metrics.label_of(asked, output("some tea")) == "A"
+    assert metrics.label_of(asked, output("tea or coffee")) is None
+    assert metrics.label_of(question(labels=("A", "B")), output("tea")) is None
+
+
+def test_a_passage_anywhere_holds_the_answer():
+    asked = question(answers=("Ann",))
+    passages = (hit("Bob"), hit("ann", rank=2))
+    assert metrics.answer_in_passages(asked, output("x", passages=passages)) == 1.0
+    assert metrics.answer_in_passages(asked, output("x", passages=passages[:1])) == 0.0
+    assert metrics.retrieved(asked, output("x")) == 0.0
+    assert metrics.abstained(asked, output("x", abstained=True)) == 1.0
+
+
+def test_every_metric_is_found_by_its_own_name_and_counts_are_told_from_shares():
+    assert all(found.__name__ == name for name, found in metrics.METRICS.items())
+    assert metrics.metrics_named([]) == metrics.METRICS
+    counts = {"passages_read", "tokens", "words", "seconds", "facts"}
+    names = {*metrics.METRICS, "seconds", "facts", "factscore"}
+    assert {name for name in names if not metrics.is_share(name)} == counts
+    assert not metrics.is_share("facts@asked-m:read") and metrics.is_share("factscore@m")
+
+
+def test_every_facet_counts_once_whichever_of_its_strings_is_said():
+    asked = question(facets=(("Ann", "Anna"), ("Bob",), ("Cy",), ("Di",)))
+    assert metrics.str_em(asked, output("Anna and the Bob, the di.")) == 0.75
+
+
+def long_records(n_words, n_records):
+    words = " ".join(f"w{n}" for n in range(n_words))
+    asked = question(text="Q", references=(words, "other"))
+    return [Record(n=n, question=asked, output=output(f"{words} [1]")) for n in range(n_records)]
+
+
+def test_mauve_reads_a_hundred_words_of_question_and_answer():
+    failed = Record(n=1, question=question(references=("x",)), error="broken")
+    unjudged = record(2, "no reference")
+    human, machine = metrics.mauve_texts([*long_records(200, 1), failed, unjudged])
+    assert human == machine == ["Q " + " ".join(f"w{n}" for n in range(99))]
+
+
+def test_mauve_is_that_of_its_package_on_ten_texts_at_least(monkeypatch):
+    asked = {}
+
+    class Package:
+        @staticmethod
+        def compute_mauve(**options):
+            asked.update(options)
+            return type("Found", (), {"mauve": 0.5})
+
+    monkeypatch.setattr(metrics, "_package", lambda: Package)
+    with pytest.raises(BadInput, match=r"9 questions have .* expected at least 10"):
+        metrics.mauve_score(long_records(2, 9), model="m")
+    assert metrics.mauve_score(long_records(2, 10), model="m") == 0.5
+    texts = ["Q w0 w1"] * 10
+    assert asked == {
+        "p_text": texts, "q_text": texts, "featurize_model_name": "m", "max_text_length": 512,
+        "seed": 25, "verbose": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        ("mauve", lambda: metrics.mauve_score(long_records(2, 10), model="m")),
+        ("rouge_score.rouge_scorer", lambda: metrics._rouge_scorer.__wrapped__()),
+    ],
+)
+def test_a_package_that_is_missing_is_named(monkeypatch, module, call):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SelfRAGError, match=r"run `pip install \"selfrag\["):
+        call()

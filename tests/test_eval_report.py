@@ -244,7 +244,7 @@ def test_measures_of_all_answers_together_are_kept_and_shown(runs):
     pytest.importorskip("matplotlib")
     from selfrag.evaluate.summary import keep_corpus, summarise
 
-    with pytest.raises(BadInput, match="cannot keep mauve@tiny .*: it is nan; expected a number"):
+    with pytest.raises(BadInput, match=r"cannot keep mauve@tiny .*: it is nan; expected a number"):
         keep_corpus(runs[0].folder, "mauve@tiny", float("nan"))
     keep_corpus(runs[0].folder, "mauve@tiny", 0.25)
     again = [load_run(run.folder) for run in runs]
