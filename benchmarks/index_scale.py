@@ -85,7 +85,7 @@ def batches(n_rows: int) -> Iterator[Any]:
         columns = dict.fromkeys(("source", "file", "version", "title"), empty)
         columns |= dict.fromkeys(("start", "end", "page"), pa.array(np.zeros(n, dtype=np.int64)))
         columns |= {"row": numbers, "id": numbers.cast(pa.string()), "text": text}
-        facts = [written_facts(str(row), "", "", 0, 0, 0) for row in range(start, start + n)]
+        facts = [written_facts(str(row), "", "", 0, 0, 0, 0) for row in range(start, start + n)]
         columns |= {
             "facts": pa.array(facts),
             "search_text": text,

@@ -173,7 +173,7 @@ def test_a_row_is_a_passage_with_all_it_has_and_its_vector(whole):
     assert np.array([row["vector"] for row in found], dtype=np.float32).tolist() == vectors.tolist()
     assert {name: value for name, value in found[5].items() if name != "vector"} == {
         "row": 5,
-        "facts": '["p5", "Title 5", "s5", 5, 14, 1]',
+        "facts": '["p5", "Title 5", "s5", 5, 14, 1, 0]',
         "id": "p5",
         "title": "Title 5",
         "text": PASSAGES[5].text,
@@ -181,6 +181,7 @@ def test_a_row_is_a_passage_with_all_it_has_and_its_vector(whole):
         "start": 5,
         "end": 14,
         "page": 1,
+        "last_page": 0,
         "metadata": ["year=1905", "formula=a=b"],
         "search_text": f"Title 5 {PASSAGES[5].text}",
         "file": "",

@@ -526,3 +526,14 @@ def test_what_was_said_to_be_safe_survives_the_servers_death(store, pg_server):
     assert n_found in (safe[-1], safe[-1] + 512)
     assert store.search(["7"], 1, options=SearchOptions(mode=WORDS))[0][0].passage.id == "p7"
     assert store.add([PASSAGES[0]]) == 1
+
+
+def test_a_table_from_before_there_was_a_last_page_is_read_and_written(dsn):
+    with PgVectorStore.create(dsn, WordEncoder()) as made:
+        made.add([Passage(id="old", title="", text="rain", page=3, last_page=3)])
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("ALTER TABLE selfrag_passages DROP COLUMN last_page")
+    with PgVectorStore.open(dsn, WordEncoder()) as store:
+        store.add([Passage(id="new", title="", text="snow", page=3, last_page=4)])
+        found = {hits[0].passage.id: hits[0].passage for hits in store.search(["rain", "snow"], 1)}
+    assert {name: each.last_page for name, each in found.items()} == {"old": 3, "new": 4}

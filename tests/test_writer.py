@@ -16,7 +16,8 @@ from selfrag.retrieval import writer as writer_module
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.store import PassageStore, metadata_condition
-from selfrag.retrieval.table import is_segmented, word_index
+from selfrag.retrieval.table import connect, is_segmented, word_index
+from selfrag.retrieval.verify import verify_index
 from selfrag.retrieval.writer import FileChange, FileState, IndexWriter
 from words import WordEncoder
 
@@ -327,6 +328,36 @@ def test_what_a_broken_off_build_had_put_decides_too(tmp_path):
         build_folder(path, WordEncoder(), new_manifest(WordEncoder().spec), failing)
     build_folder(path, WordEncoder(), new_manifest(WordEncoder().spec), rest)
     assert found_by_words(path, ASKED["ja"]) == ["ja"]
+
+
+# Pages
+
+
+def test_the_last_page_of_a_passage_is_kept_and_can_be_asked_for(tmp_path):
+    path = build(tmp_path / "index", a=3)
+    spread = replace(passages("b", 1)[0], page=4, last_page=6)
+    with open_writer(path, WordEncoder()) as writer:
+        writer.put_file(state("b"), [spread])
+    store = PassageStore.open(path, WordEncoder())
+    (hits,) = store.search(["passage"], 9, options=SearchOptions(where="last_page >= 5"))
+    assert [hit.passage for hit in hits] == [spread]
+
+
+def test_an_index_from_before_there_was_a_last_page_is_read_and_written(tmp_path):
+    path = build(tmp_path / "index", a=1)
+    table = connect(path).open_table("passages")
+    table.update(values={"facts": '["a-1-0", "a", "a", 0, 0, 3]', "page": 3})
+    table.drop_columns(["last_page"])
+    (hit,) = PassageStore.open(path, WordEncoder()).search(["passage"], 1)[0]
+    assert (hit.passage.page, hit.passage.last_page) == (3, 3)
+    assert all(check.ok for check in verify_index(path))
+    with open_writer(path, WordEncoder()) as writer:
+        writer.put_file(state("b"), passages("b", 1))
+    assert len(held(path)) == 2
+    assert all(check.ok for check in verify_index(path))
+    options = SearchOptions(where="last_page = 3")
+    (hits,) = PassageStore.open(path, WordEncoder()).search(["passage"], 9, options=options)
+    assert [hit.passage.id for hit in hits] == ["a-1-0"]
 
 
 # Broken off

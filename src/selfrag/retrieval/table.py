@@ -40,7 +40,7 @@ FILES = "files"
 # The file and the version of it that a passage was read from.
 Origin = tuple[str, str]
 NO_FILE: Origin = ("", "")
-PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "metadata")
+PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "last_page", "metadata")
 # What is read for a hit. `facts` repeats the other columns as one: to read a row of a column that
 # has the same value throughout, as `page` has in any text, Lance unpacks a page of a million rows.
 READ_COLUMNS = ("facts", "text", "metadata")
@@ -112,7 +112,7 @@ def passages_schema(dim: int) -> Any:
     import pyarrow as pa
 
     texts = ("id", "title", "text", "source", "facts", "search_text", "file", "version")
-    numbers = ("row", "start", "end", "page")
+    numbers = ("row", "start", "end", "page", "last_page")
     return pa.schema(
         [
             *((name, pa.string()) for name in texts),
@@ -164,18 +164,38 @@ def record_batch(
     return pa.record_batch({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def written_facts(id: str, title: str, source: str, start: int, end: int, page: int) -> str:
+def open_or_make(database: Any, name: str, dim: int) -> Any:
+    """The table of passages `name`, with the columns of today."""
+    try:
+        table = database.open_table(name)
+    except ValueError:  # no such table, or one killed before its first version
+        return database.create_table(name, schema=passages_schema(dim), exist_ok=True)
+    return upgraded(table)
+
+
+def upgraded(table: Any) -> Any:
+    """A table of passages with the columns of today: the one that came later is added."""
+    if "last_page" not in table.schema.names:
+        table.add_columns({"last_page": "page"})
+    return table
+
+
+def written_facts(
+    id: str, title: str, source: str, start: int, end: int, page: int, last_page: int
+) -> str:
     """The column `facts` of a passage: a JSON list in this order."""
-    return json.dumps([id, title, source, start, end, page], ensure_ascii=False)
+    return json.dumps([id, title, source, start, end, page, last_page], ensure_ascii=False)
 
 
 def passage_of(row: dict[str, Any]) -> Passage:
     """The passage that a row of the table holds."""
     pairs = (item.partition("=") for item in row["metadata"] or ())
+    facts = dict(zip(FACTS, json.loads(row["facts"]), strict=False))
+    facts.setdefault("last_page", facts["page"])  # written before there was one
     return Passage(
         text=row["text"],
         metadata=tuple((name, value) for name, _, value in pairs),
-        **dict(zip(FACTS, json.loads(row["facts"]), strict=True)),
+        **facts,
     )
 
 

@@ -168,6 +168,7 @@ def _search_checks(passages: Any) -> Iterator[Check]:
 
 
 def _by_columns(row: dict[str, Any]) -> Passage:
+    row = {"last_page": row["page"], **row}  # of an index that is older than the column
     facts = written_facts(**{name: row[name] for name in FACTS})
     return passage_of({**row, "facts": facts})
 

@@ -34,6 +34,7 @@ from selfrag.retrieval.table import (
     is_segmented,
     kind_for,
     needs_segmenting,
+    open_or_make,
     passages_schema,
     quoted,
     record_batch,
@@ -118,9 +119,7 @@ class IndexWriter:
         self._old: _OldVectors | None = None  # of the file that is being replaced
         self.manifest = manifest
         with storage(location):
-            self._passages = database.create_table(
-                PASSAGES, schema=passages_schema(encoder.spec.dim), exist_ok=True
-            )
+            self._passages = open_or_make(database, PASSAGES, encoder.spec.dim)
             self._files = database.create_table(FILES, schema=files_schema(), exist_ok=True)
             self._known = {row["file"]: row for row in self._files.to_arrow().to_pylist()}
             # Passages of files that are not whole: left by a broken-off run, or being put now.

@@ -24,7 +24,15 @@ from selfrag.retrieval.embed.plan import Plan, Progress, Vectors, damaged, stora
 from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.spec import EncoderSpec
-from selfrag.retrieval.table import NO_FILE, brief, connect, passages_schema, record_batch
+from selfrag.retrieval.table import (
+    NO_FILE,
+    brief,
+    connect,
+    open_or_make,
+    passages_schema,
+    record_batch,
+    upgraded,
+)
 from selfrag.retrieval.writer import IndexWriter
 
 logger = logging.getLogger(__name__)
@@ -115,8 +123,7 @@ def fill_shard(
         locks.mkdir(exist_ok=True)
     with locked(locks / name, wait_s=wait_s, shown=folder / name):
         with storage(folder):
-            schema = passages_schema(plan.encoder.dim)
-            table = connect(folder).create_table(name, schema=schema, exist_ok=True)
+            table = open_or_make(connect(folder), name, plan.encoder.dim)
         n_done = n_before = _sound_count(folder, plan, shard, table)
         stream = islice(items, n_done, None)
         while n_done < len(rows):
@@ -244,15 +251,16 @@ class _Encoded:
 
 def _in_order(folder: Path, plan: Plan, batch_rows: int) -> Iterator[Any]:
     database, position = connect(folder), 0
+    columns = passages_schema(plan.encoder.dim).names  # a column that was added later is the last
     for shard in range(plan.n_shards):
         try:
-            table = database.open_table(plan.table_name(shard))
+            table = upgraded(database.open_table(plan.table_name(shard)))
             for batch in table.search().to_batches(batch_rows):
                 rows = batch["row"].to_numpy()
                 if not np.array_equal(rows, np.arange(position, position + len(rows))):
                     raise ValueError(f"rows missing or doubled at {position}")
                 position += len(rows)
-                yield batch
+                yield batch.select(columns)
             if position != plan.rows(shard).stop:
                 raise ValueError(f"{position} rows, not {plan.rows(shard).stop}")
         except (OSError, RuntimeError, ValueError) as error:

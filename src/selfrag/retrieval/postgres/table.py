@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _NEEDED = (0, 8)  # of pgvector: iterative scans, without which a filtered search finds too little
-_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "metadata")
+_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "last_page", "metadata")
 # Vectors go as bytes: what pgvector sends and receives has no type in psycopg.
-_COPY_TYPES = ("int4", *["text"] * 4, *["int8"] * 3, "jsonb", "bytea")
+_COPY_TYPES = ("int4", *["text"] * 4, *["int8"] * 4, "jsonb", "bytea")
 # How an index orders by nearness: the operators give distances.
 _OPERATORS: dict[Metric, tuple[LiteralString, LiteralString]] = {
     Metric.DOT: ("<#>", "halfvec_ip_ops"),
@@ -44,7 +44,7 @@ _TABLES: tuple[LiteralString, ...] = (
     " number int8 NOT NULL GENERATED ALWAYS AS IDENTITY,"
     " title text NOT NULL, text text NOT NULL, source text NOT NULL,"
     ' start int8 NOT NULL, "end" int8 NOT NULL, page int8 NOT NULL,'
-    " metadata jsonb NOT NULL, embedding vector({dim}) NOT NULL)",
+    " last_page int8 NOT NULL, metadata jsonb NOT NULL, embedding vector({dim}) NOT NULL)",
 )
 _INDEXES: tuple[LiteralString, ...] = (
     "CREATE INDEX ON {table} USING hnsw ((embedding::halfvec({dim})) {operators})",
@@ -204,8 +204,12 @@ def read_meta(database: Database, table: str) -> tuple[EncoderSpec, str]:
     statement = sql.SQL("SELECT format_version, encoder, language FROM {}")
     with database.transaction(doing) as connection:
         rows = connection.execute(statement.format(table_name(table, suffix="_meta"))).fetchall()
-        # The table itself may have been dropped alone.
-        connection.execute(sql.SQL("SELECT number FROM {} LIMIT 0").format(table_name(table)))
+        # The table itself may have been dropped alone; or it is older than the last column.
+        found = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(table_name(table)))
+        names = [column.name for column in found.description or ()]
+        if "number" in names and "last_page" not in names:
+            add = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS last_page int8"
+            connection.execute(sql.SQL(add).format(table_name(table)))
         _check_pgvector(database, connection, doing)
     if len(rows) != 1:
         raise database.not_usable(doing, f"{len(rows)} records of how it was made")
@@ -251,6 +255,8 @@ def passage_of(row: Sequence[Any]) -> Passage:
     """The passage in a row that begins with {columns}."""
     values = dict(zip(_COLUMNS, row, strict=False))
     pairs = tuple(pair for each in values.pop("metadata") for pair in each.items())
+    if values["last_page"] is None:  # written before there was one
+        values["last_page"] = values["page"]
     return Passage(metadata=pairs, **values)
 
 
@@ -301,7 +307,7 @@ def _row(place: int, passage: Passage, vector: NDArray[np.float32]) -> tuple[Any
     return (
         place,
         *map(storable, texts),
-        *(passage.start, passage.end, passage.page),
+        *(passage.start, passage.end, passage.page, passage.last_page),
         Jsonb(pairs(passage.metadata)),
         binary,
     )
