@@ -294,7 +294,8 @@ def test_offsets_lead_back_to_the_document_and_no_word_is_lost(
         ("# snake_case and 2 * 3 * 4\n", "snake_case and 2 * 3 * 4"),
         ("# C#\n", "C#"),
         ("# Done ##\n", "Done"),
-        ('<h1 align="center"><img src="x"> The\n Title</h1>\n', "The Title"),
+        ('<h1 align="center"><img src="x"> The Title</h1>\n', "The Title"),
+        ('<h1 align="center">\n  <img src="x">\n  The Title\n</h1>\n', "The Title"),
         ("## Second level\n#hash\n#\n", ""),
         ("| a |\n|===|\n", ""),
         ("text\n\n====\n", ""),
@@ -303,6 +304,15 @@ def test_offsets_lead_back_to_the_document_and_no_word_is_lost(
 )
 def test_a_title_of_markdown_is_none_of_its_code(text, title):
     assert markdown_title(text) == title
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", ["`", "```\n", "<h1>", "<!--", "*a ", "[", " ", "---\n", "word\n"]
+)
+def test_no_text_makes_the_search_for_a_title_slow(piece):
+    assert len(markdown_title("# " + piece * 60_000)) <= 300
+    assert markdown_title(piece * 60_000 + "# late") == ""
 
 
 def test_pictures_within_text_are_left_out(tmp_path):

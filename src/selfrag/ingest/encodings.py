@@ -69,7 +69,7 @@ _ALLOWED = re.compile(
 _RAW_TEXT = re.compile(
     rb"<!--.*?(?:-->|$)|<(script|style|title|textarea|xmp)\b.*?</\1|<\?.*?>", re.DOTALL | re.I
 )
-_TAG = re.compile(rb"<([a-z][^\s/>]*)((?:[^>\"']|\"[^\"]*\"|'[^']*')*)>", re.I)
+_TAG = re.compile(rb"<([a-z][^\s/>]*)((?:[^<>\"']|\"[^\"]*\"|'[^']*')*)>", re.I)
 _ATTRIBUTE = re.compile(rb"([^\s/>\"'=]+)(?:\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>\"']+))?")
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';]+)", re.I)
 _XML = re.compile(rb"\s*<\?xml\s[^>]*?encoding\s*=\s*[\"']([^\"']+)[\"']", re.I)

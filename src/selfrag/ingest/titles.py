@@ -1,6 +1,7 @@
 """Titles of documents: of Markdown and reStructuredText, and whether one says anything."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from selfrag.ingest.formats import name_of
@@ -22,15 +23,13 @@ _QUOTED = re.compile(r"^([\"'])(.*)\1$")
 _FRONT_TITLE = re.compile(
     r"^title[ \t]*[:=][ \t]*(?:[>|][+-]?[ \t]*\n[ \t]+)?(\S.*?)[ \t]*$", re.MULTILINE | re.I
 )
-# Code and comments first, so that nothing within them is taken for a heading.
-_OUTSIDE_CODE = re.compile(
-    r"^[ ]{0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n(?s:.*?)(?:^[ ]{0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
-    r"|<!--(?s:.*?)(?:-->|\Z)"
-    r"|^[ ]{0,3}#[ \t]+(?P<atx>[^\n]+?)(?:[ \t]+#+)?[ \t]*$"
-    r"|^[ ]{0,3}(?P<setext>[^\s#>|+*=-][^\n]*)\n[ ]{0,3}=+[ \t]*$"
-    r"|<h1\b[^>]*>(?P<html>(?s:.*?))</h1>",
-    re.MULTILINE,
-)
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_ATX = re.compile(r" {0,3}#[ \t]+(.+?)(?:[ \t]+#+)?$")
+_SETEXT = re.compile(r" {0,3}[^\s#>|+*=-]")
+_UNDERLINE = re.compile(r" {0,3}=+[ \t]*$")
+_HTML_HEADING = re.compile(r"<h1\b[^>]*>(.*)", re.DOTALL | re.IGNORECASE)
+# A title is looked for in so many characters, and a heading has no more than these.
+_BEGINNING, _HEADING = 1 << 16, 300
 _MARKS = (
     (re.compile(r"!\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])?"), r"\1"),
     (re.compile(r"\[([^\]]+)\](?:\([^)]*\)|\[[^\]]*\])"), r"\1"),
@@ -66,19 +65,48 @@ def markdown_title(text: str) -> str:
     Headings are lines that begin with one `#`, those underlined with `=`, and `<h1>`; none is one
     within a fenced or indented block of code, a comment or the front matter.
     """
+    text = text[:_BEGINNING]
     front = _FRONT_MATTER.match(text)
     if front:
         title = _FRONT_TITLE.search(front[2])
         if title and (name := _plain(_QUOTED.sub(r"\2", title[1]))):
             return name
-    for match in _OUTSIDE_CODE.finditer(text, front.end() if front else 0):
-        if heading := _plain(match["atx"] or match["setext"] or match["html"] or ""):
-            return heading
-    return ""
+    return next(filter(None, map(_plain, _headings(text[front.end() if front else 0 :]))), "")
+
+
+def _headings(text: str) -> Iterator[str]:
+    """The headings of the first level, outside code and comments."""
+    fence, before, is_comment, is_open = "", "", False, False
+    for line in text.split("\n"):
+        if is_comment or line.lstrip().startswith("<!--"):
+            is_comment = "-->" not in line
+            before = ""
+            continue
+        mark = _FENCE.match(line)
+        if fence:  # a longer fence of the same sign closes it
+            closes = mark and mark[1].startswith(fence) and not line.strip().strip(fence[0])
+            fence = "" if closes else fence
+            continue
+        if mark:
+            fence, before = mark[1], ""
+            continue
+        line = line[: _HEADING + 20].rstrip()
+        if is_open:  # of `<h1>`, whose text may follow on lines of its own
+            yield line
+        elif heading := _ATX.match(line):
+            yield heading[1]
+        elif _UNDERLINE.match(line) and _SETEXT.match(before):
+            yield before
+        elif heading := _HTML_HEADING.search(line):
+            yield heading[1]
+            is_open = True
+        is_open = is_open and "</h1>" not in line.lower()
+        before = line
 
 
 def _plain(heading: str) -> str:
     """A heading without the marks of Markdown."""
+    heading = heading[:_HEADING]
     for pattern, kept in _MARKS:
         heading = pattern.sub(kept, heading)
     return " ".join(heading.split())
