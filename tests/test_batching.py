@@ -13,10 +13,12 @@ from selfrag.engine.batching import (
     MIN_SAVED_TOKENS,
     common_starts,
     groups,
+    require_room,
     trie_order,
 )
 from selfrag.engine.prefix_cache import PrefixCache, common_length
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
+from selfrag.errors import BadInput
 
 few_ids = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
 many_prompts = st.lists(few_ids, min_size=1, max_size=12)
@@ -228,3 +230,9 @@ def test_whatever_is_shared_the_completions_are_those_of_single_requests(
     for request, completion in zip(requests, found, strict=True):
         (alone,) = counting_engine().generate([request])
         assert completion.token_ids == alone.token_ids
+
+
+def test_a_completion_as_long_as_the_context_is_not_blamed_on_the_prompt():
+    request = Request(prefix_ids=(16,), max_new_tokens=100_000)
+    with pytest.raises(BadInput, match=r"holds 64 in all.*lower max_new_tokens$"):
+        require_room(request, 64)

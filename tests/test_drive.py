@@ -226,3 +226,17 @@ def test_a_question_that_cannot_be_asked_is_refused_before_anything_is():
     with pytest.raises(BadInput, match="scripted has room for"):
         steps("long " * 5000, model=Model.of(engine), config=SearchConfig())
     assert say("x") and not engine.calls
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"max_new_tokens": 100_000}, "lower max_new_tokens"),
+        ({"max_passage_tokens": 50_000}, "lower max_new_tokens, max_passage_tokens"),
+        ({"n_evidence": 1_000}, "lower max_new_tokens, max_passage_tokens or n_evidence"),
+    ],
+)
+def test_settings_that_leave_no_room_are_not_blamed_on_the_question(options, advice):
+    with pytest.raises(BadInput, match=advice) as raised:
+        RandomModel(0).answer(["Why?"], **options)
+    assert "shorten the question" not in str(raised.value)

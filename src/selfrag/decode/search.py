@@ -158,9 +158,15 @@ class _Search:
             prompt_ids = tuple(self.fmt.conversation(turns[first:], question))
             if len(prompt_ids) <= self.room:
                 return Node.root(prompt_ids)
+        # Not the question's fault where not even the wrapper of one would fit.
+        n_least = len(self.fmt.instruction("?"))
+        advice = "shorten the question"
+        if self.room < n_least:
+            advice = "lower max_new_tokens, max_passage_tokens or n_evidence"
         raise BadInput(
             f"cannot answer: the question takes {len(prompt_ids)} tokens, but {self.model.name} "
-            f"has room for {max(self.room, 0)} beside a passage and an answer; shorten the question"
+            f"has room for {max(self.room, 0)} of its {self.model.max_context} beside a passage "
+            f"and a segment of max_new_tokens ({self.config.max_new_tokens}); {advice}"
         )
 
     def run(self, root: Node) -> Steps:

@@ -307,6 +307,11 @@ def require_room(request: Request, max_context: int) -> None:
             f"cannot complete a prompt of {n_prompt} tokens by {n_new}: expected at least one "
             "of each, so ask something and raise max_new_tokens"
         )
+    if n_new >= max_context:
+        raise BadInput(
+            f"cannot complete a prompt by {n_new} tokens: the model holds {max_context} in all, "
+            "expected fewer and room for the prompt; lower max_new_tokens"
+        )
     if n_prompt + n_new > max_context:
         raise BadInput(
             f"cannot complete a prompt of {n_prompt} tokens: the model holds {max_context}, of "
