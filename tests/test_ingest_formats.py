@@ -232,6 +232,16 @@ def test_mail_shows_its_heads_and_body_and_names_what_is_attached(tmp_path):
     assert faults == ["1 attachments are not read: moon.png"]
 
 
+def test_mail_in_an_encoding_that_nobody_knows_is_read_by_a_guess(tmp_path):
+    path = tmp_path / "a.eml"
+    path.write_bytes(
+        b"From: a\nSubject: =?x-no?B?SGk=?=\nContent-Type: text/plain; charset=x-no\n\n"
+        b"d\xe9j\xe0 vu, caf\xe9 au lait, \xe0 bient\xf4t"
+    )
+    found = only(path)
+    assert found.title == "Hi" and "déjà vu" in found.text
+
+
 def test_a_notebook_has_its_cells_and_what_they_said(tmp_path):
     cells = [
         {"cell_type": "markdown", "source": ["# On moons\n", "Titan."]},
@@ -249,6 +259,8 @@ def test_a_notebook_has_its_cells_and_what_they_said(tmp_path):
     found = only(path)
     assert found.title == "On moons"
     assert found.text == "# On moons\nTitan.\n\n```python\nprint(1)\n```\n\n1\n\n<Figure>"
+    path.write_text('{"cells": [{"cell_type": "code", "source": null, "outputs": []}]}')
+    assert documents(path) == ([], ["no text in it"])
     path.write_text('{"cells": 3}')
     assert "no notebook" in documents(path)[1][0]
 
@@ -289,8 +301,8 @@ def test_json_is_one_document_an_item_or_one_for_the_object(tmp_path):
     path.write_text(json.dumps({"name": "Titan", "moons": {"n": 1}}, indent=1))
     (found,), _ = documents(path)
     assert (found.title, found.text) == ("a", 'name: Titan\nmoons: {"n": 1}')
-    path.write_text('["a", "b"]')
-    assert [d.text for d in documents(path)[0]] == ["a", "b"]
+    path.write_text('["a", null, "b", 3]')
+    assert [d.text for d in documents(path)[0]] == ["a", "b", "3"]
     path.with_suffix(".ndjson").write_text('{"text": "x"}\n{"text": "y"}\n')
     assert [d.text for d in documents(path.with_suffix(".ndjson"))[0]] == ["x", "y"]
 

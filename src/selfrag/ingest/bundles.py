@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from selfrag.errors import BadInput
 from selfrag.ingest.docx import check_ratio, xml_parser
-from selfrag.ingest.encodings import declared_encoding, decode, visible
+from selfrag.ingest.encodings import declared_encoding, decode, visible, web_encoding
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.formulas import local_name
 from selfrag.ingest.html import page_text, page_titles, parse_html
@@ -107,7 +107,7 @@ def _message_texts(message: EmailMessage, unread: list[str]) -> Iterator[str]:
 def _part_text(part: Message) -> str:
     payload = part.get_payload(decode=True)
     data = payload if isinstance(payload, bytes) else b""
-    text, _ = decode(data, declared=part.get_content_charset() or "")
+    text, _ = decode(data, declared=web_encoding(part.get_content_charset() or ""))
     if part.get_content_type() == "text/html":
         return page_text(parse_html(text)) if text.strip() else ""
     return text.replace("\r\n", "\n").strip()
@@ -146,7 +146,7 @@ def _cell_texts(cell: Mapping[str, Any], language: str) -> Iterator[str]:
 
 
 def _joined(value: Any) -> str:
-    return value if isinstance(value, str) else "".join(map(str, value))
+    return value if isinstance(value, str) else "".join(map(str, value or ()))
 
 
 def read_xml(path: Path, options: ReadOptions) -> Parsed:

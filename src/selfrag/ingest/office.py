@@ -261,7 +261,7 @@ def _number(node: Node, name: str) -> int:
 
 
 def read_rtf(path: Path, options: ReadOptions) -> Parsed:
-    """The text of an RTF file, without what is hidden."""
+    """The text of an RTF file, with what is hidden in it."""
     from striprtf.striprtf import rtf_to_text
 
     data = path.read_bytes().decode("latin-1")

@@ -230,7 +230,9 @@ def _json_values(path: Path, faults: LineFaults) -> Iterator[tuple[int, Any]]:
 
 
 def _value_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _json_rows(stream: TextIOWrapper, faults: LineFaults) -> Iterator[tuple[int, Any]]:
