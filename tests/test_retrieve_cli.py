@@ -1,7 +1,9 @@
 """`selfrag retrieve`, `search` and `eval retrieval` in this process, on a small index."""
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -428,3 +430,16 @@ def test_the_table_says_what_it_leaves_out_and_how_deep_it_looks(retrieve, run, 
 def test_a_run_that_says_nothing_of_answers_needs_judgements(run, tmp_path):
     write(tmp_path / "out.jsonl", [{"id": "a", "ctxs": []}])
     refused(run("eval", "retrieval", "out.jsonl"), "found 1 queries and none with a relevant")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_rows_go_to_a_pipe_and_nothing_lies_beside_it(retrieve, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"question": "bread"}\n{}\n')
+    os.mkfifo(tmp_path / "pipe")
+    before = {path.name for path in tmp_path.iterdir()}
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit((tmp_path / "pipe").read_bytes)
+        code, out, err = retrieve("--out", tmp_path / "pipe")
+    assert (code, out) == (0, "") and "left out 1 rows: line 2 has no question" in err
+    assert json.loads(reading.result())["question"] == "bread"
+    assert {path.name for path in tmp_path.iterdir()} == before

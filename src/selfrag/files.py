@@ -431,6 +431,13 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     return [] if before == now else [f"{name} ({before!r:.60} there, {now!r:.60} now)"]
 
 
+def is_plain(path: Path) -> bool:
+    """Whether `path` is a file, or would become one: no folder, pipe, device or `/dev/stdout`."""
+    with suppress(OSError):
+        return _regular(path) is not None
+    return False
+
+
 def check_outputs(
     outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None] | None = None
 ) -> None:
@@ -448,8 +455,8 @@ def check_outputs(
             raise BadInput(f"cannot write {name} {path}: it is a folder; expected a file, name one")
         if not Path(os.path.realpath(path)).parent.is_dir():
             raise StorageError(
-                f"cannot write {name} {path}: there is no folder {path.parent}; expected an "
-                "existing one, so make it or name another"
+                f"cannot write {name} {path}: there is no folder {path.parent}; expected a "
+                "file in an existing folder, so make it or name another"
             )
         for place, (other, taken) in enumerate(seen.items()):
             if _is_same(path, taken):

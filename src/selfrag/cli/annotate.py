@@ -1,6 +1,6 @@
 """`selfrag annotate`: critic data from seed rows, generator data from answers, a look at either."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from selfrag.annotate.assemble import AssemblyConfig, Bug
 from selfrag.cli import options
 from selfrag.cli.console import Reporter, print_json, stdout
 from selfrag.errors import BadInput
-from selfrag.files import beside
+from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.open.teachers import TeacherOptions, open_teacher
 from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
@@ -90,6 +90,7 @@ def critic(
     from selfrag.annotate.critic_data import groups_from, write_critic_data
     from selfrag.annotate.seeds import only_gold, read_seeds
 
+    _check(run, [seeds])
     asked = groups_from(_names(labels.groups))
     is_known = teacher.teacher == "gold"
 
@@ -173,6 +174,7 @@ def generator(
             "so raise it"
         )
     files = [Source.parse(source) for source in sources]
+    _check(run, [file.path for file in files])
     config = replace(rules, bugs=bugs_from(bugs))
     _annotate(lambda: islice(read_sources(files), run.limit), teacher, index, config, run)
 
@@ -264,6 +266,20 @@ def inspect(
 def _names(text: str) -> list[str]:
     """What stands between the commas of `text`."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check(run: Run, inputs: Sequence[Path]) -> None:
+    """Refuses, before any work, files of a run that cannot be meant."""
+    if not is_plain(run.out):
+        raise BadInput(
+            f"cannot annotate into {run.out}: it is no plain file; expected one, beside which "
+            "rejects, report and answers are kept, so name one"
+        )
+    endings = (".answers.sqlite", ".rejects.jsonl", ".report.json", ".report.png")
+    outputs = {f"<out>{ending}": beside(run.out, ending) for ending in endings}
+    if run.answers is not None:
+        outputs["<out>.answers.sqlite"] = run.answers
+    check_outputs({"--out": run.out, **outputs}, {str(path): path for path in inputs})
 
 
 def _store(out: Path, answers: Path | None, *, dry_run: bool) -> "AnswerStore":

@@ -40,7 +40,7 @@ from selfrag.evaluate.retrieval import (
 from selfrag.evaluate.run import Progress, answer_all, open_run, run_config
 from selfrag.evaluate.summary import keep_corpus, load_run, save_summary
 from selfrag.evaluate.tasks import TASKS, task_named
-from selfrag.files import write_text
+from selfrag.files import check_outputs, write_text
 from selfrag.open import indexes
 from selfrag.open.systems import (
     AskedModel,
@@ -352,12 +352,14 @@ def report(
     title: Annotated[str, typer.Option(help="Of the page.")] = "selfrag evaluation",
 ) -> None:
     """Runs side by side: intervals, paired tests, curves and single questions, on one page."""
+    beside = out.with_suffix(".md")
+    check_outputs({"--out": out, "the table beside it": beside})
     parts = build_report([load_run(folder, metric or []) for folder in runs])
     text = page.markdown(parts)
     write_text(out, page.html(parts, title=title))
-    write_text(out.with_suffix(".md"), text)
+    write_text(beside, text)
     stdout.print(text, markup=False)
-    stdout.print(f"{out} and {out.with_suffix('.md').name}", markup=False)
+    stdout.print(f"{out} and {beside.name}", markup=False)
 
 
 @eval_app.command("retrieval")

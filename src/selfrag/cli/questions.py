@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.errors import BadInput
-from selfrag.files import AppendLog, beside, check_outputs, claim_run, write_rows
+from selfrag.files import AppendLog, beside, check_outputs, claim_run, is_plain, write_rows
 from selfrag.rows import Reject, Row, named, question_of
 
 
@@ -69,8 +69,12 @@ def _question_in(line: bytes) -> str:
 def keep_rejects(out: Path, rejects: Sequence[Reject]) -> str:
     """Writes the rows that could not be used beside `out`, and says so; empty for none."""
     path = beside(out, ".rejects.jsonl")
-    if not rejects:
+    is_kept = is_plain(out)  # nothing lies beside a pipe
+    if is_kept and rejects:
+        write_rows(path, [each.to_line() for each in rejects])
+    elif is_kept:
         path.unlink(missing_ok=True)
+    if not rejects:
         return ""
-    write_rows(path, [each.to_line() for each in rejects])
-    return f"left out {len(rejects)} rows, kept in {path}: {named(rejects)}"
+    where = f", kept in {path}" if is_kept else ""
+    return f"left out {len(rejects)} rows{where}: {named(rejects)}"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfrag.cli import options, render
-from selfrag.cli.console import Reporter, print_json, stdout
+from selfrag.cli.console import Reporter, print_json, stderr, stdout
 from selfrag.cli.questions import continued, keep_rejects
 from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
-from selfrag.files import check_outputs
+from selfrag.files import check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
@@ -88,7 +88,9 @@ def retrieve(
             report.close()
     if told:
         report.say(told)
-    stdout.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+    # Standard output may be the file itself.
+    console = stdout if is_plain(out) else stderr
+    console.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
 
 
 def retrieved(rows: Sequence[Row], found: Retriever, n_docs: int) -> list[Row]:
