@@ -1,10 +1,13 @@
 """What the asker is told: verdicts, withheld answers, cut answers, closed sets; plain values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from selfrag.decode.answer import answer_questions, answer_to_json
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.events import SkipEvent
 from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.node import PathScore, path_score
 from selfrag.decode.score import ScoreWeights
@@ -12,6 +15,7 @@ from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import ConfigError
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
+from selfrag.reflection import Marker
 from selfrag.retrieval.base import GivenPassages
 
 END, MORE = "</s>", "[Retrieval]"
@@ -22,7 +26,7 @@ IRRELEVANT = {"[Irrelevant]": 0.9, "[Relevant]": 0.1}
 GATE = say({"[Retrieval]": 0.7, "[No Retrieval]": 0.3})
 
 
-def ask(steps, passages=PASSAGES[:1], max_context=4096, **options):
+def ask(steps, passages=PASSAGES[:1], max_context=4096, on_event=None, **options):
     """The answer to "Q" of a model that writes by what its prompt ends with, and the engine."""
     tokenizer = ScriptedTokenizer()
 
@@ -36,6 +40,7 @@ def ask(steps, passages=PASSAGES[:1], max_context=4096, **options):
         engine=engine,
         retriever=GivenPassages(passages),
         config=SearchConfig(**options),
+        on_event=on_event,
     )
     return answer, engine
 
@@ -105,6 +110,112 @@ def test_support_at_the_bound_is_enough():
     said, _ = ask(steps, min_support=free.support)
     withheld, _ = ask(steps, min_support=float(np.nextafter(free.support, 1)))
     assert said.text == "Half." and withheld.text == ""
+
+
+def test_the_bounds_of_the_verdict():
+    said, _ = ask({"</paragraph>": say("[Relevant]", "So.", FULL, END)})
+    (segment,) = said.segments
+
+    def verdict(*supports):
+        scores = [replace(segment.scores, support=support) for support in supports]
+        segments = tuple(replace(segment, scores=each) for each in scores)
+        return replace(said, segments=segments).verdict
+
+    assert verdict(0.75) == "fully supported (0.75)"
+    assert verdict(0.7499) == "partially supported (0.75)"
+    assert verdict(0.9, 0.4) == "partially supported (0.40)"
+    assert verdict(0.9, 0.3999) == "not supported (0.40)"
+    assert verdict(None) == "not supported: no retrieved passage was judged to answer the question"
+
+
+def test_probing_stops_where_the_budget_has_no_token_for_each_passage():
+    steps = {"</paragraph>": say("[Relevant]", "So.", FULL, END)}
+    answer, engine = ask(steps, passages=PASSAGES[:3], prune_relevance=0.5, max_tokens=3)
+    assert answer.stopped_by == "max_tokens" and answer.usage.n_passages == 0
+    assert len(engine.calls) == 1
+    enough, engine = ask(steps, passages=PASSAGES[:3], prune_relevance=0.5, max_tokens=4)
+    assert [len(call) for call in engine.calls] == [1, 3]
+    assert enough.stopped_by == "max_tokens"  # nothing is left to write with
+
+
+@pytest.mark.parametrize(("n_evidence", "n_read"), [(2, (1, 1, 2)), (3, (1, 1, 2)), (1, (1, 1))])
+def test_a_step_of_several_passages_loses_those_that_are_skipped(n_evidence, n_read):
+    steps = {
+        "text 1</paragraph>": say({"[Relevant]": 0.1, "[Irrelevant]": 0.9}, "Beside.", END),
+        "</paragraph>": say("[Relevant]", "So.", FULL, END),
+    }
+    told = []
+    _, engine = ask(
+        steps,
+        passages=[PASSAGES[0], PASSAGES[2], PASSAGES[1]],
+        prune_relevance=0.5,
+        n_evidence=n_evidence,
+        on_event=told.append,
+    )
+    start = PromptFormat.of(engine.tokenizer).ids[Marker.PARAGRAPH_START]
+    assert tuple(r.prompt_ids.count(start) for r in engine.calls[2]) == n_read
+    (skip,) = [event for event in told if isinstance(event, SkipEvent)]
+    assert (skip.question, skip.parent.id, skip.hit.passage.id, skip.bound) == (0, 0, "p1", 0.5)
+
+
+def test_a_step_of_two_passages_goes_where_one_is_skipped():
+    steps = {
+        "text 1</paragraph>": say({"[Relevant]": 0.1, "[Irrelevant]": 0.9}, "Beside.", END),
+        "</paragraph>": say("[Relevant]", "So.", FULL, END),
+    }
+    _, engine = ask(steps, passages=PASSAGES[:2], prune_relevance=0.5, n_evidence=2)
+    assert [len(call) for call in engine.calls] == [1, 2, 1]
+
+
+def test_a_bound_of_nothing_skips_nothing():
+    steps = {"</paragraph>": say({"[Relevant]": 0.1, "[Irrelevant]": 0.9}, "Beside.", END)}
+    _, engine = ask(steps, passages=PASSAGES[:3], prune_relevance=0.0)
+    assert [len(call) for call in engine.calls] == [1, 3, 3]
+
+
+def test_a_candidate_without_a_passage_rates_choices_with_weight_one():
+    steps = {
+        "text 0</paragraph>[Relevant]": say({"no": 0.6, "yes": 0.2}),
+        "text 0</paragraph>": say({"[Relevant]": 0.5, "[Irrelevant]": 0.5}, "Beside.", FULL, END),
+        "\n\n\n\n### Response:\n[No Retrieval]": say({"yes": 0.3, "no": 0.3}),
+    }
+    rated = {"yes": 0.8, "no": 0.1, "alpha": 0.85}
+    steps["Q\n\n### Response:\n[No Retrieval]"] = say(rated, FULL, END)
+    answer, _ = ask(steps, choices=("yes", "no"), with_no_retrieval=True)
+    # (0.5 * 1/4 + 1 * 8/9) / 1.5
+    assert answer.choices["yes"] == pytest.approx((0.125 + 8 / 9) / 1.5, abs=1e-6)
+
+
+def test_choices_are_not_rated_where_their_prompts_do_not_fit():
+    steps = {
+        "text 0</paragraph>[Relevant]": say({"no": 0.6, "yes": 0.1}),
+        "text 0</paragraph>": say("[Relevant]", "Beside.", FULL, END),
+        "\n\n\n\n### Response:\n[No Retrieval]": say({"yes": 0.3, "no": 0.3}),
+    }
+    n_head = len(PromptFormat.of(ScriptedTokenizer()).instruction("Q"))
+    # A passage of 6 ids with its decision, 4 ids to write: one for the relevance, three of a start.
+    options = {"max_passage_tokens": 6, "max_new_tokens": 4, "max_context": n_head + 9 + 4}
+    fits, _ = ask(steps, choices=("yes", "no"), **options)
+    assert fits.choices_rated
+    longer = ("no", "yes and yes and yes")
+    answer, engine = ask(steps, choices=longer, **options)
+    assert not answer.choices_rated and len(engine.calls) == 2
+
+
+def test_among_votes_for_the_choice_the_best_that_may_be_said_is_told():
+    steps = {
+        "text 0</paragraph>": say({"[Relevant]": 0.5, "[Irrelevant]": 0.4}, "Yes.", FULL, END),
+        "text 1</paragraph>": say({"[Relevant]": 0.9, "[Irrelevant]": 0.1}, "Yes!", NONE, END),
+        "text 2</paragraph>": say({"[Relevant]": 0.9, "[Irrelevant]": 0.1}, "Yes", FULL, END),
+    }
+    options = {"passages": PASSAGES[:3], "choices": ("yes", "no"), "beam_width": 3}
+    answer, _ = ask(steps, **options)
+    assert answer.cited_text == "Yes [1]" and answer.passages[0].passage.id == "p2"
+    # The beam leads with what says no; of the votes for yes the better one is told.
+    steps["text 3</paragraph>"] = say("[Relevant]", "No", FULL, "[Utility:5]", END)
+    options |= {"passages": PASSAGES, "beam_width": 1}
+    answer, _ = ask(steps, **options)
+    assert answer.text == "yes" and answer.passages[0].passage.id == "p2"
 
 
 def test_a_budget_of_tokens_that_cuts_the_answer_is_named():

@@ -132,6 +132,18 @@ YES_NO = ("yes", "no")
         ("not true", ("true", "not true"), "not true"),
         ("The Who", ("Who", "The Who"), "The Who"),
         ("who", ("Who", "The Who"), "Who"),
+        ("vitamin b is fine", LETTERS, None),  # a letter within a text counts as spelt only
+        ("It must be B, I think", LETTERS, "B"),
+        ("it is yes", ("Yes", "no"), "Yes"),
+        ("So New York City, not New York", ("New York", "New York City"), None),
+        ("So York City is in New York City", ("New", "New York City"), "New York City"),
+        ("version 1.5 it is", ("1", "5", "1.5"), "1.5"),
+        ("It takes 15:30", ("15", "30"), None),
+        ("see item 12, please", ("12", "1"), "12"),
+        ("about item.5 hours", ("item", "5"), None),
+        ("A big dog", ("the big dog", "cat"), "the big dog"),
+        ("the a an apple", ("apple", "pear"), "apple"),
+        ("\u201eJa\u201c sagte er", ("ja", "nein"), "ja"),
         ("Water", ("water", "Water."), None),  # options of a question that read alike
     ],
 )
