@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
-from selfrag.reflection import Relevance, Retrieve, Support, Utility
-from selfrag.released import GeneratorRecord, SegmentRecord
+from selfrag.reflection import Marker, Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, InstructionRow, SegmentRecord
 from selfrag.train.config import OverLong
 from selfrag.train.data import RenderOptions, prepare_rows
 from selfrag.train.examples import (
+    UNIFORM,
     Encoded,
     LossWeights,
+    Mask,
     encode_row,
     pack_tree,
     visible,
@@ -146,3 +148,46 @@ def test_groups_become_trees_and_long_ones_are_left_out():
     trees = prepared.trees
     assert [reject.number for reject in prepared.rejects] == [4]
     assert [int(tree.branches.max()) for tree in trees] == [2, 0]
+
+
+def test_a_marker_counts_as_text_and_every_group_as_itself():
+    weights = LossWeights(
+        text=2.0, answer=7.0, retrieve=3.0, relevance=4.0, support=5.0, utility=6.0
+    )
+    tokens = [Marker.PARAGRAPH_END, Retrieve.NO, Relevance.RELEVANT, Support.FULL, Utility.U1]
+    assert [weights.of(token) for token in tokens] == [2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def released(output, mask):
+    tokenizer = ScriptedTokenizer()
+    fmt = PromptFormat.of(tokenizer)
+    row = InstructionRow(instruction="Q", output=output)
+    encoded = encode_row(row, fmt, UNIFORM, mask=mask)
+    n_prompt = len(fmt.instruction("Q"))
+    return [
+        (tokenizer.surface([i]), weight)
+        for i, weight in zip(encoded.ids, encoded.weights, strict=True)
+    ][n_prompt - 1 :]
+
+
+def test_the_released_mask_begins_again_right_behind_the_last_passage_that_is_closed():
+    found = released("<paragraph>a</paragraph><paragraph>b c", Mask.REFERENCE)
+    assert found == [
+        ("\n", 1.0),  # the last of the prompt
+        ("<paragraph>", 1.0),
+        ("a", 0.0),
+        ("</paragraph>", 1.0),
+        ("<paragraph>", 1.0),
+        ("b", 0.0),
+        (" ", 0.0),
+        ("c", 0.0),
+        ("</s>", 1.0),
+    ]
+
+
+def test_a_passage_that_the_answer_ends_in_gets_no_end_marker():
+    assert [token for token, _ in released("<paragraph>b", Mask.PASSAGES)][1:] == [
+        "<paragraph>",
+        "b",
+        "</s>",
+    ]

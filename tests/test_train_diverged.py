@@ -12,12 +12,12 @@ pytest.importorskip("peft")
 from selfrag.errors import BadInput, ConfigError  # noqa: E402
 from selfrag.serial import finite  # noqa: E402
 from selfrag.train import run as run_module  # noqa: E402
-from selfrag.train.batches import packs_cleanly, token_losses  # noqa: E402
+from selfrag.train.batches import token_losses  # noqa: E402
 from selfrag.train.checkpoints import last_complete, read_held_out, require_sound  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.critic import train_critic  # noqa: E402
 from selfrag.train.critic_data import LabelForm  # noqa: E402
-from selfrag.train.examples import UNIFORM, Encoded, LossWeights, pack_tree  # noqa: E402
+from selfrag.train.examples import UNIFORM, LossWeights  # noqa: E402
 from selfrag.train.export import export_adapter, start_from  # noqa: E402
 from selfrag.train.folder import WeightType, export_run  # noqa: E402
 from selfrag.train.gguf_file import GgufType, write_gguf  # noqa: E402
@@ -215,42 +215,3 @@ def test_whole_numbers_are_always_finite():
 def test_json_has_null_for_what_is_no_number():
     value = {"a": [math.nan, 1.5, (math.inf, "NaN")], "b": {"c": -math.inf}, "d": 3}
     assert finite(value) == {"a": [None, 1.5, [None, "NaN"]], "b": {"c": None}, "d": 3}
-
-
-class Windowed(torch.nn.Module):
-    """Sees at most `window` ids back in plain text, and whatever a mask allows where one is given.
-
-    The logits of a position are the mean of the one-hot vectors of what it sees, times ten.
-    """
-
-    def __init__(self, window):
-        super().__init__()
-        self.window = window
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, input_ids, position_ids=None, attention_mask=None, use_cache=False):
-        n = input_ids.shape[1]
-        seen = torch.ones(n, n).tril() if attention_mask is None else attention_mask[0, 0].float()
-        if attention_mask is None:
-            seen = seen.triu(1 - self.window)
-        one_hot = torch.nn.functional.one_hot(input_ids[0], 40).float()
-        logits = 10 * (seen / seen.sum(-1, keepdim=True)) @ one_hot
-        return type("Output", (), {"logits": logits[None]})()
-
-
-def tree(*texts):
-    return pack_tree([Encoded(tuple(text), (1.0,) * len(text)) for text in texts])
-
-
-def test_a_sliding_window_is_noticed_by_the_longest_text():
-    short, long = tree([1, 2, 3]), tree([5, *range(10, 39)])
-    assert packs_cleanly(Windowed(100), [short, short, long])
-    assert not packs_cleanly(Windowed(8), [short, short, long])
-    assert packs_cleanly(Windowed(8), [short, short])
-
-
-def test_a_sliding_window_is_noticed_where_all_texts_branch():
-    start = list(range(10, 39))
-    grouped = tree([*start, 1, 2], [*start, 3, 4])
-    assert packs_cleanly(Windowed(100), [grouped, grouped])
-    assert not packs_cleanly(Windowed(8), [grouped])
