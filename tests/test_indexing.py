@@ -211,4 +211,6 @@ def test_a_name_that_is_not_utf_8_is_told_and_the_rest_is_indexed(docs, tmp_path
     faults = []
     built = indexing.build([docs], tmp_path / "index", WordEncoder(), on_skip=faults.append)
     assert built.outcomes == {Outcome.ADDED: 2, Outcome.SKIPPED: 1}
-    assert [fault.reason for fault in faults] == ["its name is not UTF-8; rename it"]
+    assert [fault.reason for fault in faults] == [
+        "its name is not UTF-8, as an index wants; rename it"
+    ]

@@ -377,17 +377,14 @@ def _put_changed(intake: _Intake, files: Sequence[SourceFile]) -> None:
         intake.progress.progress("reading", done, total)
         done += file.n_bytes
         try:
-            key_of(file.path).encode()
             state = FileState(
                 file=key_of(file.path),
                 version=file.sha256,
                 n_bytes=file.n_bytes,
                 mtime_ns=file.mtime_ns,
             )
-        except (StorageError, UnicodeEncodeError) as error:
-            is_name = isinstance(error, UnicodeEncodeError)
-            reason = "its name is not UTF-8; rename it" if is_name else str(error)
-            intake.skip(Skipped(path=file.path, reason=reason))
+        except StorageError as error:
+            intake.skip(Skipped(path=file.path, reason=str(error)))
             continue
         if held.get(state.file) == state.version:
             outcomes[Outcome.UNCHANGED] += 1
