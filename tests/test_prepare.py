@@ -95,6 +95,11 @@ def test_the_engine_opens_what_was_prepared(made):
     assert completion.token_ids == (int(logits.argmax()),)
 
 
+def test_the_config_names_its_architecture_for_servers_and_converters(made):
+    config = json.loads((made.out / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+
+
 def test_the_exported_adapter_is_complete(made):
     fields = json.loads((made.adapter / "adapter.json").read_text())
     assert fields["format"] == 1

@@ -143,6 +143,7 @@ def _read_gguf(gguf: Path) -> tuple[Any, Tensors, Any]:
     # Left by transformers on a model read from GGUF although its weights are plain by now.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]  # vLLM and GGUF converters go by it
     return model.config, weights, tokenizer
 
 
