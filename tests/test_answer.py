@@ -7,16 +7,18 @@ import pytest
 
 from selfrag.decode.answer import answer_questions, answer_to_json
 from selfrag.decode.config import SearchConfig
-from selfrag.decode.events import SkipEvent
+from selfrag.decode.drive import drive
+from selfrag.decode.events import PruneEvent, RetrievalEvent, SkipEvent
 from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.node import PathScore, path_score
 from selfrag.decode.score import ScoreWeights
+from selfrag.decode.search import Model, steps
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import ConfigError
-from selfrag.passage import Passage
+from selfrag.passage import Hit, Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Marker
-from selfrag.retrieval.base import GivenPassages
+from selfrag.retrieval.base import FixedRetriever, GivenPassages
 
 END, MORE = "</s>", "[Retrieval]"
 PASSAGES = [Passage(id=f"p{n}", title=f"T{n}", text=f"text {n}") for n in range(4)]
@@ -388,3 +390,120 @@ def test_a_choice_by_likelihood_has_no_support_of_its_own():
     assert answer.choices_rated and answer.text == answer.cited_text == "no"
     assert answer.support is None and answer.verdict.startswith("chosen by likelihood")
     assert np.isclose(answer.choices["no"], 6 / 7)
+
+
+@pytest.mark.parametrize(
+    ("said", "reasons"),
+    [
+        (
+            say("[Relevant]", "So.", END),
+            {
+                "support": "the model judged no support",
+                "utility": "the model judged no usefulness in this segment",
+            },
+        ),
+        (
+            say("So.", FULL, "[Utility:5]", END),
+            {"relevance": "the model judged no relevance"},
+        ),
+        (
+            say("[Irrelevant]", "So.", "[Utility:5]", END),
+            {"support": "the passage was judged irrelevant, so no support is judged"},
+        ),
+        (say("[Irrelevant]", "So.", FULL, "[Utility:5]", END), {}),
+        (
+            say("[Relevant]", "[Irrelevant]", "So.", "[Utility:5]", END),
+            {"support": "the model judged no support"},
+        ),
+    ],
+)
+def test_a_missing_group_says_why(said, reasons):
+    answer, _ = ask({"</paragraph>": said})
+    assert answer.segments[0].scores.missing == reasons
+
+
+def test_without_a_passage_nothing_was_read_to_be_judged():
+    answer, _ = ask({"[No Retrieval]": say("So.", "[Utility:5]", END)}, mode=RetrievalMode.NEVER)
+    unread = "no new passage was read"
+    assert answer.segments[0].scores.missing == {"relevance": unread, "support": unread}
+
+
+def told_of(steps, **options):
+    told = []
+    answer, engine = ask(steps, on_event=told.append, **options)
+    return answer, engine, told
+
+
+def test_a_budget_of_passages_is_shared_by_the_paths_of_a_level():
+    steps = {
+        "text 0</paragraph>": say("[Relevant]", "One", FULL, MORE),
+        "text 1</paragraph>": say("[Relevant]", "Two", FULL, MORE),
+        "</paragraph>": say("[Relevant]", "Three", FULL, END),
+    }
+    answer, engine, told = told_of(steps, passages=PASSAGES, top_k=2, max_passages=5)
+    # Two at first, which leaves three: two for the first path, one for the second.
+    assert [len(call) for call in engine.calls] == [1, 2, 3]
+    read = [len(event.hits) for event in told if isinstance(event, RetrievalEvent)]
+    assert read == [2, 2, 1] and answer.usage.n_passages == 5
+
+
+def test_every_node_has_an_id_of_its_own_and_only_ended_ones_are_finished():
+    steps = {
+        "text 0</paragraph>": say("[Relevant]", "One", FULL, MORE),
+        "text 1</paragraph>": say("[Relevant]", "Two", NONE, END),
+        "</paragraph>": say("[Relevant]", "One", FULL, END),  # repeats, so its parent ends
+    }
+    _, _, told = told_of(steps, passages=PASSAGES[:3], top_k=2)
+    nodes = {id(event.node): event.node for event in told if hasattr(event, "node")}
+    nodes |= {id(node): node for node in told[-1].beam}
+    ids = [node.id for node in nodes.values()]
+    assert len(ids) >= 4 and len(set(ids)) == len(ids) and all(isinstance(n, int) for n in ids)
+    finished = {n.text: n.segment.finished for n in nodes.values() if n.depth == 1}
+    assert finished == {"One": False, "Two": True}
+    dropped = [e for e in told if isinstance(e, PruneEvent) and e.rank == 0]
+    assert dropped and all(event.node.text == "One" for event in dropped)
+
+
+def test_what_leaves_the_beam_is_told_how_far_behind_it_was():
+    steps = {
+        f"text {n}</paragraph>": say({"[Relevant]": p, "[Irrelevant]": 1 - p}, "So.", END)
+        for n, p in enumerate((0.9, 0.8, 0.6))
+    }
+    options = {"weights": ScoreWeights(relevance=1, support=0, utility=0, sequence=0)}
+    _, _, told = told_of(steps, passages=PASSAGES[:3], **options)
+    (lost,) = [event for event in told if isinstance(event, PruneEvent)]
+    assert lost.reason == "ranked 3 of 3, 0.20 behind the last of 2 kept"
+
+
+def test_time_is_up_when_the_budget_is_reached_and_counts_from_the_beginning():
+    model = ScriptedEngine(ScriptedTokenizer(), lambda ids: GATE)
+    for now, stopped_by in ((102.0, "max_seconds"), (101.9, None)):
+        ticks = iter([100.0, now])
+        asked = steps(
+            "Q",
+            model=Model.of(model),
+            config=SearchConfig(max_seconds=2.0, max_segments=1, max_new_tokens=1),
+            passages=GivenPassages(PASSAGES[:1]).hits,
+            clock=lambda ticks=ticks: next(ticks),
+        )
+        *_, finish = drive([asked], model, GivenPassages(()))
+        assert finish.stopped_by == stopped_by
+
+
+def test_a_share_of_one_token_is_written():
+    answer, _ = ask({"</paragraph>": say("[Relevant]", "So.", FULL, END)}, max_tokens=2)
+    assert answer.usage.n_tokens == 2 and len(answer.segments) == 1
+
+
+def test_passages_are_cut_to_their_bound():
+    long = [Passage(id="p", title="T", text="w " * 500)]
+    hits = FixedRetriever({"Q": [Hit(passage=long[0], score=1.0, rank=1)]})
+    tokenizer = ScriptedTokenizer()
+    engine = ScriptedEngine(
+        tokenizer, lambda ids: say("[Relevant]", "So.", END) if ids[-1] == 6 else GATE
+    )
+    assert tokenizer.token_to_id("</paragraph>") == 6
+    config = SearchConfig(max_passage_tokens=7)
+    answer_questions(["Q"], engine=engine, retriever=hits, config=config)
+    (request,) = engine.calls[1]
+    assert len(request.suffix_ids) == 1 + 1 + 7 + 1  # decision, markers and seven of the passage
