@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from selfrag.cli.app import COMMANDS
 from selfrag.cli.console import Reporter
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError, IndexNotUsable
+from selfrag.files import AppendLog
 from selfrag.open import indexes
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
+from selfrag.trace.file import load_trace
 from selfrag.train.config import load_recipe, settings
 from selfrag.train.examples import LossWeights
 
@@ -353,9 +356,9 @@ def test_a_saved_trace_is_replayed_without_a_model(run, scripted, monkeypatch, t
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ("", "holds no questions"),
-        ('{"question": "Who?"}\n{"q": 1}\n', "line 2 holds no question"),
-        ("Who?\n", "line 1 holds no question"),
+        ("", "found no rows"),
+        ('{"q": 1}\n', "line 1 has no question"),
+        ("Who?\n", "line 1 is not JSON"),
     ],
 )
 def test_a_file_without_questions_is_refused(run, cache, tmp_path, content, found):
@@ -364,6 +367,221 @@ def test_a_file_without_questions_is_refused(run, cache, tmp_path, content, foun
     ended = run("batch", str(questions), "--out", str(out))
     assert is_refusal(ended) and found in ended.err
     assert not out.exists() and not cache.exists()
+
+
+def batch(run, tmp_path, content: str, *arguments: str) -> Ended:
+    (tmp_path / "in.jsonl").write_text(content, encoding="utf-8", newline="")
+    return run("batch", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out"), *arguments)
+
+
+def answers_in(tmp_path) -> list[tuple[str, str]]:
+    lines = (tmp_path / "out").read_text(encoding="utf-8").split("\n")[:-1]
+    return [(row["question"], row["answer"]) for row in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '\ufeff{"instruction": " Who? "}\r\n',
+        '[{"question": "Who?"}]',
+        '{"data": [{"question": "Who?", "note": "a\u2028b"}]}',
+        '{"question": "Who?", "note": "a\u2028b"}\n',
+        '{"_id": "q", "text": "Who?"}\n',
+    ],
+)
+def test_a_batch_reads_what_retrieve_reads(run, scripted, tmp_path, content):
+    ended = batch(run, tmp_path, content)
+    assert ended.code == 0
+    assert answers_in(tmp_path) == [("Who?", "Ann did it.")]
+
+
+def test_rows_of_a_batch_that_cannot_be_asked_are_named_kept_and_left_out(run, scripted, tmp_path):
+    rows = [
+        {"id": "a", "question": "long " * 5000},
+        {"id": "b", "question": "Who?"},
+        {"id": "c"},
+        {"id": "d", "question": "Who?", "ctxs": ["Ann"]},
+        {"id": "e", "question": "Who?"},
+    ]
+    ended = batch(run, tmp_path, "\n".join(map(json.dumps, rows)))
+    assert ended.code == 0
+    assert "left out 3 rows" in ended.err
+    assert "line 1 cannot be asked (cannot answer: the question takes" in ended.err
+    assert len(answers_in(tmp_path)) == 2
+    kept = [json.loads(line) for line in (tmp_path / "out.rejects.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in kept] == [1, 3, 4]
+    assert "'ctxs'" in kept[2]["reason"]
+
+
+def test_a_row_is_answered_from_the_passages_that_it_brings(run, scripted, tmp_path):
+    ctxs = [{"title": "Ann", "text": "Ann did it."}]
+    rows = [{"question": "Who?", "ctxs": ctxs}, {"question": "Who?"}]
+    ended = batch(run, tmp_path, "\n".join(map(json.dumps, rows)), "--index", "any")
+    assert ended.code == 0, ended.err
+    lines = (tmp_path / "out").read_text().splitlines()
+    first, second = [json.loads(line) for line in lines]
+    assert [(passage["id"], passage["title"]) for passage in first["passages"]] == [
+        ("given-1", "Ann")
+    ]
+    assert [passage["id"] for passage in second["passages"]] == ["a"]
+
+
+def test_a_batch_that_was_stopped_goes_on_and_answers_the_same(
+    run, scripted, tmp_path, monkeypatch
+):
+    rows = "".join(json.dumps({"id": n, "question": "Who?"}) + "\n" for n in range(5))
+    trace = str(tmp_path / "trace")
+    append, n_rows = AppendLog.append, []
+
+    def stop(log, rows):
+        if log.path.name == "out":
+            n_rows.append(1)
+            if len(n_rows) > 2:
+                raise KeyboardInterrupt
+        append(log, rows)
+
+    monkeypatch.setattr(AppendLog, "append", stop)
+    ended = batch(run, tmp_path, rows, "--batch-size", "2", "--trace", trace)
+    assert ended.code == 130
+    assert "2 of 5 are in" in ended.err and "run again to go on" in ended.err
+    assert len(answers_in(tmp_path)) == 2
+    monkeypatch.setattr(AppendLog, "append", append)
+    ended = batch(run, tmp_path, rows, "--batch-size", "2", "--trace", trace)
+    assert ended.code == 0 and "going on after 2 of 5 questions" in ended.err
+    assert answers_in(tmp_path) == [("Who?", "Ann did it.")] * 5
+    written = [json.loads(line)["id"] for line in (tmp_path / "out").read_text().splitlines()]
+    assert written == [0, 1, 2, 3, 4]
+
+
+def test_a_batch_goes_on_with_the_same_settings_only(run, scripted, tmp_path):
+    rows = '{"question": "Who?"}\n'
+    assert batch(run, tmp_path, rows).code == 0
+    before = (tmp_path / "out").read_bytes()
+    other = batch(run, tmp_path, rows, "--beam-width", "1")
+    assert is_refusal(other)
+    assert "it differs in search.beam_width (2 there, 1 now)" in other.err
+    assert "or give --restart" in other.err
+    assert (tmp_path / "out").read_bytes() == before
+    assert batch(run, tmp_path, rows, "--beam-width", "1", "--restart").code == 0
+    assert len(answers_in(tmp_path)) == 1
+
+
+def test_ids_and_gold_answers_of_a_batch_reach_the_trace_as_they_are(run, scripted, tmp_path):
+    rows = '{"id": 0, "question": "Who?", "answers": "a comet"}\n'
+    trace = tmp_path / "trace"
+    assert batch(run, tmp_path, rows, "--trace", str(trace)).code == 0
+    (recorded,) = load_trace(trace).questions
+    assert (recorded.id, recorded.answers) == ("0", ("a comet",))
+
+
+def test_a_batch_does_not_write_over_its_questions_or_twice_into_one_file(run, scripted, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"question": "Who?"}\n')
+    assert is_refusal(run("batch", str(path), "--out", str(path)))
+    both = str(tmp_path / "both")
+    assert is_refusal(run("batch", str(path), "--out", both, "--trace", both))
+    assert path.read_text() == '{"question": "Who?"}\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--stream", "--json"], "with --stream: it shows the search in words"),
+        (["--explain", "--json"], "with --explain: it shows the search in words"),
+        (["--choices", ","], "choices to ',': expected a list of strings"),
+        (["--choices", " | "], "choices to ' | '"),
+        (["--max_depth", "-4"], "Invalid value for '--max_depth'"),
+        (["--max_depth", "0"], "Invalid value for '--max_depth'"),
+        (["--max_depth", "3", "--max-segments", "2"], "with --max-segments: --max_depth says"),
+        (["--mode", "never", "--top-k", "3"], "in mode never with --top-k"),
+        (["--mode", "no_retrieval", "--min-support", "0.5"], "in mode never with --min-support"),
+        (["--mode", "never", "--index", "x"], "in mode never with --index"),
+        (["--set", "mode=never", "--max-passages", "3"], "in mode never with --max-passages"),
+        (["--mode", "never", "--set", "top_k=3"], "in mode never with --set top_k"),
+        (["--compat", "reference", "--trace", "t"], "as the released scripts with --trace"),
+        (["--compat", "reference", "--max-tokens", "9"], "with --max-tokens: their short form"),
+        (["--compat", "reference", "--min-support", "0.5"], "with --min-support"),
+        (["--compat", "reference", "--gate", "argmax"], "with --gate"),
+        (["--compat", "reference", "--beam-width", "3"], "with --beam-width: their short form"),
+        (["--compat", "reference", "--set", "repeat=true"], "with --set repeat"),
+        (["--compat", "reference", "--explain"], "with --explain"),
+        (
+            ["--compat", "reference", "--max_depth", "3", "--choices", "a,b"],
+            "with --choices: their long form",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused_by_name(run, cache, arguments, found):
+    ended = run("ask", "Who?", *arguments)
+    assert is_refusal(ended)
+    assert found in ended.err
+    assert not cache.exists()
+
+
+def test_the_long_form_of_the_reference_has_a_beam(run, monkeypatch):
+    asked = "### Instruction:\nWho?\n\n### Response:\n"
+    table = {asked: say("Ann.", "</s>"), f"{asked}[No Retrieval]": say("Ann.", "</s>")}
+    engine = ScriptedEngine(ScriptedTokenizer(), table)
+    monkeypatch.setattr(indexes, "load", lambda *_: (FixedRetriever({}), engine))
+    old = ["--max_depth", "2", "--beam_width", "2", "--ignore_cont", "--w_use", "1"]
+    assert run("ask", "Who?", "--compat", "reference", *old, "--json").err == ""
+
+
+NASTY = "a :smile: [bold]b[/bold] \x1b[31mred\x07 C:\\dir\\\\ \u202edcba"
+
+
+def test_what_is_shown_is_what_was_written(run, monkeypatch):
+    hit = Hit(passage=Passage(id="a", title=NASTY, text=NASTY, source=NASTY), score=1.0, rank=1)
+    asked = f"### Instruction:\n{NASTY}\n\n### Response:\n"
+    engine = ScriptedEngine(ScriptedTokenizer(), {asked: say("[No Retrieval]")})
+    monkeypatch.setattr(indexes, "open_index", lambda *_: FixedRetriever({"q": [hit]}))
+    monkeypatch.setattr(indexes, "open_retriever", lambda store, *_: store)
+    out = run("search", "q").out
+    shown = r"a :smile: [bold]b[/bold] \x1b[31mred\x07 C:\dir\\ \u202edcba"
+    assert out.count(shown) == 3
+    assert "\x1b" not in out and "\x07" not in out
+    ended = run("search", "q", "--index", NASTY, "--top-k", "0")
+    assert shown in ended.err.replace("\n", " ") or ended.code == 2
+    assert "\x1b" not in ended.err
+    del engine
+
+
+def test_an_error_is_one_line_whatever_it_names(run, tmp_path):
+    ended = run("ask", "Who?", "--index", str(tmp_path / "a\nb:smile:\x1b[0m"))
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert r"a\nb:smile:\x1b[0m" in ended.err
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "80", "-3", "wide"])
+def test_any_width_shows_everything(columns):
+    code = (
+        "import sys; from selfrag.cli.console import Terminal, adapt_streams\n"
+        "adapt_streams(); Terminal().print('one two')\n"
+        "from selfrag.cli.app import app; app(['--help'], standalone_mode=False)"
+    )
+    environment = {**os.environ, "COLUMNS": columns}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 0
+    assert "one two\n" in done.stdout
+    assert "retrieve" in done.stdout
+
+
+def test_standard_output_in_ascii_loses_no_answer():
+    code = (
+        "from selfrag.cli.console import adapt_streams, print_json, stdout\n"
+        r"adapt_streams(); stdout.print('caf\xe9 \u2026'); print_json({'a': 'caf\xe9 \ud800'})"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    shown, _, rest = done.stdout.partition("\n")
+    assert shown == r"caf\xe9 \u2026"
+    assert json.loads(rest) == {"a": "caf\u00e9 \ud800"}
 
 
 def test_a_chat_gives_earlier_turns_to_the_next_question(run, monkeypatch):

@@ -307,7 +307,7 @@ def test_bad_rows_are_named_counted_and_kept(retrieve, tmp_path):
 def test_lines_and_lists_are_read_whatever_the_name(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
     rows, rejects = read_questions(tmp_path / name)
-    assert [row["question"] for row in rows] == ["a", "b"]
+    assert [row["question"] for row in rows.values()] == ["a", "b"]
     assert rejects == []
 
 
@@ -349,7 +349,7 @@ def test_a_question_has_several_names(row, question):
 def test_a_gold_answer_that_is_none_is_a_reject(tmp_path):
     (tmp_path / "data").write_text('{"question": "a", "answers": [{}]}\n{"question": "b"}\n')
     rows, (reject,) = read_questions(tmp_path / "data")
-    assert [row["question"] for row in rows] == ["b"]
+    assert [row["question"] for row in rows.values()] == ["b"]
     assert str(reject) == "line 1 has an object in 'answers', expected strings"
 
 

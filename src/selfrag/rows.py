@@ -355,14 +355,15 @@ def question_of(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def read_questions(path: Path) -> tuple[list[Row], list[Reject]]:
-    """The rows with a question, in order, and the others; their ids and gold answers are usable.
+def read_questions(path: Path) -> tuple[dict[int, Row], list[Reject]]:
+    """The rows with a question by number, in order, and the others.
 
-    Raises `BadInput` when the file cannot be read or no row can be used.
+    Their ids and gold answers are usable. Raises `BadInput` when the file cannot be read or no row
+    can be used.
     """
-    found = [row for _, row in read_rows(path, _question_row, what="questions")]
-    rows = [each for each in found if not isinstance(each, Reject)]
-    rejects = [each for each in found if isinstance(each, Reject)]
+    found = dict(read_rows(path, _question_row, what="questions"))
+    rows = {n: each for n, each in found.items() if not isinstance(each, Reject)}
+    rejects = [each for each in found.values() if isinstance(each, Reject)]
     if not rows:
         what = f"none with a question in {len(rejects)} rows" if rejects else "no rows"
         detail = f" ({named(rejects)})" if rejects else ""

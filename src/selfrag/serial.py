@@ -165,6 +165,8 @@ def value_from_text(text: str, hint: Any, key: str) -> Any:
     elif typing.get_origin(bare) in (tuple, list):
         parts = text.split("|" if "|" in text else ",")
         value = [part.strip() for part in parts if part.strip()]
+        if text.strip() and not value:  # separators alone
+            raise _misfit(key, text, hint, "cannot set")
     try:
         return _finite(msgspec.convert(value, bare, strict=False))
     except ValueError:

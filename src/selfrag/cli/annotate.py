@@ -13,7 +13,7 @@ from rich.text import Text
 
 from selfrag.annotate.assemble import AssemblyConfig, Bug
 from selfrag.cli import options
-from selfrag.cli.console import Reporter, print_json, stdout
+from selfrag.cli.console import Reporter, print_json, stdout, visible
 from selfrag.errors import BadInput
 from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
@@ -324,10 +324,10 @@ def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
 
 def show_row(row: "DataRow", *, full: bool) -> None:
     """One row; of its passages the beginning, or with `full` all."""
-    stdout.rule(escape(_printable(f"{row.id} ({row.dataset})")), align="left", style="dim")
-    shown = Text(_printable(row.instruction) + "\n", style="bold")
+    stdout.rule(escape(visible(f"{row.id} ({row.dataset})")), align="left", style="dim")
+    shown = Text(visible(row.instruction) + "\n", style="bold")
     for span in row.spans:
-        text = _printable(span.text)
+        text = visible(span.text)
         if span.token is not None:
             shown.append(text, style=_COLOURS.get(type(span.token), "red"))
         elif span.is_passage:
@@ -335,11 +335,6 @@ def show_row(row: "DataRow", *, full: bool) -> None:
         else:
             shown.append(text, style="not bold")
     stdout.print(shown)
-
-
-def _printable(text: str) -> str:
-    """`text` without what a terminal would obey instead of showing."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
 def _agreement(agreed: Mapping[str, Any]) -> str:

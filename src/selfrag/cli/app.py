@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from selfrag.cli.console import stderr
+from selfrag.cli.console import adapt_streams, one_line, stderr
 from selfrag.errors import SelfRAGError
 
 # Where each is, in the order of the help: a function, or a group of commands.
@@ -75,17 +75,23 @@ for _name in COMMANDS:
     app.command(_name)(_placeholder)
 
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
 def main() -> None:
     """Runs the command line; exit code 2 for the user's mistake, 1 for ours."""
     # Tokenizers start no threads of their own: torch has them all.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    adapt_streams()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == _INTERRUPTED:
+            _stop("stopped on request; nothing half-written is left", code, None)
     except SelfRAGError as error:
         _stop(str(error), error.exit_code, error)
     except typer.Abort:
-        _stop("stopped on request; nothing half-written is left", 1, None)
+        _stop("stopped on request; nothing half-written is left", _INTERRUPTED, None)
     except typer.TyperException as error:
         if not error.format_message():  # a bare command group, which has shown its help
             sys.exit(2)
@@ -102,5 +108,5 @@ def main() -> None:
 def _stop(message: str, code: int, error: BaseException | None) -> None:
     if "--debug" in sys.argv and error is not None:
         raise error
-    stderr.print(f"selfrag: {message}", markup=False, soft_wrap=True)
+    stderr.print(one_line(f"selfrag: {message}"), markup=False)
     sys.exit(code)

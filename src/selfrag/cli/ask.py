@@ -1,9 +1,8 @@
 """`selfrag ask`, `chat`, `batch`, `replay` and `demo`: questions in, answers out."""
 
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,23 +12,59 @@ import typer
 
 from selfrag import assets
 from selfrag.cli import options, render
-from selfrag.cli.console import Reporter, print_json, stderr, stdout
-from selfrag.cli.questions import question_from
+from selfrag.cli.console import Reporter, one_line, print_json, stderr, stdout
+from selfrag.cli.questions import (
+    continued,
+    index_facts,
+    keep_rejects,
+    passages_in,
+    question_from,
+)
 from selfrag.compat.output import follow_reference, reference_json
-from selfrag.decode.answer import Answer, answer_questions, answer_to_json, collect_answers
+from selfrag.decode.answer import (
+    Answer,
+    answer_questions,
+    answer_to_json,
+    collect_answers,
+    finished_answers,
+)
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import drive, search_one
 from selfrag.decode.drive import search as run_search
 from selfrag.decode.events import Event
-from selfrag.errors import BadInput, StorageError, UserError
+from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.search import Model, Steps
+from selfrag.engine.base import Engine
+from selfrag.errors import UserError
+from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
-from selfrag.open.engines import ModelOptions
+from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.prompt import Turn
+from selfrag.retrieval.base import FixedRetriever, Retriever
+from selfrag.rows import Reject, Row, RowFault, answers_of, id_of, question_of, read_questions
 from selfrag.serial import override
 from selfrag.trace.file import load_trace, save_trace
+from selfrag.trace.rows import config_to_row
 
 Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
 Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add the trace to.")]
 
+# What has no effect where nothing is retrieved. The threshold and the gate are reported all the
+# same, and the released commands give them in every mode.
+UNREAD = (
+    *("index", "top_k", "query", "drop_unsupported", "min_support", "max_passages"),
+    *("weights.relevance", "weights.support", "n_evidence", "with_no_retrieval"),
+    *("prune_relevance", "inline_passages", "max_passage_tokens"),
+)
+# What the released scripts have an option for, and what of ours is needed to run them.
+RELEASED = {
+    *("question", "index", "model", "engine", "device", "changes", "as_json", "compat"),
+    *("use_groundness", "use_utility", "use_seqscore", "mode", "threshold", "top_k"),
+    *("max_new_tokens", "max_passage_tokens"),
+    *("weights.relevance", "weights.support", "weights.utility"),
+}
+RELEASED_SHORT = {"choices"}
+RELEASED_LONG = {"max_depth", "beam_width", "drop_unsupported"}
 
 DEMO_QUESTIONS = (
     "Which planet has the moon Titan?",
@@ -49,7 +84,8 @@ class Released:
     """Options of the released scripts that have no setting here; score terms are always on."""
 
     max_depth: Annotated[
-        int | None, typer.Option("--max_depth", help="Segments at most plus one, as released.")
+        int | None,
+        typer.Option("--max_depth", min=1, help="Segments at most plus one, as released."),
     ] = None
     use_groundness: Annotated[bool, typer.Option("--use_groundness", hidden=True)] = True
     use_utility: Annotated[bool, typer.Option("--use_utility", hidden=True)] = True
@@ -79,17 +115,51 @@ def ask(
     changes: options.Changes = None,
     released: Released,
     show: Show,
+    given: options.Given,
 ) -> None:
     """Answer one question, with citations and scores."""
+    if show.as_json:
+        given.refuse(("stream", "explain"), "print JSON", "it shows the search in words")
     if released.max_depth is not None:
+        given.refuse(("max_segments",), "answer", "--max_depth says the same in another way")
         search = replace(search, max_segments=max(1, released.max_depth - 1))
-    search = override(search, changes or [], table="decode")
+    if released.compat is Compat.REFERENCE:
+        _refuse_unreleased(given | _set_keys(changes), is_long=released.max_depth is not None)
+    config = _config(search, changes, given)
     text = question_from(question)
     if released.compat is Compat.REFERENCE:
         depth = released.max_depth or 0
-        _follow(text, index, model, search, max_depth=depth, as_json=show.as_json)
+        _follow(text, index, model, config, max_depth=depth, as_json=show.as_json)
     else:
-        _answer_one(text, index, model, search, show)
+        _answer_one(text, index, model, config, show)
+
+
+def _config(
+    search: SearchConfig, changes: Sequence[str] | None, given: options.Given
+) -> SearchConfig:
+    """The settings as `--set` changes them; refuses those that have no effect beside others."""
+    config = override(search, changes or [], table="decode")
+    if config.mode is RetrievalMode.NEVER:
+        asked = options.Given(given | _set_keys(changes))
+        asked.refuse(UNREAD, "answer in mode never", "it is about passages, and none is read")
+    return config
+
+
+def _set_keys(changes: Sequence[str] | None) -> dict[str, str]:
+    """The settings that `--set` names, spelled so."""
+    keys = [change.partition("=")[0].strip().removeprefix("decode.") for change in changes or ()]
+    return {key: f"--set {key}" for key in keys}
+
+
+def _refuse_unreleased(given: Mapping[str, str], *, is_long: bool) -> None:
+    """Raises `BadInput` for an option that the released script of this form has nothing for."""
+    heard = RELEASED | (RELEASED_LONG if is_long else RELEASED_SHORT)
+    form = "long form (--max_depth)" if is_long else "short form (no --max_depth)"
+    options.Given(given).refuse(
+        [name for name in given if name not in heard],
+        "decide as the released scripts",
+        f"their {form} has no such thing",
+    )
 
 
 def _follow(
@@ -165,9 +235,10 @@ def chat(
     model: ModelOptions,
     search: SearchConfig,
     changes: options.Changes = None,
+    given: options.Given,
 ) -> None:
     """Ask one question after another; earlier turns are context. An empty line ends."""
-    config = override(search, changes or [], table="decode")
+    config = _config(search, changes, given)
     store, engine = indexes.load(index, model, Reporter())
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
@@ -176,7 +247,7 @@ def chat(
                 [question], engine=engine, retriever=store, config=config, histories=[turns]
             )
         except UserError as error:  # the conversation so far is kept
-            stderr.print(f"selfrag: {error}", markup=False, soft_wrap=True)
+            stderr.print(one_line(f"selfrag: {error}"), markup=False)
             continue
         render.show_answer(stdout, answer)
         turns.append(Turn(question=question, answer=answer.text))
@@ -193,90 +264,150 @@ def _lines_of(stream: Any, *, prompt: str) -> Iterator[str]:
         yield line
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What `batch` writes."""
+
+    out: Annotated[Path, typer.Option("--out", help="JSONL of answers, to write or to go on with.")]
+    trace: Trace = None
+    restart: Annotated[bool, typer.Option("--restart", help="Write --out again.")] = False
+
+
 @options.command
 def batch(
     *,
-    questions: Annotated[Path, typer.Argument(help="JSONL with `question` in every row.")],
-    out: Annotated[Path, typer.Option("--out", help="JSONL of answers to write.")],
+    questions: Annotated[
+        Path, typer.Argument(help="JSON or JSONL: `question` or `instruction` in each row.")
+    ],
+    files: Files,
     index: options.Index = None,
     model: ModelOptions,
     search: SearchConfig,
-    batch_size: Annotated[int, typer.Option(help="Questions searched together.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions searched together.")] = 8,
     changes: options.Changes = None,
-    trace: Trace = None,
+    given: options.Given,
 ) -> None:
-    """Answer many questions; rows may hold `answers`, which traces keep for `rescore`."""
-    config = override(search, changes or [], table="decode")
-    if batch_size < 1:
-        raise BadInput(f"cannot answer: --batch-size is {batch_size}; expected at least 1")
-    rows = _read_questions(questions)
+    """Answer many questions; run again to go on after an interruption.
+
+    A row that brings passages, as `ctxs`, is answered from these. Gold `answers` are kept for
+    `rescore` in a trace.
+    """
+    config = _config(search, changes, given)
+    rejected = beside(files.out, ".rejects.jsonl")
+    outputs = {"--out": files.out, "--trace": files.trace, "the rejects": rejected}
+    check_outputs(outputs, {"the questions": questions})
+    rows, rejects = read_questions(questions)
     report = Reporter()
-    store, engine = indexes.load(index, model, report)
-    done: list[dict[str, Any]] = []
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        texts = [str(row["question"]) for row in part]
-        events: list[Event] = []
-        answers = answer_questions(
-            texts, engine=engine, retriever=store, config=config, on_event=events.append
-        )
-        done += [
-            {**{key: row[key] for key in ("id", "answers") if key in row}, **answer_to_json(answer)}
-            for row, answer in zip(part, answers, strict=True)
-        ]
+    is_open = index is None and all(row.get("ctxs") is not None for row in rows.values())
+    store, engine = _load(index, model, report, without_index=is_open)
+    asked, unasked = _askable(rows, Model.of(engine), config)
+    facts = {
+        **({"index": "ctxs"} if is_open else index_facts(index, store)),
+        "model": engine.name,
+        "trace": str(files.trace) if files.trace else None,
+        "search": config_to_row(config),
+    }
+    done = [each.row for each in asked]
+    with continued(files.out, done, facts, questions, restart=files.restart) as (log, n_done):
+        told = keep_rejects(files.out, sorted(rejects + unasked, key=lambda each: each.number))
+        if told:
+            report.say(told)
+        if n_done:
+            report.say(f"going on after {n_done} of {len(asked)} questions")
+        left = asked[n_done:]
+        events = drive([each.search for each in left], engine, store, at_once=batch_size)
+        try:
+            for each, answer in _in_order(asked, events, config, files.trace, first=n_done):
+                kept = {key: each.row[key] for key in ("id", "answers") if key in each.row}
+                log.append([{**kept, **answer_to_json(answer)}])
+                n_done += 1
+                report.progress("answering", n_done, len(asked))
+        finally:
+            report.close()
+            if n_done < len(asked):
+                report.say(f"{n_done} of {len(asked)} are in {files.out}; run again to go on")
+    # Standard output may be the file itself.
+    console = stdout if is_plain(files.out) else stderr
+    console.print(f"answered {len(asked)} questions in {files.out}", markup=False)
+
+
+def _load(
+    index: str | None, model: ModelOptions, report: Reporter, *, without_index: bool
+) -> tuple[Retriever, Engine]:
+    if without_index:
+        return FixedRetriever({}), open_engine(model, report)
+    return indexes.load(index, model, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A row that can be answered, and its search, which has not begun."""
+
+    row: Row
+    search: Steps
+
+
+def _askable(
+    rows: Mapping[int, Row], model: Model, config: SearchConfig
+) -> tuple[list[_Asked], list[Reject]]:
+    """The searches of all rows, numbered in their order, and the rows that have none."""
+    asked: list[_Asked] = []
+    rejects: list[Reject] = []
+    for number, row in rows.items():
+        try:
+            steps = search_one(
+                question_of(row),
+                model=model,
+                config=config,
+                passages=passages_in(row),
+                number=len(asked),
+            )
+            asked.append(_Asked(row, steps))
+        except RowFault as fault:
+            rejects.append(Reject(reason=fault.reason, detail=str(fault), number=number, row=row))
+        except UserError as error:  # longer than the context
+            detail = f"cannot be asked ({error})"
+            rejects.append(Reject(reason="not_asked", detail=detail, number=number, row=row))
+    return asked, rejects
+
+
+def _in_order(
+    asked: Sequence[_Asked],
+    events: Iterable[Event],
+    config: SearchConfig,
+    trace: Path | None,
+    *,
+    first: int,
+) -> Iterator[tuple[_Asked, Answer]]:
+    """Rows from number `first` on with their answers, in order; a trace is kept before its answer.
+
+    Searches end in any order, so answers wait for those of the rows before.
+    """
+    told: dict[int, list[Event]] = {}
+
+    def keep(event: Event) -> None:
         if trace is not None:
-            golds = [row.get("answers") or [] for row in part]
-            ids = [str(row.get("id") or "") for row in part]
-            save_trace(trace, texts, events, answers=golds, ids=ids, config=config)
-        report.progress("answering", len(done), len(rows))
-    _write_lines(out, done)
-    stdout.print(f"answered {len(done)} questions in {out}", markup=False)
+            told.setdefault(event.question, []).append(replace(event, question=0))
 
-
-def _read_questions(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"cannot read questions from {path}: {error}; expected a JSONL file in UTF-8, so name "
-            "another"
-        ) from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            rows.append(_question_row(path, number, line))
-    if not rows:
-        raise BadInput(
-            f"cannot answer: {path} holds no questions; expected JSONL rows with `question`"
-        )
-    return rows
-
-
-def _question_row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not str(row.get("question") or "").strip():
-        raise BadInput(
-            f"cannot read questions from {path}: line {number} holds no question; expected a JSON "
-            'object such as {"question": "…", "answers": ["…"]}, so mend or drop it'
-        )
-    return row
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write answers to {path}: {error.strerror}; expected a writable file in an "
-            "existing folder, so make the folder or name another"
-        ) from error
+    texts = [question_of(each.row) for each in asked]
+    configs = [config] * len(asked)
+    waiting: dict[int, Answer] = {}
+    following = first
+    for number, answer in finished_answers(texts, events, configs=configs, on_event=keep):
+        waiting[number] = answer
+        while following in waiting:
+            each = asked[following]
+            if trace is not None:
+                save_trace(
+                    trace,
+                    [texts[following]],
+                    told.pop(following),
+                    answers=[answers_of(each.row)],
+                    ids=[id_of(each.row)],
+                    config=config,
+                )
+            yield each, waiting.pop(following)
+            following += 1
 
 
 def _answer_json(

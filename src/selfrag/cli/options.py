@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ParameterInfo
 
-from selfrag.decode.gate import RetrievalMode
-from selfrag.open.engines import EngineKind
+from selfrag.errors import BadInput
 from selfrag.serial import value_from_text
 
 Index = Annotated[
@@ -23,29 +22,11 @@ Index = Annotated[
     typer.Option("--index", help="Folder, s3://… or postgresql://…; else the demo index."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
-Engine = Annotated[
-    EngineKind,
-    typer.Option(
-        parser=EngineKind, metavar="ENGINE", help="auto, openvino, numpy or transformers."
-    ),
-]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting of the search as key=value.")
 ]
 
-# Of the commands that are not written in options of dataclasses yet.
-Mode = Annotated[
-    RetrievalMode,
-    typer.Option(parser=RetrievalMode, metavar="MODE", help="adaptive, always or never."),
-]
-Threshold = Annotated[
-    str, typer.Option(help="Retrieve above this probability; none: as the emitted token says.")
-]
-TopK = Annotated[int, typer.Option("--top-k", "--ndocs", help="Passages a segment.")]
-Setting = Changes
-Ray = Annotated[str, typer.Option("--ray", help="Cluster: host:port, auto, or local to start one.")]
-Workers = Annotated[int, typer.Option("--workers", help="On Ray; 0: as many as it holds.")]
-WorkerCpus = Annotated[float, typer.Option(help="CPUs of a worker on Ray.")]
+_CONTEXT = "typer_context"
 
 
 class Only(frozenset[str]):
@@ -54,6 +35,19 @@ class Only(frozenset[str]):
 
 class Without(frozenset[str]):
     """Beside a config in `Annotated`: these of its fields are no options."""
+
+
+class Given(dict[str, str]):
+    """The options that stand on the command line, by field or parameter, as they are spelled.
+
+    A command that has a parameter of this type can refuse what has no effect beside something else.
+    """
+
+    def refuse(self, names: Iterable[str], doing: str, why: str) -> None:
+        """Raises `BadInput` for the first of `names` that was given."""
+        for name in names:
+            if name in self:
+                raise BadInput(f"cannot {doing} with {self[name]}: {why}; leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +70,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, _Group] = {}
     parameters: dict[str, inspect.Parameter] = {}
+    given_name = next((name for name, hint in hints.items() if hint is Given), None)
     for name, parameter in inspect.signature(function).parameters.items():
+        if name == given_name:
+            continue
         kind, *extras = _annotated(hints[name])
         if not (isinstance(kind, type) and is_dataclass(kind)):
             found = [parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY)]
@@ -85,10 +82,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             found = list(groups[name].options.values())
         parameters |= {each.name: each for each in found}
 
+    if given_name is not None:
+        parameters[_CONTEXT] = _parameter(_CONTEXT, typer.Context, MISSING)
+    paths = {p.name: path for group in groups.values() for path, p in group.options.items()}
+
     def run(**values: Any) -> None:
+        if given_name is not None:
+            context = values.pop(_CONTEXT)
+            values[given_name] = Given(
+                {
+                    paths.get(option.name, option.name): option.opts[0]
+                    for option in context.command.params
+                    if getattr(context.get_parameter_source(option.name), "name", "")
+                    == "COMMANDLINE"
+                }
+            )
         made = {name: group.build(values) for name, group in groups.items()}
-        taken = {p.name for group in groups.values() for p in group.options.values()}
-        plain = {name: value for name, value in values.items() if name not in taken}
+        plain = {name: value for name, value in values.items() if name not in paths}
         function(**plain, **made)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
@@ -96,6 +106,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     # What Typer reads instead of the parameters of `run`.
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     return run
+
+
+def _given(context: typer.Context, paths: Mapping[str, str]) -> Given:
+    given = Given()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name and source is not None and source.name == "COMMANDLINE":
+            given[paths.get(option.name, option.name)] = option.opts[0]
+    return given
 
 
 def _annotated(hint: Any) -> tuple[Any, ...]:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from selfrag.errors import BadInput
-from selfrag.files import AppendLog, beside, check_outputs, claim_run, is_plain, write_rows
-from selfrag.rows import Reject, Row, named, question_of
+from selfrag.files import AppendLog, beside, claim_run, is_plain, write_rows
+from selfrag.passage import Passage
+from selfrag.retrieval.base import as_passages
+from selfrag.retrieval.objectstore import is_remote
+from selfrag.rows import Reject, Row, RowFault, id_of, named, question_of, text_field
 
 
 def question_from(argument: str | None) -> str:
@@ -26,6 +29,27 @@ def question_from(argument: str | None) -> str:
     return question.strip()
 
 
+def passages_in(row: Row) -> list[Passage] | None:
+    """The passages that a row brings as `ctxs`, in order; None where it brings none.
+
+    Raises `RowFault` for anything but a list of objects with a string `text`.
+    """
+    given = row.get("ctxs")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        raise RowFault("wrong_type", "has 'ctxs' that are no list of objects")
+    return as_passages(
+        Passage(
+            id=id_of(each, "id", otherwise=""),
+            title=text_field(each, "title"),
+            text=text_field(each, "text", required=True),
+            source=text_field(each, "source"),
+        )
+        for each in given
+    )
+
+
 @contextmanager
 def continued(
     out: Path, rows: Sequence[Row], facts: Mapping[str, Any], data: Path, *, restart: bool
@@ -35,7 +59,6 @@ def continued(
     `facts`, in a file beside it, are what a later run must share to continue; `restart` empties
     `out`. Raises `BadInput` where the rows there are of other questions or another run.
     """
-    check_outputs({"--out": out}, {"the questions": data})
     with AppendLog(out) as log:
         if restart:
             log.keep(0)
@@ -78,3 +101,10 @@ def keep_rejects(out: Path, rejects: Sequence[Reject]) -> str:
         return ""
     where = f", kept in {path}" if is_kept else ""
     return f"left out {len(rejects)} rows{where}: {named(rejects)}"
+
+
+def index_facts(index: str | None, store: Any) -> dict[str, str]:
+    """Which index is read, and when it was built: '' for a database, which is no one's build."""
+    name = index if index is None or is_remote(index) else str(Path(index).resolve())
+    manifest = getattr(store, "manifest", None)
+    return {"index": name or "demo", "made": manifest.created_at if manifest else ""}

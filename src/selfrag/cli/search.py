@@ -12,21 +12,19 @@ import typer
 
 from selfrag.cli import options, render
 from selfrag.cli.console import Reporter, print_json, stderr, stdout
-from selfrag.cli.questions import continued, keep_rejects
+from selfrag.cli.questions import continued, index_facts, keep_rejects
 from selfrag.decode.answer import hit_to_json
 from selfrag.errors import BadInput
 from selfrag.files import check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
-from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.options import SearchOptions
-from selfrag.retrieval.store import PassageStore
 from selfrag.rows import Row, answers_of, question_of, read_questions
 from selfrag.text import has_answer
 
 if TYPE_CHECKING:
-    from selfrag.retrieval.postgres.store import PgVectorStore
+    pass
 
 
 @options.command
@@ -71,10 +69,11 @@ def retrieve(
     """Retrieve for every row of a file; run again to go on after an interruption."""
     check_outputs({"--out": out}, {"the questions": data})
     report = Reporter()
-    rows, rejects = read_questions(data)
+    numbered, rejects = read_questions(data)
+    rows = list(numbered.values())
     store = indexes.open_index(index, report)
     found = indexes.open_retriever(store, how, report)
-    facts = {"index": _whole_name(index), "made": _made_at(store), "n_docs": n_docs, **asdict(how)}
+    facts = {**index_facts(index, store), "n_docs": n_docs, **asdict(how)}
     with continued(out, rows, facts, data, restart=restart) as (log, n_done):
         told = keep_rejects(out, rejects)
         if n_done:
@@ -115,14 +114,3 @@ def _ctx(hit: Hit, answers: Sequence[str]) -> Row:
     if answers:
         ctx["hasanswer"] = has_answer(passage.text, answers)
     return ctx
-
-
-def _made_at(store: "PassageStore | PgVectorStore") -> str:
-    """When the index was built; '' for a database, which is no one's build."""
-    return store.manifest.created_at if isinstance(store, PassageStore) else ""
-
-
-def _whole_name(index: str | None) -> str:
-    if index is None:
-        return "demo"
-    return index if is_remote(index) else str(Path(index).resolve())

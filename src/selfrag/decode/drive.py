@@ -151,20 +151,27 @@ def search(
     model = Model.of(engine)
     turns = histories or [()] * len(questions)
     given = passages or [None] * len(questions)
-    searches: list[Steps] = []
-    for number, (question, history, own) in enumerate(zip(questions, turns, given, strict=True)):
-        hits, settings = None, config
-        if own is not None:
-            hits = given_hits(own, model.fmt, config.max_passage_tokens)
-            settings = replace(config, top_k=max(1, len(hits)))
-        searches.append(
-            steps(
-                question,
-                model=model,
-                config=settings,
-                passages=hits,
-                history=history,
-                number=number,
-            )
-        )
+    searches = [
+        search_one(question, model=model, config=config, history=turn, passages=own, number=number)
+        for number, (question, turn, own) in enumerate(zip(questions, turns, given, strict=True))
+    ]
     yield from drive(searches, engine, retriever)
+
+
+def search_one(
+    question: str,
+    *,
+    model: Model,
+    config: SearchConfig,
+    history: Sequence[Turn] = (),
+    passages: Sequence[Passage] | None = None,
+    number: int = 0,
+) -> Steps:
+    """The search for one question of `search`; raises `BadInput` at once for what it cannot ask."""
+    hits = None
+    if passages is not None:
+        hits = given_hits(passages, model.fmt, config.max_passage_tokens)
+        config = replace(config, top_k=max(1, len(hits)))
+    return steps(
+        question, model=model, config=config, passages=hits, history=history, number=number
+    )
