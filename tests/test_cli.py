@@ -546,6 +546,19 @@ def test_what_is_shown_is_what_was_written(run, monkeypatch):
     del engine
 
 
+@pytest.mark.parametrize(
+    ("page", "last_page", "shown"), [(0, 0, "a.pdf\n"), (3, 3, "a.pdf, p. 3\n"), (3, 5, "pp. 3-5")]
+)
+def test_pages_are_shown_where_there_are_any(run, monkeypatch, page, last_page, shown):
+    passage = Passage(id="a", text="A.", source="a.pdf", page=page, last_page=last_page)
+    hits = {"q": [Hit(passage=passage, score=1.0, rank=1)]}
+    monkeypatch.setattr(indexes, "open_index", lambda *_: FixedRetriever(hits))
+    monkeypatch.setattr(indexes, "open_retriever", lambda store, *_: store)
+    assert shown in run("search", "q").out
+    (hit,) = json.loads(run("search", "q", "--json").out)["hits"]
+    assert (hit.get("page", 0), hit.get("last_page", 0)) == (page, last_page)
+
+
 def test_an_error_is_one_line_whatever_it_names(run, tmp_path):
     ended = run("ask", "Who?", "--index", str(tmp_path / "a\nb:smile:\x1b[0m"))
     assert ended.code == 2

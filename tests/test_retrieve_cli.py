@@ -97,7 +97,10 @@ def test_rows_keep_their_fields_and_carry_their_passages_best_first(retrieve, tm
     assert [{**row, "ctxs": 0} for row in rows] == [{**row, "ctxs": 0} for row in QUESTIONS]
     assert [row["ctxs"][0]["id"] for row in rows] == ["p1", "p2", "p3"]
     first, second = rows[0]["ctxs"]
-    assert set(first) == {"id", "title", "text", "score", "source", "hasanswer"}
+    assert set(first) == {
+        "id", "title", "text", "score", "source", "page", "last_page", "hasanswer",
+    }  # fmt: skip
+    assert (first["page"], first["last_page"]) == (1, 1)
     assert (first["title"], first["text"]) == (PASSAGES[0].title, PASSAGES[0].text)
     assert (first["hasanswer"], second["hasanswer"]) == (True, False)
     assert rows[1]["ctxs"][0]["hasanswer"] is True
@@ -112,7 +115,14 @@ def test_passages_that_a_row_brings_are_replaced():
     rows = [{"question": "bread", "ctxs": [{"id": "old"}]}, {"question": "none"}]
     with_bread, with_none = retrieved(rows, FixedRetriever({"bread": [hit]}), 5)
     assert with_bread["ctxs"] == [
-        {"id": "p3", "title": "Bakery", "text": "A bakery sells bread.", "score": "0.5"}
+        {
+            "id": "p3",
+            "title": "Bakery",
+            "text": "A bakery sells bread.",
+            "score": "0.5",
+            "page": 3,
+            "last_page": 3,
+        }
     ]
     assert with_none["ctxs"] == []
 

@@ -15,9 +15,11 @@ from selfrag.decode.events import (
     RetrievalEvent,
 )
 from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.search import follow_up_query
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit, Passage
+from selfrag.prompt import Turn
 from selfrag.retrieval.base import FixedRetriever
 
 END = "</s>"
@@ -398,3 +400,17 @@ def test_search_yields_as_it_goes():
     stream = search(["Q"], engine=model, retriever=retriever, config=SearchConfig())
     assert isinstance(next(stream), GateEvent)
     assert len(model.calls) == 1
+
+
+def test_a_follow_up_is_searched_with_the_last_two_turns_and_their_answers():
+    turns = [
+        Turn(question="Who wrote A?", answer="Zed."),
+        Turn(question="Who painted B? ", answer="Ann. " + "word " * 50),
+        Turn(question="When?", answer="1500."),
+    ]
+    assert follow_up_query("Where?", []) == "Where?"
+    assert follow_up_query("Where?", turns[:1]) == "Where? Who wrote A? Zed. Where?"
+    words = " ".join(["word"] * 39)  # 40 words of an answer count
+    assert follow_up_query("Where?", turns) == (
+        f"Where? Who painted B? Ann. {words} When? 1500. Where?"
+    )

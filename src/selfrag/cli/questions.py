@@ -45,9 +45,18 @@ def passages_in(row: Row) -> list[Passage] | None:
             title=text_field(each, "title"),
             text=text_field(each, "text", required=True),
             source=text_field(each, "source"),
+            page=_page(each, "page"),
+            last_page=_page(each, "last_page"),
         )
         for each in given
     )
+
+
+def _page(row: Row, name: str) -> int:
+    found = row.get(name) or 0
+    if type(found) is not int:
+        raise RowFault("wrong_type", f"has {found!r:.40} as {name!r}, expected a whole number")
+    return found
 
 
 @contextmanager

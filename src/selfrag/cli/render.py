@@ -68,10 +68,11 @@ def _named(passage: Passage) -> tuple[str, str]:
 
 def pages_of(passage: Passage) -> str:
     """`p. 3`, `pp. 3-4` for a passage that goes on to page 4, or nothing where there are none."""
-    last = getattr(passage, "last_page", 0)
     if not passage.page:
         return ""
-    return f"pp. {passage.page}-{last}" if last > passage.page else f"p. {passage.page}"
+    if passage.last_page > passage.page:
+        return f"pp. {passage.page}-{passage.last_page}"
+    return f"p. {passage.page}"
 
 
 def narrate(console: Console, events: Iterable[Event]) -> Iterator[Event]:

@@ -13,7 +13,7 @@ import typer
 from selfrag.cli import options, render
 from selfrag.cli.console import Reporter, print_json, stderr, stdout
 from selfrag.cli.questions import continued, index_facts, keep_rejects
-from selfrag.decode.answer import hit_to_json
+from selfrag.decode.answer import hit_to_json, pages_to_json
 from selfrag.errors import BadInput
 from selfrag.files import check_outputs, is_plain
 from selfrag.open import indexes
@@ -111,6 +111,7 @@ def _ctx(hit: Hit, answers: Sequence[str]) -> Row:
     ctx["score"] = str(hit.score)
     if passage.source:
         ctx["source"] = passage.source
+    ctx |= pages_to_json(passage)
     if answers:
         ctx["hasanswer"] = has_answer(passage.text, answers)
     return ctx

@@ -306,7 +306,7 @@ def _segment_to_json(segment: AnswerSegment) -> dict[str, Any]:
 
 
 def hit_to_json(hit: Hit) -> dict[str, Any]:
-    """One hit in its documented JSON form."""
+    """One hit in its documented JSON form; pages where its document has any."""
     passage = hit.passage
     return {
         "id": passage.id,
@@ -315,4 +315,12 @@ def hit_to_json(hit: Hit) -> dict[str, Any]:
         "source": passage.source,
         "score": hit.score,
         "rank": hit.rank,
+        **pages_to_json(passage),
     }
+
+
+def pages_to_json(passage: Passage) -> dict[str, int]:
+    """`page` and `last_page`, on which a passage begins and ends; nothing without pages."""
+    if not passage.page:
+        return {}
+    return {"page": passage.page, "last_page": max(passage.page, passage.last_page)}

@@ -37,6 +37,8 @@ from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Relevance, Retrieve
 
+FOLLOW_UP_WORDS = 40  # of an earlier answer, in what is searched for a follow-up
+
 
 @dataclass(frozen=True, slots=True)
 class Generate:
@@ -100,8 +102,7 @@ def steps(
     search = _Search(
         model=model,
         config=config,
-        # A follow-up is looked up together with the question before it.
-        query=" ".join([*(t.question.strip() for t in history[-1:]), (query or asked).strip()]),
+        query=follow_up_query((query or asked).strip(), history),
         passages=passages,
         number=number,
         clock=clock,
@@ -124,6 +125,22 @@ class _Step:
     @property
     def reads_one(self) -> bool:
         return self.fresh and len(self.hits) == 1
+
+
+def follow_up_query(query: str, history: Sequence[Turn]) -> str:
+    """What is searched for a question: alone, or around the last two turns with their answers.
+
+    "When was he born?" is about somebody that an answer names. The question comes first and last:
+    encoders read the beginning of a text only, and it should weigh as much as what was said before.
+    """
+    if not history:
+        return query
+    said = [
+        text
+        for turn in history[-2:]
+        for text in (turn.question.strip(), *turn.answer.split()[:FOLLOW_UP_WORDS])
+    ]
+    return " ".join([query, *said, query])
 
 
 class _Search:

@@ -195,6 +195,8 @@ def _gate_from_row(row: Row) -> Gate:
 def _hit_from_row(row: Row) -> Hit:
     texts = {name: typed(row, name, str) for name in ("id", "title", "text", "source")}
     offsets = {name: typed(row, name, int) for name in ("start", "end")}
+    # Where the document has pages.
+    offsets |= {name: typed(row, name, int) for name in ("page", "last_page") if name in row}
     passage = Passage(**texts, **offsets)
     return Hit(passage=passage, score=float(row["score"]), rank=typed(row, "rank", int))
 
