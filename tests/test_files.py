@@ -129,6 +129,22 @@ def test_standard_output_is_added_to_where_it_is(tmp_path, name):
     assert names(tmp_path) == ["link", "out"]
 
 
+def test_a_file_made_read_only_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    with pytest.raises(StorageError, match="Permission denied"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.txt", []
+    monkeypatch.setattr(files, "fsync", lambda each: synced.append((each.name, path.exists())))
+    files.write_text(path, "new")
+    assert synced == [(".a.txt.partial", False), (tmp_path.name, True)]
+
+
 def test_errors_of_writing_are_one_sentence(tmp_path):
     for path, why in (
         (tmp_path / "none" / "a", "No such file or directory"),
@@ -382,6 +398,9 @@ def test_outputs_that_cannot_be_meant_are_refused(tmp_path):
             files.check_outputs({"--out": out}, {"--data": data})
     with pytest.raises(BadInput, match=r"--trace .* is the file --out, which is written too"):
         files.check_outputs({"--out": other, "--trace": tmp_path / "." / "other"})
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    with pytest.raises(BadInput, match="which is written too"):
+        files.check_outputs({"--out": other, "--trace": tmp_path / "elsewhere" / "other"})
     with pytest.raises(BadInput, match="it is a folder"):
         files.check_outputs({"--out": tmp_path})
     with pytest.raises(StorageError, match="there is no folder"):
