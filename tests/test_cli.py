@@ -518,6 +518,23 @@ def test_an_option_without_effect_is_refused_by_name(run, cache, arguments, foun
     assert not cache.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--rerank-weight", "0.5"], "with --rerank-weight: there is no --rerank"),
+        (["--candidates", "9"], "with --candidates: there is no --rerank"),
+        (["--mode", "words", "--dense-weight", "0.1"], "in mode words with --dense-weight"),
+        (["--mode", "dense", "--fusion", "ranks"], "in mode dense with --fusion"),
+        (["--rank-constant", "9"], "with --rank-constant: it is about --fusion ranks"),
+    ],
+)
+def test_an_option_of_a_search_without_effect_is_refused_by_name(run, cache, arguments, found):
+    ended = run("search", "who", *arguments)
+    assert is_refusal(ended)
+    assert found in ended.err
+    assert not cache.exists()
+
+
 def test_the_long_form_of_the_reference_has_a_beam(run, monkeypatch):
     asked = "### Instruction:\nWho?\n\n### Response:\n"
     table = {asked: say("Ann.", "</s>"), f"{asked}[No Retrieval]": say("Ann.", "</s>")}

@@ -16,7 +16,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 MAX_FILE, MAX_FUNCTION = 400, 60  # code lines: without blank lines, comments and docstrings
 # Bounds that only shrink: lower them when the tree allows it.
-MAX_PARAMETERS = 9  # to be 8
+MAX_PARAMETERS = 8
 MAX_CYCLIC_FILES = 0  # to be 0
 MAX_CHAT_TEMPLATE_FILES = 0
 

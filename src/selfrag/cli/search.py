@@ -19,7 +19,8 @@ from selfrag.files import check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.passage import Hit
 from selfrag.retrieval.base import Retriever
-from selfrag.retrieval.options import SearchOptions
+from selfrag.retrieval.fusion import FusionKind
+from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.rows import Row, answers_of, question_of, read_questions
 from selfrag.text import has_answer
 
@@ -35,8 +36,10 @@ def search(
     top_k: Annotated[int, typer.Option(help="How many passages.")] = 5,
     how: SearchOptions,
     as_json: options.Json = False,
+    given: options.Given,
 ) -> None:
     """Show the passages an index holds for a query."""
+    _refuse_unused(how, given)
     if not query.strip():
         raise BadInput(
             "cannot search: the query is empty; expected words to look for, so give some"
@@ -65,8 +68,10 @@ def retrieve(
     how: SearchOptions,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions searched together.")] = 32,
     restart: Annotated[bool, typer.Option("--restart", help="Write --out again.")] = False,
+    given: options.Given,
 ) -> None:
     """Retrieve for every row of a file; run again to go on after an interruption."""
+    _refuse_unused(how, given)
     check_outputs({"--out": out}, {"the questions": data})
     report = Reporter()
     numbered, rejects = read_questions(data)
@@ -90,6 +95,17 @@ def retrieve(
     # Standard output may be the file itself.
     console = stdout if is_plain(out) else stderr
     console.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+
+
+def _refuse_unused(how: SearchOptions, given: options.Given) -> None:
+    """Raises `BadInput` for an option that changes nothing beside the others."""
+    if not how.rerank:
+        given.refuse(("rerank_weight", "candidates"), "search", "there is no --rerank")
+    if how.mode is not SearchMode.HYBRID:
+        fused = ("fusion.kind", "fusion.dense_weight", "fusion.constant")
+        given.refuse(fused, f"search in mode {how.mode}", "it is about mode hybrid")
+    elif how.fusion.kind is not FusionKind.RANKS:
+        given.refuse(("fusion.constant",), "search", "it is about --fusion ranks")
 
 
 def retrieved(rows: Sequence[Row], found: Retriever, n_docs: int) -> list[Row]:

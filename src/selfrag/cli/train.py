@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfrag.cli import options
+from selfrag.cli.console import stderr, stdout
 from selfrag.errors import BadInput
 
 if TYPE_CHECKING:
-    from selfrag.train.config import TrainConfig
+    from selfrag.train.config import Recipe, TrainConfig
     from selfrag.train.examples import LossWeights
 
 train_app = typer.Typer(help="Train a generator or a critic.", no_args_is_help=True)
@@ -28,37 +30,49 @@ def require_training_packages() -> None:
         )
 
 
-@train_app.command("generator")
-def generator(
-    data: Annotated[
-        Path, typer.Option("--data", "--records", help="JSON lines: released schema or records.")
-    ],
-    model: Annotated[str, typer.Option("--model", "--base", help="Folder of the base.")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What every training needs to know."""
+
+    data: Annotated[Path, typer.Option("--data", "--records", help="JSON lines of the examples.")]
+    model: Annotated[str, typer.Option("--model", "--base", help="Folder of the base.")]
+    out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")]
     recipe: Annotated[
         Path | None, typer.Argument(help="TOML recipe, as in recipes/; not needed.")
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option("--start", help="Adapter folder to go on from, as shipped.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="lora, qlora (CUDA) or full.")] = None,
-    mask: Annotated[str | None, typer.Option(help="passages, or reference as released.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    ] = None
+    method: Annotated[str | None, typer.Option(help="lora, qlora (CUDA) or full.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Any key as train.key=value or loss.key=…")
+    ] = None
+
+    def config(self, tables: "Recipe", **own: str | None) -> "TrainConfig":
+        """The settings of the recipe's `tables`, then of the options, then of `--set`."""
+        from selfrag.train.config import TrainConfig, settings
+
+        asked = {"method": self.method, "epochs": self.epochs, **own}
+        given = {name: value for name, value in asked.items() if value is not None}
+        given |= {"base": self.model, "out": str(self.out)}
+        return settings(TrainConfig, "train", tables, given, self.changes or [])
+
+
+@train_app.command("generator")
+@options.command
+def generator(
+    run: Run,
+    start: Annotated[
+        str | None, typer.Option(help="Adapter folder to go on from, as shipped.")
     ] = None,
+    mask: Annotated[str | None, typer.Option(help="passages, or reference as released.")] = None,
 ) -> None:
     """Fine-tune a base model on annotated answers; resumes from the last checkpoint."""
-    from selfrag.train.config import TrainConfig, load_recipe, settings
+    from selfrag.train.config import load_recipe, settings
     from selfrag.train.examples import UNIFORM, LossWeights
 
     require_training_packages()
-    tables = load_recipe(recipe) if recipe else {"loss": asdict(UNIFORM)}
-    given = {"method": method, "mask": mask, "epochs": epochs, "start": str(start or "")}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    given = {"base": model, "out": str(out), **chosen}
-    config = settings(TrainConfig, "train", tables, given, changes or [])
-    _train(data, config, settings(LossWeights, "loss", tables, changes=changes or []))
+    tables = load_recipe(run.recipe) if run.recipe else {"loss": asdict(UNIFORM)}
+    config = run.config(tables, start=start, mask=mask)
+    _train(run.data, config, settings(LossWeights, "loss", tables, changes=run.changes or []))
 
 
 def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
@@ -71,45 +85,33 @@ def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
     if not is_first_process():
         return
     account, out = trained.data.account, Path(config.out)
-    typer.echo(
+    stdout.print(
         f"used {account.n_used} of {account.n_rows} rows ({account.n_cut} cut at "
-        f"{config.max_tokens} tokens, {account.n_plain} without a reflection token)"
+        f"{config.max_tokens} tokens, {account.n_plain} without a reflection token)",
+        markup=False,
     )
     if trained.data.rejects:
         first = trained.data.rejects[0]
-        typer.echo(
+        stderr.print(
             f"{account.n_rejected} rows rejected, all named in {out / 'rejects.jsonl'}; "
             f"the first is line {first.number}, which {first.detail}",
-            err=True,
+            markup=False,
         )
-    typer.echo(f"weights in {trained.folder}, curve in {plot_run(out)}")
+    stdout.print(f"weights in {trained.folder}, curve in {plot_run(out)}", markup=False)
 
 
 @train_app.command("critic")
+@options.command
 def critic(
-    data: Annotated[Path, typer.Option("--data", help="JSON lines of critic data.")],
-    model: Annotated[str, typer.Option("--model", "--base", help="Folder of the base.")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder; an old run resumes there.")],
-    recipe: Annotated[
-        Path | None, typer.Argument(help="TOML recipe, as in recipes/; not needed.")
-    ] = None,
+    run: Run,
     labels: Annotated[str, typer.Option(help="text, as released, or token.")] = "text",
-    method: Annotated[str | None, typer.Option(help="lora, qlora (CUDA) or full.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key as train.key=value.")
-    ] = None,
 ) -> None:
     """Fine-tune a critic on labelled rows and measure it on some of them that are held out."""
-    from selfrag.train.config import TrainConfig, load_recipe, settings
+    from selfrag.train.config import load_recipe
 
     require_training_packages()
-    tables = load_recipe(recipe) if recipe else {}
-    given = {"method": method, "epochs": epochs}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    given = {"base": model, "out": str(out), **chosen}
-    config = settings(TrainConfig, "train", tables, given, changes or [])
-    _train_critic(data, config, labels)
+    config = run.config(load_recipe(run.recipe) if run.recipe else {})
+    _train_critic(run.data, config, labels)
 
 
 def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
@@ -126,18 +128,24 @@ def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
         return
     out = Path(config.out)
     n_rejected = len(trained.rows.rejects)
-    typer.echo(f"used {len(trained.rows.rows)} rows, rejected {n_rejected} (rejects.jsonl)")
+    stdout.print(
+        f"used {len(trained.rows.rows)} rows, rejected {n_rejected} (rejects.jsonl)", markup=False
+    )
     for group, counts in trained.rows.counts.items():
         shares = ", ".join(f"{label} {n}" for label, n in counts.items())
-        typer.echo(f"{group}: {shares}")
+        stdout.print(f"{group}: {shares}", markup=False)
     for group, found in trained.quality.items():
-        typer.echo(
+        stdout.print(
             f"{group}: accuracy {found.accuracy:.3f} (always the same label {found.majority:.3f}), "
-            f"macro F1 {found.macro_f1:.3f}, calibration error {found.ece:.3f}, n {found.n}"
+            f"macro F1 {found.macro_f1:.3f}, calibration error {found.ece:.3f}, n {found.n}",
+            markup=False,
         )
     plot_run(out)
     plot = plot_reliability(trained.quality, out / "reliability.png")
-    typer.echo(f"weights in {trained.folder}, report in {out / 'critic.json'}, plot in {plot}")
+    stdout.print(
+        f"weights in {trained.folder}, report in {out / 'critic.json'}, plot in {plot}",
+        markup=False,
+    )
 
 
 @train_app.command("base")
@@ -150,7 +158,7 @@ def base(
     from selfrag.open.engines import base_gguf
 
     dequantise_base(base_gguf(Reporter()), out)
-    typer.echo(f"base model in {out}")
+    stdout.print(f"base model in {out}", markup=False)
 
 
 @train_app.command("export")
@@ -164,7 +172,7 @@ def export(
 
     gguf = assets.named("base-model").files[0]
     path = export_adapter(adapter, out, base_name="SmolLM2-135M-Instruct", gguf_sha256=gguf.sha256)
-    typer.echo(f"adapter in {path}")
+    stdout.print(f"adapter in {path}", markup=False)
 
 
 def export_model(
@@ -181,10 +189,10 @@ def export_model(
     _require_one_of("--dtype", dtype, list(WeightType))
     _require_one_of("--gguf", gguf or GgufType.F16, list(GgufType))
     folder = export_run(run, out, WeightType(dtype))
-    typer.echo(f"model in {folder}")
+    stdout.print(f"model in {folder}", markup=False)
     if gguf:
         path = write_gguf(folder, folder / f"{folder.name}-{gguf}.gguf", GgufType(gguf))
-        typer.echo(f"GGUF in {path}")
+        stdout.print(f"GGUF in {path}", markup=False)
 
 
 def _require_one_of(option: str, value: str, known: Sequence[str]) -> None:
