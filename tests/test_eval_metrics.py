@@ -20,6 +20,8 @@ from selfrag.evaluate.summary import measure
         # Of 4 words 1 is right (precision 1/4), and it is all of the gold (recall 1): F1 0.4.
         ("It was in Paris.", ["Paris"], 1, 1, 1, 0, 0.4),
         ("paris", ["Paris"], 0, 1, 1, 1, 1.0),
+        # One gold of two is there, and nothing of the other: F1 of 1 word in 2, and of none.
+        ("red dog", ["cat", "dog"], 1, 1, 1, 0, 2 / 3),
         ("Apple", ["A"], 1, 0, 0, 0, 0.0),
         # "U.S." loses its points, and the article goes: "in us" holds "us"; 1 of 2 words, 2/3.
         ("in the U.S.", ["US"], 0, 0, 1, 0, 2 / 3),

@@ -88,15 +88,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     def run(**values: Any) -> None:
         if given_name is not None:
-            context = values.pop(_CONTEXT)
-            values[given_name] = Given(
-                {
-                    paths.get(option.name, option.name): option.opts[0]
-                    for option in context.command.params
-                    if getattr(context.get_parameter_source(option.name), "name", "")
-                    == "COMMANDLINE"
-                }
-            )
+            values[given_name] = _given(values.pop(_CONTEXT), paths)
         made = {name: group.build(values) for name, group in groups.items()}
         plain = {name: value for name, value in values.items() if name not in paths}
         function(**plain, **made)
