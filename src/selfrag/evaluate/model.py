@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from selfrag.annotate.chat import Endpoint, EndpointConfig, first_choice
 from selfrag.annotate.judgement import Failure
 from selfrag.engine.base import Completion, Engine, FinishReason, Request
 from selfrag.errors import BadInput, EngineError
@@ -177,6 +176,8 @@ class ApiModel:
         n_parallel: int = 8,
         api_key: str = "",
     ) -> None:
+        from selfrag.annotate.chat import Endpoint, EndpointConfig  # an extra, and a second slow
+
         key = api_key or os.environ.get("OPENAI_API_KEY", "")
         if not key:
             raise BadInput(
@@ -224,6 +225,8 @@ class ApiModel:
         return [answers[place] for place in range(len(calls))]
 
     def _reply(self, prompt: Prompt, max_new_tokens: int, client: "openai.OpenAI") -> Reply:
+        from selfrag.annotate.chat import first_choice
+
         temperature, top_p = _SETTINGS[self._sampling]
         options = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         done = self._ask(client, prompt, options)
@@ -236,6 +239,8 @@ class ApiModel:
     def _rating(
         self, prompt: Prompt, labels: Sequence[str], client: "openai.OpenAI"
     ) -> list[float]:
+        from selfrag.annotate.chat import first_choice
+
         options = {"max_tokens": 8, "temperature": 0.0, "top_p": 1.0}
         shown_too = {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
         choice = first_choice(self._ask(client, prompt, options | shown_too))

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
 from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
-from selfrag.ingest.chunking import chunk_document
-from selfrag.ingest.readers import read_wiki_leads
 from selfrag.open.engines import ModelOptions, check_name, open_engine
 from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.manifest import Manifest
@@ -110,6 +108,10 @@ def build_demo_index(report: Progress) -> Path:
     out = demo_index_dir()
     if out.is_dir():
         return out
+    # Late: readers of all formats are behind it, and it is needed once.
+    from selfrag.ingest.chunking import chunk_document
+    from selfrag.ingest.readers import read_wiki_leads
+
     corpus = assets.named("corpus")
     leads = assets.fetch(corpus, report) / corpus.files[0].path
     passages = [
