@@ -147,7 +147,7 @@ def test_a_recipe_that_cannot_be_read_is_refused(monkeypatch, tmp_path, content)
     if content is not None:
         recipe.write_text(content)
     out = tmp_path / "records.jsonl"
-    with pytest.raises(SystemExit, match=f"cannot read the recipe {recipe}"):
+    with pytest.raises(SystemExit, match=f"cannot read the recipe from {recipe}"):
         run_mix(monkeypatch, recipe, "--data", tmp_path, "--out", out)
     assert not out.exists()
 
