@@ -169,4 +169,4 @@ def test_a_look_at_data_sends_no_commands_to_the_terminal(run, tmp_path):
     }
     code, printed, _ = run("inspect", write(tmp_path / "g.jsonl", [row]))
     assert code == 0 and "\x1b]" not in printed and "\x1b[2J" not in printed
-    assert "\x07" not in printed and "[No Retrieval]a\ufffdb" in printed
+    assert "\x07" not in printed and "[No Retrieval]a\\x07b" in printed
