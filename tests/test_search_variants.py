@@ -488,7 +488,9 @@ def test_earlier_turns_are_read_and_searched():
     model = RandomModel(2)
     turns = [Turn(question="Who painted it?", answer="Leonardo.[Relevant]</s>")]
     _, events = run(model, ["When?"], histories=[turns], max_segments=1)
-    assert of(RetrievalEvent, events)[0].query == "Who painted it? When?"
+    assert (
+        of(RetrievalEvent, events)[0].query == "When? Who painted it? Leonardo.[Relevant]</s> When?"
+    )
     asked = model.tokenizer.surface(model.engine.calls[0][0].prompt_ids)
     assert asked.startswith("### Instruction:\nWho painted it?\n\n### Response:\nLeonardo.")
     assert asked.endswith("### Instruction:\nWhen?\n\n### Response:\n")
