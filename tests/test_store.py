@@ -404,7 +404,7 @@ def test_a_folder_without_permission_is_not_taken_for_a_full_or_damaged_one(cont
     ("said", "shown"),
     [
         (
-            "LanceError(IO): no such thing, /root/.cargo/x/file.rs:1:2",
+            "LanceError(IO): no such thing, /build/x/file.rs:1:2",
             "LanceError(IO): no such thing",
         ),
         ("Not found: a/b.lance, src/table.rs:7", "Not found: a/b.lance"),
