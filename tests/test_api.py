@@ -10,7 +10,7 @@ from selfrag import Passage, SearchConfig, SelfRAG, SelfRAGError
 from selfrag.decode.events import FinishEvent, GateEvent
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
-from selfrag.errors import ConfigError
+from selfrag.errors import BadInput, ConfigError
 from selfrag.prompt import PromptFormat
 from selfrag.retrieval.base import FixedRetriever, GivenPassages, as_passages
 
@@ -97,8 +97,9 @@ def test_a_mode_in_words_retrieves(rag):
     ("settings", "found"),
     [
         ({"mode": "sometimes"}, "decode.mode is 'sometimes'; expected one of adaptive, always"),
-        ({"top_k": 2.5}, "decode.top_k is 2.5; expected a whole number of at least 1"),
+        ({"top_k": 2.5}, "decode.top_k is 2.5; expected a whole number from 1 to 1000"),
         ({"top_k": True}, "decode.top_k is True"),
+        ({"top_k": 10**14}, "decode.top_k is 100000000000000; expected a whole number"),
         ({"top_k": "5"}, "decode.top_k is '5'"),
         ({"threshold": "none"}, "decode.threshold is 'none'"),
         ({"threshold": float("nan")}, "decode.threshold is nan"),
@@ -174,6 +175,12 @@ def reader_of(passages, n_tokens=None):
         support = "[Fully supported]" if number == len(passages) - 1 else "[Partially supported]"
         table[read] = say("[Relevant]", f"{passage}", support, "[Utility:5]", "</s>")
     return SelfRAG(ScriptedEngine(ScriptedTokenizer(), table), FixedRetriever({}))
+
+
+def test_more_passages_than_anybody_waits_for_are_refused():
+    rag = reader_of(["a passage"])
+    with pytest.raises(BadInput, match=r"from 1001 passages.*at most 1000.*make an index"):
+        rag.ask("Who?", passages=["a passage"] * 1001)
 
 
 def test_all_passages_given_are_read_whatever_top_k_says():

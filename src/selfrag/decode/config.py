@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
 
 from selfrag.decode.choices import colliding
 from selfrag.decode.gate import GateKind, GateRule, RetrievalMode
@@ -9,6 +12,9 @@ from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.errors import ConfigError
 from selfrag.serial import Count, Positive, Share, check_config, setting
+
+MAX_PASSAGES = 1000  # a segment is written from each: more would take hours
+PassageCount = Annotated[int, Meta(ge=1, le=MAX_PASSAGES)]
 
 
 class QueryPolicy(StrEnum):
@@ -39,7 +45,7 @@ class SearchConfig:
     threshold: Share | None = setting(
         0.2, "Retrieve above this probability; none: as the emitted token says."
     )
-    top_k: Count = setting(5, "Passages a segment.", "--top-k", "--ndocs")
+    top_k: PassageCount = setting(5, "Passages a segment.", "--top-k", "--ndocs")
     beam_width: Count = setting(2, "Hypotheses kept.", "--beam-width", "--beam_width")
     max_segments: Count = setting(6, "Segments at most; 1 is short form.")
     max_new_tokens: Count = setting(96, "Tokens a segment.", "--max-new-tokens", "--max_new_tokens")

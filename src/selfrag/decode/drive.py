@@ -11,11 +11,12 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from selfrag.decode.config import SearchConfig
+from selfrag.decode.config import MAX_PASSAGES, SearchConfig
 from selfrag.decode.events import Event
 from selfrag.decode.passages import given_hits
 from selfrag.decode.search import Generate, Lookup, Model, Steps, steps
 from selfrag.engine.base import Completion, Engine
+from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.retrieval.base import Retriever
@@ -171,6 +172,11 @@ def search_one(
     hits = None
     if passages is not None:
         hits = given_hits(passages, model.fmt, config.max_passage_tokens)
+        if len(hits) > MAX_PASSAGES:
+            raise BadInput(
+                f"cannot answer from {len(hits)} passages: all that are given are read, expected "
+                f"at most {MAX_PASSAGES}; give fewer, or make an index of them"
+            )
         config = replace(config, top_k=max(1, len(hits)))
     return steps(
         question, model=model, config=config, passages=hits, history=history, number=number

@@ -8,7 +8,8 @@ Knows nothing of blocks, rows or requests.
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class CompiledLlama:
     def __init__(
         self, path: Path, shape: LlamaShape, *, precision: Precision, n_threads: int
     ) -> None:
+        if precision is not Precision.EXACT and not has_bf16():
+            raise EngineError(
+                f"cannot run {path} in {precision}: this processor has no bf16 instructions; "
+                "expected --precision exact here"
+            )
         kind = "bf16" if precision is Precision.BF16 else "f32"
         try:
             self._weights = _Weights(path, precision)  # which the constants of the graph point to
@@ -87,21 +93,35 @@ class CompiledLlama:
     def make_caches(self, n_blocks: int) -> list[Any]:
         """Keys and values of all layers as tensors (n_blocks, ...), which the model fills."""
         caches = []
-        for port in self._cache_ports:
-            sizes = [n_blocks if d.is_dynamic else d.get_length() for d in port.partial_shape]
-            caches.append(ov.Tensor(port.element_type, ov.Shape(sizes)))
-            self._request.set_tensor(port.get_any_name(), caches[-1])
+        with _memory_errors(f"keep {n_blocks} blocks of keys and values"):
+            for port in self._cache_ports:
+                sizes = [n_blocks if d.is_dynamic else d.get_length() for d in port.partial_shape]
+                caches.append(ov.Tensor(port.element_type, ov.Shape(sizes)))
+        for port, cache in zip(self._cache_ports, caches, strict=True):
+            self._request.set_tensor(port.get_any_name(), cache)
         return caches
 
     def infer(self, inputs: dict[str, Any]) -> tuple[NDArray[np.int32], Array, Array]:
         """`chosen` (M,), their log-probabilities (M,) and `watched` (M, W), nats."""
         for name, value in inputs.items():
             self._request.set_tensor(name, ov.Tensor(np.asarray(value, np.int32)))
-        self._request.infer()
+        with _memory_errors(f"read {len(inputs['input_ids'])} tokens together"):
+            self._request.infer()
         chosen, logprobs, watched = (
             self._request.get_tensor(name).data.copy() for name in ("chosen", "logprob", "watched")
         )
         return chosen[:, 0], logprobs[:, 0], watched
+
+
+@contextmanager
+def _memory_errors(doing: str) -> Iterator[None]:
+    """What OpenVINO raises of itself, out of memory as a rule, as one sentence of ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(
+            f"cannot {doing}: {error}; if memory is short, lower max_batch or top_k"
+        ) from error
 
 
 class _Weights:

@@ -29,7 +29,6 @@ from selfrag.engine.graph import CompiledLlama
 from selfrag.engine.lookup import Ids
 from selfrag.engine.numpy_llama import LlamaShape
 from selfrag.engine.tokenizer import open_tokenizer
-from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,6 +36,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 
 BLOCK = 32  # positions a block; OpenVINO's CPU plugin knows no other size
+_FIRST_BLOCKS = 128  # room for a question with several passages
 
 
 class PagedEngine:
@@ -60,17 +60,13 @@ class PagedEngine:
         self._name = name
         self._tokenizer = open_tokenizer(path)
         self._shape = LlamaShape.read(path)
-        model = _Paged(
-            CompiledLlama(path, self._shape, precision=precision, n_threads=n_threads),
-            # All rows of a batch at full length, and as much again for what is kept.
-            n_positions=2 * max_batch * (self._shape.max_context + BLOCK),
-        )
+        llama = CompiledLlama(path, self._shape, precision=precision, n_threads=n_threads)
         self._batcher = Batcher(
-            model,
+            _Paged(llama),
             name=name,
             max_context=self.max_context,
             max_batch=max_batch,
-            cache_bytes=min(cache_bytes, model.n_pool_bytes // 2),
+            cache_bytes=cache_bytes,
             guess=True,
         )
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
@@ -102,22 +98,45 @@ class PagedEngine:
         self._batcher.close()
 
 
+class _Pool:
+    """Keys and values of all layers in blocks, which are reused last in, first out.
+
+    Grows when all blocks are in use, so what it takes follows what is read.
+    """
+
+    def __init__(self, llama: CompiledLlama) -> None:
+        self._llama = llama
+        self.caches = llama.make_caches(_FIRST_BLOCKS)
+        self.free = list(range(_FIRST_BLOCKS - 1, -1, -1))
+        self.block_bytes = sum(int(cache.byte_size) for cache in self.caches) // _FIRST_BLOCKS
+
+    def take(self) -> int:
+        """The number of a block that nobody uses."""
+        if not self.free:
+            n_blocks = int(self.caches[0].shape[0])
+            old, self.caches = self.caches, self._llama.make_caches(2 * n_blocks)
+            for before, after in zip(old, self.caches, strict=True):
+                after.data[:n_blocks] = before.data
+            self.free.extend(range(2 * n_blocks - 1, n_blocks - 1, -1))
+        return self.free.pop()
+
+    def copy(self, source: int, target: int) -> None:
+        """Makes one block hold what another holds."""
+        for cache in self.caches:
+            cache.data[target] = cache.data[source]
+
+
 class _Block:
-    """One block of the pool, which has it back when nothing points to it any more."""
+    """One block of a pool, which has it back when nothing points to it any more."""
 
     __slots__ = ("_free", "number")
 
-    def __init__(self, free: list[int]) -> None:
-        if not free:
-            raise EngineError(
-                "cannot read more tokens: the blocks for keys and values are used up; expected "
-                "room for what one call reads, so lower max_batch or top_k"
-            )
-        self._free = free
-        self.number = free.pop()
+    def __init__(self, pool: _Pool) -> None:
+        self.number = pool.take()
+        self._free = pool.free
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):
+        if hasattr(self, "_free"):  # not where there was no memory for it
             self._free.append(self.number)
 
 
@@ -180,15 +199,9 @@ class _Rows:
 class _Paged:
     """The compiled model and its pool of blocks, as `batching.Model`."""
 
-    def __init__(self, llama: CompiledLlama, *, n_positions: int) -> None:
+    def __init__(self, llama: CompiledLlama) -> None:
         self._llama = llama
-        # The system gives memory to a block when it is first written, so a large pool costs
-        # nothing; blocks are reused last in, first out.
-        n_blocks = _n_blocks(n_positions)
-        self._caches = llama.make_caches(n_blocks)
-        self._free = list(range(n_blocks - 1, -1, -1))
-        self.n_pool_bytes = sum(int(cache.byte_size) for cache in self._caches)
-        self._block_bytes = self.n_pool_bytes // n_blocks
+        self._pool = _Pool(llama)
 
     def read(self, rows: Sequence[Row[_Span]]) -> _Rows:
         """One pass over the new ids of every row."""
@@ -210,7 +223,7 @@ class _Paged:
 
     def n_bytes(self, span: _Span) -> int:
         """The memory that a span holds; a block in which two spans meet counts for both."""
-        return len(span.blocks) * self._block_bytes
+        return len(span.blocks) * self._pool.block_bytes
 
     def _forward(
         self, reads: Sequence[tuple[_Table, int, Ids]], watch_ids: tuple[int, ...], *, every: bool
@@ -252,14 +265,12 @@ class _Paged:
         place = start // BLOCK
         if place < table.n_shared:
             if start % BLOCK:  # others go on from the positions before: this row gets a copy
-                copy = _Block(self._free)
-                source = table.blocks[place].number
-                for cache in self._caches:
-                    cache.data[copy.number] = cache.data[source]
+                copy = _Block(self._pool)
+                self._pool.copy(table.blocks[place].number, copy.number)
                 table.blocks[place] = copy
             table.n_shared = place
         while len(table.blocks) < _n_blocks(stop):
-            table.blocks.append(_Block(self._free))
+            table.blocks.append(_Block(self._pool))
 
 
 def _n_blocks(n_positions: int) -> int:
