@@ -12,7 +12,8 @@ pytest.importorskip("torch")
 from selfrag import SelfRAG
 from selfrag.cli.doctor import examine
 from selfrag.engine.base import Request
-from selfrag.errors import AssetError, BadInput, EngineError
+from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
+from selfrag.open import indexes
 from selfrag.open.engines import (
     EngineKind,
     ModelOptions,
@@ -258,3 +259,33 @@ def test_no_engine_lets_a_library_phone_home():
     code = "import selfrag.engine.graph, sys; print(sys.modules['openvino_telemetry'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+def test_an_index_and_a_model_that_are_here_are_opened_side_by_side(tiny, tmp_path, monkeypatch):
+    import threading
+
+    index = tmp_path / "index"
+    index.mkdir()
+    (index / "manifest.json").write_text("{}")
+    met = threading.Barrier(2, timeout=60)  # passes when both have begun
+
+    def opening(what):
+        def begin(*_):
+            met.wait()
+            return what
+
+        return begin
+
+    monkeypatch.setattr(indexes, "open_index", opening("index"))
+    monkeypatch.setattr(indexes, "open_engine", opening("engine"))
+    assert indexes.load(index, ModelOptions(model=str(tiny))) == ("index", "engine")
+
+
+@pytest.mark.parametrize("name", ["no-such-index", "not-an-index"])
+def test_no_model_is_loaded_for_what_is_no_index(tiny, tmp_path, monkeypatch, name):
+    (tmp_path / "not-an-index").mkdir()
+    loaded = []
+    monkeypatch.setattr(indexes, "open_engine", lambda *args: loaded.append(args))
+    with pytest.raises(SelfRAGError, match="cannot open the index"):
+        indexes.load(tmp_path / name, ModelOptions(model=str(tiny)))
+    assert not loaded

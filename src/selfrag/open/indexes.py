@@ -5,16 +5,17 @@ Knows nothing of language models.
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfrag import assets
-from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable
-from selfrag.open.engines import ModelOptions, check_name, open_engine
+from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable, SelfRAGError
+from selfrag.open.engines import ModelOptions, check_name, is_url, model_folder, open_engine
 from selfrag.progress import SILENT, Progress
-from selfrag.retrieval.manifest import Manifest
+from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.options import PACKAGED, PACKAGED_WEIGHT, SearchOptions
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
@@ -202,11 +203,28 @@ def _cross_encoder(name: str, report: Progress) -> "CrossEncoder":
 def load(
     path: Location | None, model: ModelOptions | None = None, progress: Progress = SILENT
 ) -> "tuple[Retriever, Engine]":
-    """Index and engine; an index that cannot be opened fails before the model is loaded."""
+    """Index and engine; a path that is no index fails before the model is loaded."""
     model = model or ModelOptions()
     check_name(model.model)
-    store = open_index(path, progress)
-    return store, open_engine(model, progress)
+    if not _are_here(path, model):
+        store = open_index(path, progress)
+        return store, open_engine(model, progress)
+    # Importing LanceDB and compiling a model take a second or two each, on a core each.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        engine = pool.submit(open_engine, model)
+        return open_index(path, progress), engine.result()
+
+
+def _are_here(path: Location | None, model: ModelOptions) -> bool:
+    """Whether index and model can be opened without fetching or building anything."""
+    index = demo_index_dir() if path is None else Path(path)
+    if is_url(model.model) or not (index / MANIFEST_NAME).is_file():
+        return False
+    try:
+        model_folder(model.model, may_fetch=False)
+    except SelfRAGError:
+        return False
+    return True
 
 
 def index_facts(path: Location) -> dict[str, Any]:
