@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "train:export_model",
     "embed": "embed:embed",
     "search": "search:search",
+    "serve": "serve:serve",
     "demo": "ask:demo",
     "doctor": "doctor:doctor",
     "index": "index:index_app",

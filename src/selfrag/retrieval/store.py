@@ -132,6 +132,18 @@ class PassageStore:
         """Passages that a search may find now."""
         return int(self._table.count_rows())
 
+    def refresh(self) -> None:
+        """Sees every commit so far at once, and not within a second."""
+        with reading(self._path):
+            self._table.checkout_latest()
+
+    def passage(self, passage_id: str) -> Passage | None:
+        """The passage of this id, None where there is none."""
+        with reading(self._path):
+            found = self._table.search().where(f"id = {quoted(passage_id)}")
+            rows = found.select(list(READ_COLUMNS)).limit(1).to_list()
+        return passage_of(rows[0]) if rows else None
+
     def search(
         self, queries: Sequence[str], top_k: int, *, options: SearchOptions | None = None
     ) -> list[list[Hit]]:

@@ -109,6 +109,10 @@ class TraceEncoder:
             rows += self._new_nodes(node, event.question)
         return [*rows, event_to_row(event, lambda node: self._serials[event.question, node.id])]
 
+    def serial_of(self, node: Node, question: int = 0) -> int:
+        """What the rows call `node`, of which one has told."""
+        return self._serials[question, node.id]
+
     def _new_nodes(self, node: Node, question: int) -> list[dict[str, Any]]:
         """Rows of `node` and of the path before it, parents first, as far as they are new."""
         if (question, node.id) in self._serials:
@@ -197,6 +201,25 @@ def load_trace(*paths: Path) -> Trace:
             except (TypeError, ValueError, AttributeError, ConfigError) as error:
                 raise _not_a_trace(path, number, f"is no row of a trace ({error})") from error
         reader.end_run()
+    return Trace(questions=tuple(reader.questions), events=tuple(reader.events))
+
+
+def trace_from_rows(rows: Iterable[dict[str, Any]]) -> Trace:
+    """The events that `rows` tell, as those of one file; raises `BadInput` for what is no trace."""
+    reader = _Reader()
+    for number, row in enumerate(rows, start=1):
+        try:
+            reader.take(row)
+        except KeyError as error:
+            found = f"lacks the field {error.args[0]!r:.80}"
+        except (TypeError, ValueError, AttributeError, OverflowError, ConfigError) as error:
+            found = f"is none ({error!s:.200})"
+        else:
+            continue
+        raise BadInput(
+            f"cannot read the trace: row {number} {found}; expected the rows of docs/formats.md, "
+            "so send those of a search as they were told"
+        )
     return Trace(questions=tuple(reader.questions), events=tuple(reader.events))
 
 

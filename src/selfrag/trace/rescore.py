@@ -10,17 +10,22 @@ and a path's score is their sum; `min_support` and closed sets of `choices` are 
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selfrag.decode.answer import Answer
+from selfrag.decode.gate import Gate, RetrievalMode
+from selfrag.decode.score import ScoreWeights, weigh
 from selfrag.engine.base import FloatArray
 from selfrag.errors import BadInput, ConfigError
 from selfrag.trace.candidates import (
     BoolArray,
+    Candidate,
     IntArray,
+    RecordedQuestion,
     Traces,
     recorded_questions,
     to_arrays,
@@ -190,6 +195,66 @@ def choose(traces: Traces, grid: Grid) -> IntArray:
     for at, reading, plain in _chosen(traces, grid):
         chosen[:, at] = np.where(retrieve[:, None], reading, plain)
     return chosen.reshape(-1, traces.n_questions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choice:
+    """One question decided anew: `chosen` counts into `candidates`, None where none may be chosen.
+
+    Answers and `scores`, one a candidate, are those under the new weights.
+    """
+
+    candidates: tuple[Candidate, ...]
+    scores: tuple[float, ...]
+    retrieve: bool
+    chosen: int | None
+
+
+def choose_one(
+    question: RecordedQuestion, *, threshold: float | None, weights: ScoreWeights
+) -> Choice:
+    """The candidate of one question that wins under a threshold and weights, as in `choose`.
+
+    What the gate decides by, and a mode that is not adaptive, stay as they were in the search.
+    """
+    rule = replace(question.gate.rule, threshold=threshold)
+    retrieve = question.gate.retrieve
+    if rule.mode is RetrievalMode.ADAPTIVE:
+        retrieve = rule.would_retrieve(rule.kind, question.gate.numbers)
+    gate = replace(question.gate, rule=rule, retrieve=retrieve)
+    traces = to_arrays([question])
+    row = [[weights.relevance, weights.support, weights.utility, weights.sequence]]
+    scores = _path_scores(traces.features, np.array(row))
+    best = int(_best(scores, traces.reads if retrieve else traces.reads_not)[0, 0])
+    totals = tuple(float(score) for score in scores[0, 0])
+    candidates = tuple(
+        replace(each, answer=_weighed(each.answer, weights, gate, score))
+        for each, score in zip(question.candidates, totals, strict=True)
+    )
+    return Choice(
+        candidates=candidates,
+        scores=totals,
+        retrieve=retrieve,
+        chosen=None if best < 0 else best,
+    )
+
+
+def _weighed(answer: Answer, weights: ScoreWeights, gate: Gate, score: float) -> Answer:
+    segments = tuple(
+        replace(
+            each,
+            scores=weigh(
+                relevance=each.scores.relevance,
+                support=each.scores.support,
+                utility=each.scores.utility,
+                sequence=each.scores.sequence,
+                weights=weights,
+                missing=each.scores.missing,
+            ),
+        )
+        for each in answer.segments
+    )
+    return replace(answer, segments=segments, gate=gate, score=score)
 
 
 def _decisions(traces: Traces, grid: Grid) -> BoolArray:

@@ -1,0 +1,163 @@
+"""What the routes work with: model and index, opened behind a server that already answers.
+
+Knows nothing of routes.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from selfrag.decode.answer import Answer, collect_answers
+from selfrag.decode.config import SearchConfig
+from selfrag.decode.drive import search_one
+from selfrag.decode.events import Event
+from selfrag.engine.base import Engine
+from selfrag.errors import BadInput, SelfRAGError
+from selfrag.prompt import Turn
+from selfrag.serve.batcher import Batcher, Job
+from selfrag.serve.library import Library
+from selfrag.serve.limits import Limits
+from selfrag.serve.schema import bounded_history
+
+logger = logging.getLogger(__name__)
+
+_SHORT = 2000  # characters that are tokenised at once; longer texts in a thread
+_GRACE_S = 30.0  # for the level in progress when the time of a question is over
+
+Opener = Callable[["Loading"], tuple[Library, Engine]]
+
+
+class NotReady(SelfRAGError):
+    """Model or index are still being opened, or could not be."""
+
+
+class Loading:
+    """How far the opening is; a `Progress`."""
+
+    def __init__(self) -> None:
+        self.told = "starting"
+
+    def say(self, message: str) -> None:
+        """One line."""
+        logger.info("%s", message)
+        self.told = message
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """`done` of `total`."""
+        self.told = f"{label}: {done} of {total}"
+
+    def close(self) -> None:
+        """The work under way has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its settings, and the search that answers it."""
+
+    text: str
+    config: SearchConfig
+    job: Job
+
+    def answer(self, events: list[Event]) -> Answer:
+        """What the events of the whole search come to."""
+        return collect_answers([self.text], events, configs=[self.config])[0]
+
+
+@dataclass(slots=True)
+class Service:
+    """One model over one index. `opener` is called in a thread of its own."""
+
+    opener: Opener
+    limits: Limits
+    config: SearchConfig = field(default_factory=SearchConfig)
+    on_failure: Callable[[BaseException], None] = lambda error: None
+    loading: Loading = field(default_factory=Loading)
+    n_streams: int = 0
+    started: float = field(default_factory=time.time)
+    failure: BaseException | None = None
+    _open: tuple[Library, Engine, Batcher] | None = None
+    _task: "asyncio.Task[None] | None" = None
+
+    def start(self) -> None:
+        """Begins to open model and index."""
+        self._task = asyncio.create_task(self._load())
+
+    async def stop(self) -> None:
+        """Ends what runs, and lets go of the model."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+        if self._open is not None:
+            await self.batcher.stop()
+            self.engine.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether questions are answered."""
+        return self._open is not None
+
+    @property
+    def library(self) -> Library:
+        """The index; raises `NotReady` before it is open."""
+        return self._opened()[0]
+
+    @property
+    def engine(self) -> Engine:
+        """The model; raises `NotReady` before it is open."""
+        return self._opened()[1]
+
+    @property
+    def batcher(self) -> Batcher:
+        """What runs searches; raises `NotReady` before model and index are open."""
+        return self._opened()[2]
+
+    async def ask(
+        self, text: str, *, history: list[Turn], config: SearchConfig, is_streamed: bool
+    ) -> Question:
+        """A question in the queue; raises `BadInput` for what cannot be asked, `Busy`."""
+        n_chars = self.limits.question_chars
+        if len(text) > n_chars:
+            raise BadInput(
+                f"cannot answer: the question has {len(text)} characters; expected at most "
+                f"{n_chars}, so shorten it"
+            )
+        config = self.limits.check(config)
+        turns = bounded_history(history, n_chars)
+        model = self.batcher.model
+
+        def begin() -> Question:
+            steps = search_one(text, model=model, config=config, history=turns)
+            return Question(text.strip(), config, Job(steps, is_streamed=is_streamed))
+
+        n_read = len(text) + sum(len(turn.question) + len(turn.answer) for turn in turns)
+        question = begin() if n_read <= _SHORT else await asyncio.to_thread(begin)
+        self.batcher.submit(question.job)
+        return question
+
+    @property
+    def patience_s(self) -> float:
+        """When a question is given up that has told nothing of its end."""
+        return self.limits.seconds + _GRACE_S
+
+    async def _load(self) -> None:
+        try:
+            library, engine = await asyncio.to_thread(self.opener, self.loading)
+            at_once, queue = self.limits.batch, self.limits.queue
+            batcher = Batcher(engine, library, at_once=at_once, queue=queue)
+        except Exception as error:
+            self.failure = error
+            logger.error("model or index could not be opened: %s", error)
+            self.on_failure(error)
+            return
+        self._open = library, engine, batcher
+        logger.info("ready: %s, %d passages", engine.name, library.n_passages)
+
+    def _opened(self) -> tuple[Library, Engine, Batcher]:
+        if self._open is None:
+            why = f"failed ({self.failure})" if self.failure else f"not done: {self.loading.told}"
+            raise NotReady(
+                f"cannot answer yet: opening model and index is {why}; expected both open, so "
+                "ask again when /ready says so"
+            )
+        return self._open
