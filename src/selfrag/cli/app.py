@@ -29,6 +29,7 @@ COMMANDS = {
     "search": "search:search",
     "serve": "serve:serve",
     "demo": "ask:demo",
+    "mcp": "mcp:mcp",
     "doctor": "doctor:doctor",
     "index": "index:index_app",
     "train": "train:train_app",
