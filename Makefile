@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The CPU build of torch is enough for everything here; pinned so that no CUDA packages come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check browser format bench clean
 
 demo: .venv/installed
 	$(BIN)/selfrag demo
@@ -18,6 +18,12 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# The page in a real browser: needs Chromium (Debian: apt install chromium), and axe-core from npm
+# for the check of accessibility (AXE=path/to/axe.min.js).
+browser: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	AXE=$(AXE) $(BIN)/python -m pytest tests/test_page.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

@@ -5,7 +5,6 @@ Knows nothing of where texts come from; training data, benchmarks and rescoring 
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from selfrag.errors import BadInput
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
-_WORD = re.compile(r"\w+")
 
 # Lower case, without the final period, as Punkt wants them.
 ABBREVIATIONS = (
@@ -44,21 +42,6 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 def split_sentences(text: str) -> list[str]:
     """The sentences of `text`, in order."""
     return [text[start:end] for start, end in sentence_spans(text)]
-
-
-def supporting_span(statement: str, passage: str) -> tuple[int, int]:
-    """Offsets in `passage` of the sentence that has most in common with `statement`.
-
-    A word of both counts by how few sentences have it, so that "the" decides nothing; the sentence
-    that comes first wins a tie. All of `passage` where no sentence shares a word.
-    """
-    said = {word.lower() for word in _WORD.findall(statement)}
-    spans = sentence_spans(passage)
-    shared = [said & {w.lower() for w in _WORD.findall(passage[a:b])} for a, b in spans]
-    n_with = Counter(word for words in shared for word in words)
-    worth = [sum(1 / n_with[word] for word in words) for words in shared]
-    best = max(range(len(spans)), key=worth.__getitem__, default=None)
-    return (0, len(passage)) if best is None or not worth[best] else spans[best]
 
 
 def require_text(text: str) -> str:

@@ -41,7 +41,8 @@ def cited_span(segment: str, passage: str) -> tuple[int, int] | None:
     """Offsets in `passage` (code points) of the sentences that `segment` rests on, or None.
 
     They hold the longest run of words that both have; where no run is long, it is the sentence
-    that has most words of the segment, the first of equals. None where they share no word.
+    that has most in common with the segment, the first of equals: a word counts by how few
+    sentences have it, so that "the" decides nothing. None where they share no word.
     """
     said, read = list(_words(segment)), list(_words(passage))
     spoken = [word for word, _, _ in said]
@@ -51,11 +52,14 @@ def cited_span(segment: str, passage: str) -> tuple[int, int] | None:
         first, last = read[run.b], read[run.b + run.size - 1]
         touched = [s for s in _sentences(passage) if s[1] > first[1] and s[0] < last[2]]
         return touched[0][0], touched[-1][1]
+    spans = _sentences(passage)
     shared = [
-        (_shared(spoken, passage[start:end]), start, end) for start, end in _sentences(passage)
+        set(spoken) & {word for word, _, _ in _words(passage[start:end])} for start, end in spans
     ]
-    best = max(shared, key=lambda each: each[0], default=(0, 0, 0))
-    return best[1:] if best[0] else None
+    n_with = Counter(word for words in shared for word in words)
+    worth = [sum(1 / n_with[word] for word in words) for words in shared]
+    best = max(range(len(spans)), key=worth.__getitem__, default=None)
+    return None if best is None or not worth[best] else spans[best]
 
 
 def _words(text: str) -> Iterator[tuple[str, int, int]]:
@@ -70,9 +74,3 @@ def _sentences(text: str) -> list[tuple[int, int]]:
         for start, end in sentence_spans(text)
         for clause in _CLAUSE.finditer(text[start:end])
     ]
-
-
-def _shared(spoken: list[str], sentence: str) -> int:
-    """How many letters the words have that both texts hold: longer words say more."""
-    both = Counter(spoken) & Counter(word for word, _, _ in _words(sentence))
-    return sum(len(word) * n for word, n in both.items() if len(word) > 1 or not word.isascii())

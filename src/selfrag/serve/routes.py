@@ -2,7 +2,7 @@
 
 import asyncio
 import mimetypes
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,9 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 
 from selfrag.decode.answer import Answer
-from selfrag.decode.events import Event
+from selfrag.decode.disagreement import disagreements
+from selfrag.decode.events import CandidateEvent, Event, FinishEvent
+from selfrag.decode.node import Node
 from selfrag.decode.score import ScoreWeights
 from selfrag.errors import BadInput
 from selfrag.indexing import Changes, Outcome
@@ -122,7 +124,7 @@ async def ask(request: Request) -> Response:
     events = await finished(request, service, question.job)
     encoder = TraceEncoder([question.text], config=config)
     rows = [*encoder.question_rows, *(row for event in events for row in encoder.rows_of(event))]
-    return reply({"answer": _view(service, question.answer(events)), "trace": rows})
+    return reply({"answer": _view(service, question.answer(events), events), "trace": rows})
 
 
 async def _asked(request: Request, service: Service, question: Question) -> AsyncIterator[bytes]:
@@ -137,13 +139,19 @@ async def _asked(request: Request, service: Service, question: Question) -> Asyn
             yield b"".join(sse(row, row["type"]) for row in rows) or KEEP_ALIVE
             if (node := best_kept(new)) is not None:
                 yield sse(segment_view(node, encoder.serial_of(node)), "segment")
-        yield sse(_view(service, question.answer(events)), "answer")
+        yield sse(_view(service, question.answer(events), events), "answer")
     except Exception as error:
         yield sse(told_error(request, error), "error")
 
 
-def _view(service: Service, answer: Answer) -> dict[str, Any]:
-    return answer_view(answer, model=service.engine.name, index=service.library.name)
+def _view(
+    service: Service, answer: Answer, events: Sequence[Event], best: Node | None = None
+) -> dict[str, Any]:
+    """The answer of a search, beside what else its passages say; `best` ends another path."""
+    found = next(event.best for event in events if isinstance(event, FinishEvent))
+    written = [event.node for event in events if isinstance(event, CandidateEvent)]
+    others = disagreements(best or found, written)
+    return answer_view(answer, model=service.engine.name, index=service.library.name, others=others)
 
 
 @router.post("/v1/rescore", tags=["ask"], openapi_extra=described(RescoreRequest))
@@ -154,7 +162,8 @@ async def rescore(request: Request) -> Response:
 
 
 def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
-    questions = recorded_questions(trace_from_rows(asked.trace))
+    trace = trace_from_rows(asked.trace)
+    questions = recorded_questions(trace)
     if len(questions) != 1:
         raise BadInput(
             f"cannot rescore: the trace holds {len(questions)} searches that came to their end; "
@@ -163,8 +172,9 @@ def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
     weights = ScoreWeights(**asdict(asked.weights))
     choice = choose_one(questions[0], threshold=asked.threshold, weights=weights)
     chosen = None if choice.chosen is None else choice.candidates[choice.chosen]
+    view = chosen and _view(service, chosen.answer, trace.events, chosen.leaf)
     return {
-        "answer": None if chosen is None else _view(service, chosen.answer),
+        "answer": view,
         "node": None if chosen is None else chosen.leaf.id,
         "retrieve": choice.retrieve,
         "candidates": [

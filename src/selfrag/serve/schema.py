@@ -4,7 +4,6 @@ msgspec reads requests: it is strict about types, knows no NaN, and never repeat
 Knows nothing of HTTP.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from selfrag.decode.answer import Answer, AnswerSegment, answer_to_json, pages_to_json
+from selfrag.decode.citation import cited_span, url_of
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.node import Node
 from selfrag.errors import BadInput
@@ -19,14 +19,12 @@ from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.retrieval.options import SearchMode
 from selfrag.serial import Count, NonNegative, Share, config_from, finite
-from selfrag.text import supporting_span
 from selfrag.trace.rows import config_to_row
 
 T = TypeVar("T")
 
 UNSUPPORTED = 0.4  # a support below is told as none, as in the verdict
 MAX_TURNS = 50
-_URL = re.compile(r"https?://[^\s<>\"']+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +107,6 @@ def bounded_history(turns: Sequence[Turn], max_chars: int) -> list[Turn]:
     return kept
 
 
-def url_of(passage: Passage) -> str:
-    """The address of the page that a passage is from, else one that names the passage."""
-    found = _URL.search(passage.source)
-    return found[0] if found else f"selfrag://passage/{passage.id}"
-
-
 def passage_view(passage: Passage) -> dict[str, Any]:
     """One passage with its place; `start` and `end` are offsets in the text of its document."""
     return {
@@ -122,7 +114,7 @@ def passage_view(passage: Passage) -> dict[str, Any]:
         "title": passage.title,
         "text": passage.text,
         "source": passage.source,
-        "url": url_of(passage),
+        "url": url_of(passage.source) or f"selfrag://passage/{passage.id}",
         "start": passage.start,
         "end": passage.end,
         **pages_to_json(passage),
@@ -135,8 +127,13 @@ def hit_view(hit: Hit) -> dict[str, Any]:
     return {**passage_view(hit.passage), "score": hit.score, "rank": hit.rank}
 
 
-def answer_view(answer: Answer, *, model: str, index: str) -> dict[str, Any]:
-    """The documented answer with what the server knows beside: evidence, places and confidence."""
+def answer_view(
+    answer: Answer, *, model: str, index: str, others: Sequence[Node] = ()
+) -> dict[str, Any]:
+    """The documented answer with what the server knows beside: evidence, places and confidence.
+
+    `others` are what passages say that support another answer.
+    """
     view = answer_to_json(answer)
     for told, segment in zip(view["segments"], answer.segments, strict=True):
         told["evidence"] = evidence(segment, answer.passages)
@@ -147,6 +144,7 @@ def answer_view(answer: Answer, *, model: str, index: str) -> dict[str, Any]:
         "support": answer.support,
         "utility": answer.utility,
         "low_confidence": is_unsure(answer),
+        "disagreements": [_other_view(node) for node in others],
         "model": model,
         "index": index,
     }
@@ -154,8 +152,13 @@ def answer_view(answer: Answer, *, model: str, index: str) -> dict[str, Any]:
     return checked
 
 
+def _other_view(node: Node) -> dict[str, str]:
+    passage = node.hits[0].passage
+    return {"text": node.text, "passage_id": passage.id, "title": passage.title}
+
+
 def evidence(segment: AnswerSegment, passages: Sequence[Hit]) -> list[dict[str, Any]]:
-    """For each citation the sentence of its passage that is nearest to the segment.
+    """For each citation the sentences of its passage that the segment rests on.
 
     `start` and `end` are offsets in the text of the document, `text_start` and `text_end` in that
     of the passage. A number that names none of `passages` is left out: only what was retrieved for
@@ -166,7 +169,7 @@ def evidence(segment: AnswerSegment, passages: Sequence[Hit]) -> list[dict[str, 
         if not 1 <= number <= len(passages):
             continue
         passage = passages[number - 1].passage
-        start, end = supporting_span(segment.text, passage.text)
+        start, end = cited_span(segment.text, passage.text) or (0, len(passage.text))
         found.append(
             {
                 "number": number,
