@@ -15,14 +15,21 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 
 from selfrag.errors import BadInput
-from selfrag.serve import faults, routes
+from selfrag.serve import chat, faults, routes
 from selfrag.serve.guard import Guard
 from selfrag.serve.limits import Access
 from selfrag.serve.metrics import CONTENT_TYPE, Metrics
-from selfrag.serve.schema import components
+from selfrag.serve.openai import ChatRequest, CompletionRequest, ResponseRequest
+from selfrag.serve.schema import AskRequest, RescoreRequest, SearchRequest, components
 from selfrag.serve.service import Service
 
 logger = logging.getLogger(__name__)
+
+
+_REQUESTS = (
+    *(AskRequest, RescoreRequest, SearchRequest),
+    *(ChatRequest, CompletionRequest, ResponseRequest),
+)
 
 
 def create_app(service: Service, access: Access | None = None) -> Guard:
@@ -45,6 +52,7 @@ def create_app(service: Service, access: Access | None = None) -> Guard:
     app.state.service = service
     faults.install(app)
     app.include_router(routes.router)
+    app.include_router(chat.router)
 
     @app.get("/metrics", tags=["state"])
     async def told_metrics(_: Request) -> Response:
@@ -59,7 +67,7 @@ def create_app(service: Service, access: Access | None = None) -> Guard:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(components())
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(components(_REQUESTS))
         app.openapi_schema = schema
     return app.openapi_schema
 

@@ -47,15 +47,20 @@ class Place:
 
 
 class Library:
-    """One index, open. All methods may be called from any thread."""
+    """One index, open. All methods may be called from any thread.
 
-    def __init__(self, place: Place, store: Any, *, name: str) -> None:
+    `encoder` is for what is added; the one that the index was made with is opened where it is None.
+    """
+
+    def __init__(
+        self, place: Place, store: Any, *, name: str, encoder: Encoder | None = None
+    ) -> None:
         self.place, self.name = place, name
         self._store = store
         self._searching = threading.Lock()
         self._changing = threading.Lock()
         self._keeping = threading.Lock()
-        self._encoder: Encoder | None = None
+        self._encoder = encoder
 
     @classmethod
     def open(cls, index: str | None, documents: Path | None, progress: Progress) -> "Library":

@@ -66,9 +66,6 @@ class RescoreRequest:
     weights: Weights = field(default_factory=Weights)
 
 
-REQUESTS = (AskRequest, SearchRequest, RescoreRequest)
-
-
 def read(kind: type[T], body: bytes) -> T:
     """The request in `body`; raises `BadInput` that says where it does not fit."""
     try:
@@ -207,8 +204,8 @@ def described(kind: type) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def components() -> dict[str, Any]:
-    """The schemas of all requests, by name, for OpenAPI."""
+def components(kinds: Sequence[type]) -> dict[str, Any]:
+    """The schemas of requests, by name, for OpenAPI."""
     template = "#/components/schemas/{name}"
-    _, found = msgspec.json.schema_components(REQUESTS, ref_template=template)
+    _, found = msgspec.json.schema_components(kinds, ref_template=template)
     return found

@@ -1,0 +1,294 @@
+"""The shapes of OpenAI's API: requests as they are read, answers as its clients read them.
+
+Citations are told four ways at once: `[n]` in the text, annotations with offsets in it, `sources`
+as Open WebUI shows them, and the object `selfrag` with all that is known. Knows nothing of HTTP.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from selfrag.decode.answer import Answer, build_answer, pages_to_json
+from selfrag.decode.config import SearchConfig
+from selfrag.decode.events import FinishEvent, Usage
+from selfrag.decode.gate import Gate
+from selfrag.decode.node import Node
+from selfrag.errors import BadInput
+from selfrag.prompt import Turn
+from selfrag.serial import Count, finite
+from selfrag.serve.schema import evidence, is_unsure, url_of
+
+_MARKS = re.compile(r" (?:\[\d+\])+(?= |$)")
+_IGNORED_ROLES = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of a message; text alone is read."""
+
+    type: str
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation, or another item of an input, which is refused."""
+
+    role: str = ""
+    content: str | list[Part] | None = None
+    type: str = "message"
+
+    @property
+    def text(self) -> str:
+        """All of its text; raises `BadInput` for pictures and the like."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        odd = [part.type for part in self.content if part.type not in _TEXT_PARTS]
+        if odd:
+            raise _unreadable(f"a part of a message is {odd[0]!r:.40}", "text")
+        return "\n".join(part.text or "" for part in self.content)
+
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """What a stream tells beside its text."""
+
+    include_usage: bool | None = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """`POST /v1/chat/completions`; `selfrag` holds settings of the search."""
+
+    messages: list[Message]
+    model: str = ""
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: int | None = 1
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    selfrag: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """`POST /v1/completions`: one prompt, which is the question."""
+
+    prompt: str | list[str]
+    model: str = ""
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: int | None = 1
+    max_tokens: Count | None = None
+    selfrag: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseRequest:
+    """`POST /v1/responses`: a text, or the messages of a conversation."""
+
+    input: str | list[Message]
+    model: str = ""
+    stream: bool | None = False
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Count | None = None
+    selfrag: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A question with the turns before it; `ignored` names what the model has no place for."""
+
+    question: str
+    history: tuple[Turn, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def asked_in(messages: Sequence[Message]) -> Asked:
+    """What a conversation asks: its last message, a user's; raises `BadInput` for another.
+
+    Messages of a user in a row are one question. Instructions of the system are not read: the model
+    was trained without any.
+    """
+    turns: list[Turn] = []
+    asking: list[str] = []
+    ignored: list[str] = []
+    for message in messages:
+        if message.type != "message":
+            raise _unreadable(f"an item of the input is a {message.type!r:.40}", "messages")
+        if message.role in _IGNORED_ROLES:
+            ignored.append(f"{message.role} message")
+        elif message.role == "user":
+            asking.append(message.text)
+        elif message.role == "assistant":
+            if asking:
+                answer = _MARKS.sub("", message.text)
+                turns.append(Turn(question="\n".join(asking), answer=answer))
+            asking = []
+        else:
+            raise _unreadable(
+                f"a message has the role {message.role!r:.40}", "system, user or assistant"
+            )
+    if not asking:
+        raise _unreadable("the last message is none of a user", "a question at the end")
+    return Asked(question="\n".join(asking), history=tuple(turns), ignored=tuple(ignored))
+
+
+def _unreadable(found: str, expected: str) -> BadInput:
+    return BadInput(f"cannot answer: {found}; expected {expected}, so change it")
+
+
+def require_one(n: int | None) -> None:
+    """Raises `BadInput` where more than one answer is asked for."""
+    if n not in (None, 1):
+        raise _unreadable(f"n is {n}", "1, because the search has one answer")
+
+
+def bounded(config: SearchConfig, max_tokens: int | None) -> SearchConfig:
+    """`config` with an answer of at most `max_tokens` tokens."""
+    if max_tokens is None:
+        return config
+    size = min(config.max_new_tokens, max_tokens)
+    n_segments = max(1, min(config.max_segments, max_tokens // size))
+    return replace(config, max_new_tokens=size, max_segments=n_segments)
+
+
+def by_citation(answer: Answer) -> Answer:
+    """The answer with its passages in the order in which they are first cited, others after."""
+    n_passages = len(answer.passages)
+    cited = [number for number in answer.citations if 1 <= number <= n_passages]
+    order = [*cited, *(n for n in range(1, n_passages + 1) if n not in cited)]
+    new = {number: place for place, number in enumerate(order, start=1)}
+    segments = tuple(
+        # Only what was retrieved for this question can be cited.
+        replace(each, citations=tuple(new[n] for n in each.citations if n in new))
+        for each in answer.segments
+    )
+    passages = tuple(answer.passages[number - 1] for number in order)
+    return replace(answer, segments=segments, passages=passages)
+
+
+def partial_answer(question: str, nodes: Sequence[Node], gate: Gate) -> Answer:
+    """What the segments that `nodes` end at come to so far."""
+    finish = FinishEvent(question=0, best=nodes[-1], gate=gate, beam=(), usage=Usage())
+    return by_citation(build_answer(question, finish))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """An answer as OpenAI's clients read it; `answer` has its passages by citation."""
+
+    answer: Answer
+    text: str
+    spans: tuple[tuple[int, int], ...]  # of each segment with its marks, in `text`
+    links: tuple[tuple[str, str], ...]  # title and address of each passage, all different
+
+    @classmethod
+    def of(cls, answer: Answer) -> "Told":
+        """The answer with its text, or the verdict where it has none."""
+        answer = by_citation(answer)
+        text = answer.cited_text
+        spans: list[tuple[int, int]] = []
+        end = 0
+        for each in answer.segments:
+            start = text.find(each.text, end) if each.text and not answer.choices_rated else -1
+            if start >= 0:
+                marks = "".join(f"[{number}]" for number in each.citations)
+                end = start + len(f"{each.text} {marks}".strip())
+            spans.append((start, end) if start >= 0 else (end, end))
+        if not answer.text:
+            text = answer.verdict[:1].upper() + answer.verdict[1:] + "."
+        return cls(answer=answer, text=text, spans=tuple(spans), links=_links(answer))
+
+    @property
+    def finish_reason(self) -> str:
+        """`length` where a limit ended the answer."""
+        segments = self.answer.segments
+        is_cut = bool(segments) and segments[-1].truncated
+        return "length" if self.answer.stopped_by or is_cut else "stop"
+
+    def annotations(self, *, is_flat: bool = False) -> list[dict[str, Any]]:
+        """One for each citation of each segment: what it covers in the text, title and address.
+
+        `is_flat`: as in the Responses API.
+        """
+        found: list[dict[str, Any]] = []
+        for (start, end), segment in zip(self.spans, self.answer.segments, strict=True):
+            for number in segment.citations if end > start else ():
+                title, url = self.links[number - 1]
+                place = {"start_index": start, "end_index": end, "title": title, "url": url}
+                inner = place if is_flat else {"url_citation": place}
+                found.append({"type": "url_citation", **inner})
+        return found
+
+    def sources(self) -> list[dict[str, Any]]:
+        """The passages as Open WebUI shows them, in the order of their numbers."""
+        return [
+            {
+                "source": {"name": title, "url": url},
+                "document": [hit.passage.text],
+                "metadata": [
+                    {
+                        "source": url,
+                        "name": title,
+                        "passage_id": hit.passage.id,
+                        **pages_to_json(hit.passage),
+                    }
+                ],
+            }
+            for hit, (title, url) in zip(self.answer.passages, self.links, strict=True)
+        ]
+
+    def extension(self, ignored: Sequence[str] = ()) -> dict[str, Any]:
+        """All that is known of the answer: see docs/server.md."""
+        answer = self.answer
+        segments = []
+        for (start, end), segment in zip(self.spans, answer.segments, strict=True):
+            scores = segment.scores
+            segments.append(
+                {
+                    "text": segment.text,
+                    "start_index": start,
+                    "end_index": end,
+                    "relevance": scores.relevance,
+                    "support": scores.support,
+                    "utility": scores.utility,
+                    "truncated": segment.truncated,
+                    "citations": evidence(segment, answer.passages),
+                }
+            )
+        told: dict[str, Any] = finite(
+            {
+                "segments": segments,
+                "retrieved": answer.retrieved,
+                "abstained": answer.abstained,
+                "low_confidence": is_unsure(answer),
+                "support": answer.support,
+                "utility": answer.utility,
+                "verdict": answer.verdict,
+                "stopped_by": answer.stopped_by,
+                "ignored": list(dict.fromkeys(ignored)),
+            }
+        )
+        return told
+
+
+def _links(answer: Answer) -> tuple[tuple[str, str], ...]:
+    """Title and address of every passage; a second of the same name is told apart.
+
+    Clients that show sources merge those of one name or address, and would count wrongly.
+    """
+    found: list[tuple[str, str]] = []
+    for number, hit in enumerate(answer.passages, start=1):
+        title, url = hit.passage.title or hit.passage.id, url_of(hit.passage)
+        if any(title == other for other, _ in found):
+            title = f"{title} ({number})"
+        if any(url == other for _, other in found):
+            url = f"{url.partition('#')[0]}#{hit.passage.id}"
+        found.append((title, url))
+    return tuple(found)

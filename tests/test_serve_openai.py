@@ -1,0 +1,203 @@
+"""OpenAI's routes, asked by the official client and as they stand, over a real server."""
+
+import openai
+import pytest
+
+from selfrag.decode.config import SearchConfig
+from serve_parts import events_of, library, serving
+
+TITAN = "Which moon has Saturn?"
+CAFE = "Wann öffnet das Café „größe“ um 8 Uhr?"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    with serving(lambda: library(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def test_the_model_is_listed(client):
+    assert [model.id for model in client.models.list()] == ["scripted"]
+
+
+def test_an_answer_cites_what_it_says_in_four_ways(client):
+    done = client.chat.completions.create(model="selfrag", messages=[user(TITAN)])
+    message = done.choices[0].message
+    assert message.content == "Titan is a moon of Saturn. [1]"
+    (note,) = message.annotations
+    cited = note.url_citation
+    # The whole text: one segment with its mark.
+    assert (cited.start_index, cited.end_index) == (0, len(message.content))
+    assert cited.title == "titan"
+    (source, *_) = done.sources
+    assert source["source"]["url"] == cited.url == source["metadata"][0]["source"]
+    assert source["document"] == ["Titan is a moon of Saturn. It has a dense atmosphere."]
+    told = done.selfrag
+    (segment,) = told["segments"]
+    assert segment["citations"][0]["cited_text"] == "Titan is a moon of Saturn."
+    assert (segment["citations"][0]["start"], segment["citations"][0]["end"]) == (0, 26)
+    assert segment["relevance"] == pytest.approx(0.9)
+    assert segment["support"] == pytest.approx(0.9)  # 0.8 and half of 0.2
+    assert segment["utility"] == pytest.approx(1.0, abs=1e-6)
+    assert (told["abstained"], told["low_confidence"]) == (False, False)
+    assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
+
+
+def test_offsets_count_characters_and_not_bytes(client):
+    done = client.chat.completions.create(model="selfrag", messages=[user(CAFE)])
+    message = done.choices[0].message
+    assert message.content == "Das Café „Größe“ öffnet um 8 Uhr. [1]"
+    cited = message.annotations[0].url_citation
+    assert message.content[cited.start_index : cited.end_index] == message.content
+    assert cited.end_index == 37
+    evidence = done.selfrag["segments"][0]["citations"][0]
+    text = done.sources[0]["document"][0]
+    assert text[evidence["start"] : evidence["end"]] == "Das Café „Größe“ öffnet um 8 Uhr."
+
+
+@pytest.mark.parametrize("question", [TITAN, CAFE, "hello"])
+def test_a_stream_comes_to_the_same(client, question):
+    whole = client.chat.completions.create(model="selfrag", messages=[user(question)])
+    chunks = list(
+        client.chat.completions.create(
+            model="selfrag",
+            messages=[user(question)],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    pieces = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    message = whole.choices[0].message
+    assert "".join(piece.content or "" for piece in pieces) == message.content
+    *_, last, usage = chunks
+    notes = [each.to_dict() for each in message.annotations]
+    assert last.choices[0].delta.annotations == notes
+    assert (last.sources, last.selfrag) == (whole.sources, whole.selfrag)
+    assert last.choices[0].finish_reason == "stop"
+    assert usage.usage == whole.usage
+
+
+def test_earlier_turns_are_part_of_what_is_searched(client):
+    asked = [user("Which moon has Saturn?"), {"role": "assistant", "content": "Titan. [1]"}]
+    done = client.chat.completions.create(
+        model="selfrag", messages=[*asked, user("And its atmosphere?")]
+    )
+    assert done.choices[0].message.content == "Titan is a moon of Saturn. [1]"
+
+
+def test_instructions_of_the_system_are_told_to_be_ignored(client):
+    system = {"role": "system", "content": "Speak like a pirate."}
+    done = client.chat.completions.create(model="selfrag", messages=[system, user(TITAN)])
+    assert done.selfrag["ignored"] == ["system message"]
+    assert done.choices[0].message.content == "Titan is a moon of Saturn. [1]"
+
+
+def test_parts_of_text_are_read_and_pictures_refused(client):
+    text = {"type": "text", "text": TITAN}
+    done = client.chat.completions.create(
+        model="selfrag", messages=[{"role": "user", "content": [text]}]
+    )
+    assert done.choices[0].message.content.startswith("Titan")
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    with pytest.raises(openai.BadRequestError, match="image_url"):
+        client.chat.completions.create(
+            model="selfrag", messages=[{"role": "user", "content": [text, picture]}]
+        )
+
+
+def test_settings_of_a_request_are_those_of_the_search(client):
+    done = client.chat.completions.create(
+        model="selfrag", messages=[user(TITAN)], extra_body={"selfrag": {"mode": "never"}}
+    )
+    assert done.choices[0].message.content == "Good day to you."
+    assert done.selfrag["retrieved"] is False
+    with pytest.raises(openai.BadRequestError, match="beam_width"):
+        client.chat.completions.create(
+            model="selfrag", messages=[user(TITAN)], extra_body={"selfrag": {"beam_width": 99}}
+        )
+
+
+def test_an_answer_that_is_not_supported_enough_is_withheld(client):
+    done = client.chat.completions.create(
+        model="selfrag", messages=[user(TITAN)], extra_body={"selfrag": {"min_support": 0.95}}
+    )
+    assert done.choices[0].message.content.startswith("No answer: nothing was supported enough")
+    assert done.choices[0].message.annotations == []
+    assert done.selfrag["abstained"] and done.selfrag["low_confidence"]
+    assert done.sources[0]["source"]["name"] == "titan"  # the best evidence
+
+
+def test_a_limit_of_tokens_is_kept(client):
+    done = client.chat.completions.create(model="selfrag", messages=[user(TITAN)], max_tokens=4)
+    assert done.choices[0].finish_reason == "length"
+    assert done.choices[0].message.content.startswith("Titan")
+
+
+def test_completions_answer_a_prompt(client):
+    whole = client.completions.create(model="selfrag", prompt=TITAN)
+    assert whole.choices[0].text == "Titan is a moon of Saturn. [1]"
+    stream = client.completions.create(model="selfrag", prompt=TITAN, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
+    with pytest.raises(openai.BadRequestError, match="2 prompts"):
+        client.completions.create(model="selfrag", prompt=[TITAN, TITAN])
+
+
+def test_responses_answer_a_text_and_a_conversation(client):
+    whole = client.responses.create(model="selfrag", input=CAFE)
+    assert whole.output_text == "Das Café „Größe“ öffnet um 8 Uhr. [1]"
+    (note,) = whole.output[0].content[0].annotations
+    assert (note.type, note.start_index, note.end_index) == ("url_citation", 0, 37)
+    again = client.responses.create(model="selfrag", input=[user(CAFE)], instructions="Be kind.")
+    assert again.output_text == whole.output_text
+    assert again.selfrag["ignored"] == ["instructions"]
+    with pytest.raises(openai.BadRequestError, match="keeps no responses"):
+        client.responses.create(model="selfrag", input=CAFE, previous_response_id="resp_1")
+
+
+def test_a_stream_of_responses_ends_with_the_whole(client):
+    with client.responses.stream(model="selfrag", input=CAFE) as stream:
+        kinds = [event.type for event in stream]
+        whole = stream.get_final_response()
+    assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+    assert "response.output_text.annotation.added" in kinds
+    assert whole.output_text == "Das Café „Größe“ öffnet um 8 Uhr. [1]"
+
+
+def test_what_is_asked_wrongly_is_told_in_the_shape_of_openai(server, client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="selfrag", messages=[])
+    error = caught.value.body
+    assert error["type"] == "invalid_request_error"
+    assert error["request_id"] == caught.value.response.headers["x-request-id"]
+    with pytest.raises(openai.BadRequestError, match="n is 2"):
+        client.chat.completions.create(model="selfrag", messages=[user("a?")], n=2)
+    with pytest.raises(openai.BadRequestError, match="is empty"):
+        client.chat.completions.create(model="selfrag", messages=[user("  ")])
+
+
+def test_the_events_of_a_stream_end_with_done(server):
+    body = {"messages": [user(TITAN)], "stream": True}
+    text = server.client.post("/v1/chat/completions", json=body).text
+    assert text.endswith("data: [DONE]\n\n")
+    assert {chunk["id"] for _, chunk in events_of(text)} == {events_of(text)[0][1]["id"]}
+
+
+def test_settled_segments_are_streamed_before_the_end(tmp_path):
+    # One path is kept, so every segment is sure once it is written.
+    config = SearchConfig(beam_width=1)
+    with serving(lambda: library(tmp_path), config=config) as running:
+        body = {"messages": [user(TITAN)], "stream": True}
+        text = running.client.post("/v1/chat/completions", json=body).text
+    deltas = [chunk["choices"][0]["delta"].get("content") for _, chunk in events_of(text)]
+    assert "".join(filter(None, deltas)) == "Titan is a moon of Saturn. [1]"
