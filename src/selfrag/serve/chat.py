@@ -59,11 +59,8 @@ class _Exchange:
 
     def of(self, events: list[Event]) -> tuple[Told, dict[str, int]]:
         """The answer that all events come to, and what it has cost."""
-        ends = [event for event in events if isinstance(event, FinishEvent)]
-        if not ends:  # the client has left
-            raise BadInput("cannot answer: the connection is closed; expected an open one")
-        n_read = len(ends[-1].best.start.lead_ids)
-        n_written = ends[-1].usage.n_tokens
+        end = next(event for event in events if isinstance(event, FinishEvent))
+        n_read, n_written = len(end.best.start.lead_ids), end.usage.n_tokens
         usage = {"prompt_tokens": n_read, "completion_tokens": n_written}
         told_answer = Told.of(self.question.answer(events))
         return told_answer, {**usage, "total_tokens": n_read + n_written}
@@ -241,9 +238,8 @@ async def responses(request: Request) -> Response:
             "cannot go on from previous_response_id: this server keeps no responses; expected the "
             "whole conversation as `input`, so send it"
         )
-    is_text = isinstance(body.input, str)
-    messages = [Message(role="user", content=body.input)] if is_text else body.input
-    asked = asked_in([each for each in messages if isinstance(each, Message)])
+    said = body.input
+    asked = asked_in([Message(role="user", content=said)] if isinstance(said, str) else said)
     made = await _exchange(request, body, asked, body.max_output_tokens, "resp_")
     if body.stream:
         return Stream(made.service, made.question.job, _response_stream(made, body))

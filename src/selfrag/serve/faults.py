@@ -44,6 +44,7 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (EngineError, 503, "engine"),
     (StorageError, 507, "storage"),
     (TooLarge, 413, "request_too_large"),
+    (ClientDisconnect, 499, "disconnected"),  # as nginx counts it; nobody reads it
     (RequestValidationError, 400, "bad_input"),
 )
 _HTTP = {

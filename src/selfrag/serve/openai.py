@@ -17,7 +17,7 @@ from selfrag.decode.node import Node
 from selfrag.errors import BadInput
 from selfrag.prompt import Turn
 from selfrag.serial import Count, finite
-from selfrag.serve.schema import evidence, is_unsure, url_of
+from selfrag.serve.schema import address_of, evidence, is_unsure
 
 _MARKS = re.compile(r" (?:\[\d+\])+(?= |$)")
 _IGNORED_ROLES = ("system", "developer")
@@ -285,7 +285,7 @@ def _links(answer: Answer) -> tuple[tuple[str, str], ...]:
     """
     found: list[tuple[str, str]] = []
     for number, hit in enumerate(answer.passages, start=1):
-        title, url = hit.passage.title or hit.passage.id, url_of(hit.passage)
+        title, url = hit.passage.title or hit.passage.id, address_of(hit.passage)
         if any(title == other for other, _ in found):
             title = f"{title} ({number})"
         if any(url == other for _, other in found):

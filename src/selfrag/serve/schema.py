@@ -104,6 +104,11 @@ def bounded_history(turns: Sequence[Turn], max_chars: int) -> list[Turn]:
     return kept
 
 
+def address_of(passage: Passage) -> str:
+    """The page that a passage is from, else an address that names the passage."""
+    return url_of(passage.source) or f"selfrag://passage/{passage.id}"
+
+
 def passage_view(passage: Passage) -> dict[str, Any]:
     """One passage with its place; `start` and `end` are offsets in the text of its document."""
     return {
@@ -111,7 +116,7 @@ def passage_view(passage: Passage) -> dict[str, Any]:
         "title": passage.title,
         "text": passage.text,
         "source": passage.source,
-        "url": url_of(passage.source) or f"selfrag://passage/{passage.id}",
+        "url": address_of(passage),
         "start": passage.start,
         "end": passage.end,
         **pages_to_json(passage),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from selfrag.decode.events import Event, KeepEvent
 from selfrag.decode.node import Node
@@ -58,7 +59,7 @@ async def told(service: Service, job: Job) -> AsyncIterator[list[Event]]:
 async def finished(request: Request, service: Service, job: Job) -> list[Event]:
     """All events, once the search has ended; it ends with the connection.
 
-    Raises what ended the search, and `EngineError` where it takes too long.
+    Raises what ended the search, `EngineError` where it takes too long, `ClientDisconnect`.
     """
     collecting = asyncio.ensure_future(_collected(job))
     leaving = asyncio.ensure_future(_disconnected(request))
@@ -68,7 +69,7 @@ async def finished(request: Request, service: Service, job: Job) -> list[Event]:
         if collecting.done():
             return collecting.result()
         if leaving.done():
-            return []
+            raise ClientDisconnect
         raise too_slow(service)
     finally:
         for each in waits:
