@@ -145,21 +145,32 @@ function showDraft(turn) {
 }
 
 function showAnswer(turn) {
-  const { answer, search } = turn;
-  const open = turn.body.querySelector("details")?.open ?? false;
+  turn.top = topOf(turn);
+  turn.tree = h("div", {}, treeOf(turn));
+  const why = h("details", { className: "how" }, h("summary", {}, "How this answer was chosen"));
+  if (turn.search.config) why.append(sliders(turn.search.config, (settings) => choose(turn, settings)));
+  why.append(turn.tree);
+  turn.body.replaceChildren(turn.top, why);
+}
+
+// All that other settings change; the sliders stay, and the focus with them.
+function redraw(turn) {
+  const before = turn.top.textContent;
+  turn.top.replaceWith(turn.top = topOf(turn));
+  turn.tree.replaceChildren(treeOf(turn));
+  if (turn.top.textContent !== before) say(`Answer now: ${turn.answer.answer}. ${turn.answer.verdict}`);
+}
+
+function topOf(turn) {
+  const { answer } = turn;
   const segments = answer.segments.map((segment) => segmentView(turn, segment));
   const said = answer.abstained ? "No passage supports an answer." : segments.length && !answer.choices_rated ? segments : answer.answer || "The model wrote nothing.";
-  turn.top = h("div", {},
+  return h("div", {},
     h("div", { className: "answer" }, said),
     notices(turn),
     h("p", { className: `verdict ${support(answer.support).kind}` }, verdictOf(answer)),
     sourcesOf(turn),
     h("p", { className: "tools" }, copyButton(turn)));
-  turn.tree = h("div", {}, treeOf(turn));
-  const why = h("details", { className: "how", open }, h("summary", {}, "How this answer was chosen"));
-  if (search.config) why.append(sliders(search.config, (settings) => choose(turn, settings)));
-  why.append(turn.tree);
-  turn.body.replaceChildren(turn.top, why);
 }
 
 const treeOf = (turn) => tree(turn.search, {
@@ -265,20 +276,6 @@ async function choose(turn, settings) {
   }
 }
 
-// What is above the sliders and below them is drawn again; the slider in use stays as it is.
-function redraw(turn) {
-  const sliding = turn.body.querySelector("details");
-  const before = turn.top.textContent;
-  const old = turn.body;
-  turn.body = h("div");
-  showAnswer(turn);
-  const [top] = turn.body.children;
-  old.replaceChildren(top, sliding);
-  sliding.lastChild.replaceWith(turn.tree);
-  turn.body = old;
-  if (top.textContent !== before) say(`Answer now: ${turn.answer.answer}. ${turn.answer.verdict}`);
-}
-
 // Documents.
 
 async function showHoldings() {
@@ -312,7 +309,7 @@ async function addFile(file) {
     if (!done) throw new ApiError(200, { message: "the connection ended before the file was added; add it again" });
     if (done.faults.length) throw new ApiError(200, { message: done.faults[0].reason });
     bar.remove();
-    told.textContent = `Added: ${done.passages} passages. Ask about it.`;
+    told.textContent = "Added. You can ask about it now.";
     say(`${file.name} was added`);
     await Promise.all([showHoldings(), showState()]);
   } catch (error) {

@@ -17,13 +17,13 @@ export function sliders(config, onChange) {
   });
   const show = () => Object.keys(LABELS).forEach((name) => {
     const value = name === "threshold" ? read().threshold : Number(inputs[name].value);
-    shown[name].value = value === null ? "as the model says" : fixed(value);
+    shown[name].textContent = value === null ? "as the model says" : fixed(value);
   });
   const rows = Object.entries(LABELS).map(([name, label]) => {
     const isGate = name === "threshold";
     inputs[name] = h("input", { type: "range", min: 0, max: isGate ? 1 : 3, step: 0.05 });
     inputs[name].setAttribute("aria-label", isGate ? "Threshold of retrieval" : `Weight of ${name}`);
-    shown[name] = h("output");
+    shown[name] = h("span", { className: "value" });
     inputs[name].addEventListener("input", () => {
       inputs[name].moved = true;
       show();
