@@ -2,19 +2,19 @@
 
 import asyncio
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import uvicorn
 
 from selfrag import indexing
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
-from selfrag.serve.app import create_app
+from selfrag.serve.app import Server
 from selfrag.serve.library import Library, Place
 from selfrag.serve.limits import Access, Limits
 from selfrag.serve.service import Service
@@ -95,6 +95,10 @@ class Serving:
     def ask(self, question, **more):
         return self.client.post("/v1/ask", json={"question": question, **more})
 
+    def stop(self):
+        """Asks the server to stop, as a signal does."""
+        self.server.should_exit = True
+
     def on_loop(self, call):
         """What `call` gives in the thread of the server."""
         done = threading.Event()
@@ -109,11 +113,11 @@ def serving(open_library, engine=None, *, limits=None, access=None, config=None)
     """Serves what `open_library` gives, in a thread of its own, until the block ends."""
     engine = engine or scripted_engine()
     options = {} if config is None else {"config": config}
-    service = Service(lambda _: (open_library(), engine), limits or Limits(), **options)
-    app = create_app(service, access or Access())
-    settings = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(settings)
-    listening = settings.bind_socket()
+    service = Service(
+        lambda _: (open_library(), engine), limits or Limits(stop_seconds=2), **options
+    )
+    server = Server(service, access or Access())
+    listening = socket.create_server(("127.0.0.1", 0))
     loops = []
 
     async def main():
@@ -127,10 +131,10 @@ def serving(open_library, engine=None, *, limits=None, access=None, config=None)
     headers = {"authorization": f"Bearer {tokens[0]}"} if tokens else {}
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-            while client.get("/health").json()["status"] == "loading":
+            while client.get("/ready").status_code != 200:
                 pass
             running = Serving(url, service, client)
-            running.loop = loops[0]
+            running.loop, running.server = loops[0], server
             yield running
     finally:
         server.should_exit = True

@@ -98,7 +98,7 @@ class Batcher:
         self._running: set[Job] = set()
         self._outbox: list[tuple[Job, Told]] = []
         self._changed = threading.Condition()
-        self._is_stopping = False
+        self._is_closing = self._is_stopping = False
         self.n_rounds = 0
         self.seconds_each = 1.0  # a moving mean
         self.last_good = 0.0  # when the engine last answered
@@ -118,7 +118,7 @@ class Batcher:
     def submit(self, job: Job) -> None:
         """Puts a job into the queue; raises `Busy` when that is full and `Stopped` after `stop`."""
         with self._changed:
-            if self._is_stopping:
+            if self._is_closing:
                 raise Stopped
             free = max(0, self._at_once - len(self._running))
             if len(self._waiting) >= self._queue + free:
@@ -136,7 +136,7 @@ class Batcher:
             self._changed.notify()
 
     async def probe(self, timeout_s: float, *, fresh_s: float = 5.0) -> None:
-        """Returns when the engine answers, or has just done so; raises why it does not."""
+        """Returns when the engine answers, or has just done so; `EngineError` where it does not."""
         if time.monotonic() - self.last_good < fresh_s:
             return
         job = Job(_one_token(self.model), is_streamed=False)
@@ -147,14 +147,25 @@ class Batcher:
             async with asyncio.timeout(timeout_s):
                 async for _ in job.rounds():
                     pass
-        except TimeoutError as error:
+        except SelfRAGError:
+            raise
+        except Exception as error:  # a fault of ours in the engine, or no answer in time
             self.cancel(job)
             raise EngineError(
-                f"the engine has not answered for {timeout_s:g} s; expected one token; see the log"
+                f"the engine has not given one token within {timeout_s:g} s; expected one; see the "
+                "log and start the server again"
             ) from error
 
-    async def stop(self) -> None:
-        """Ends all jobs with `Stopped`, and the thread."""
+    async def stop(self, *, grace_s: float = 0.0) -> None:
+        """Takes no more jobs, lets those there are go on for a while, and ends what is left.
+
+        These are told `Stopped`. Returns when the thread has ended.
+        """
+        with self._changed:
+            self._is_closing = True
+        until = time.monotonic() + grace_s
+        while (self._running or self._waiting) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
         with self._changed:
             self._is_stopping = True
             self._changed.notify()

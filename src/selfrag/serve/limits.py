@@ -6,6 +6,7 @@ Knows nothing of HTTP messages.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from selfrag.serial import check_config, setting, value_from_text
 
 TOKEN_VARIABLE = "SELFRAG_SERVE_TOKENS"
 LIMIT_VARIABLE = "SELFRAG_SERVE_"  # and the name of the limit in capitals
+MAX_PASSAGE_TOKENS, MAX_CHOICES = 2048, 100
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -56,21 +58,26 @@ class Limits:
 
     def check(self, config: SearchConfig) -> SearchConfig:
         """`config` within the limits, its time bounded; raises `BadInput` for a higher one."""
-        for name, asked, limit in (
-            ("top_k", config.top_k, self.passages),
-            ("n_evidence", config.n_evidence, self.passages),
-            ("beam_width", config.beam_width, self.beams),
-            ("max_segments", config.max_segments, self.segments),
-            ("max_new_tokens", config.max_new_tokens, self.tokens),
-            ("max_passage_tokens", config.max_passage_tokens, 2048),
-            ("choices", len(config.choices), 100),
-        ):
-            if asked > limit:
-                raise BadInput(
-                    f"cannot answer with {name} {asked}: this server allows at most {limit}; ask "
-                    "for less, or have its limits raised"
-                )
-        return replace(config, max_seconds=min(self.seconds, config.max_seconds or self.seconds))
+        return _checked_search(self, config)
+
+
+@lru_cache(maxsize=256)  # most requests ask for the same
+def _checked_search(limits: Limits, config: SearchConfig) -> SearchConfig:
+    for name, asked, limit in (
+        ("top_k", config.top_k, limits.passages),
+        ("n_evidence", config.n_evidence, limits.passages),
+        ("beam_width", config.beam_width, limits.beams),
+        ("max_segments", config.max_segments, limits.segments),
+        ("max_new_tokens", config.max_new_tokens, limits.tokens),
+        ("max_passage_tokens", config.max_passage_tokens, MAX_PASSAGE_TOKENS),
+        ("number of choices", len(config.choices), MAX_CHOICES),
+    ):
+        if asked > limit:
+            raise BadInput(
+                f"cannot answer with {name} {asked}: this server allows at most {limit}; ask for "
+                "less, or have its limits raised"
+            )
+    return replace(config, max_seconds=min(limits.seconds, config.max_seconds or limits.seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
 from selfrag.errors import BadInput
 from selfrag.prompt import Turn
-from selfrag.serial import Count, finite
+from selfrag.serial import Count
 from selfrag.serve.schema import address_of, evidence, is_unsure
 
 _MARKS = re.compile(r" (?:\[\d+\])+(?= |$)")
@@ -262,20 +262,17 @@ class Told:
                     "citations": evidence(segment, answer.passages),
                 }
             )
-        told: dict[str, Any] = finite(
-            {
-                "segments": segments,
-                "retrieved": answer.retrieved,
-                "abstained": answer.abstained,
-                "low_confidence": is_unsure(answer),
-                "support": answer.support,
-                "utility": answer.utility,
-                "verdict": answer.verdict,
-                "stopped_by": answer.stopped_by,
-                "ignored": list(dict.fromkeys(ignored)),
-            }
-        )
-        return told
+        return {
+            "segments": segments,
+            "retrieved": answer.retrieved,
+            "abstained": answer.abstained,
+            "low_confidence": is_unsure(answer),
+            "support": answer.support,
+            "utility": answer.utility,
+            "verdict": answer.verdict,
+            "stopped_by": answer.stopped_by,
+            "ignored": list(dict.fromkeys(ignored)),
+        }
 
 
 def _links(answer: Answer) -> tuple[tuple[str, str], ...]:

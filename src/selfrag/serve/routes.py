@@ -122,7 +122,7 @@ async def ask(request: Request) -> Response:
     if asked.stream:
         return Stream(service, question.job, _asked(request, service, question))
     events = await finished(request, service, question.job)
-    encoder = TraceEncoder([question.text], config=config)
+    encoder = TraceEncoder([question.text], config=question.config)
     rows = [*encoder.question_rows, *(row for event in events for row in encoder.rows_of(event))]
     return reply({"answer": _view(service, question.answer(events), events), "trace": rows})
 

@@ -18,7 +18,7 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.retrieval.options import SearchMode
-from selfrag.serial import Count, NonNegative, Share, config_from, finite
+from selfrag.serial import Count, NonNegative, Share, config_from
 from selfrag.trace.rows import config_to_row
 
 T = TypeVar("T")
@@ -150,8 +150,7 @@ def answer_view(
         "model": model,
         "index": index,
     }
-    checked: dict[str, Any] = finite(view)
-    return checked
+    return view
 
 
 def _other_view(node: Node) -> dict[str, str]:

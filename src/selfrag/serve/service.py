@@ -84,6 +84,11 @@ class Service:
         """Begins to open model and index."""
         self._task = asyncio.create_task(self._load())
 
+    async def wind_down(self) -> None:
+        """Answers nothing new, and ends what runs, at once where it has come to its time."""
+        if self._open is not None:
+            await self.batcher.stop(grace_s=self.limits.stop_seconds)
+
     async def stop(self) -> None:
         """Ends what runs, and lets go of the model."""
         if self._task is not None and not self._task.done():
