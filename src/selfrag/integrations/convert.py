@@ -6,9 +6,11 @@ Knows nothing of any framework; what their loaders call things is in the tables 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from selfrag.decode.answer import Answer
+from selfrag.decode.citation import cited_span
 from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 
@@ -38,6 +40,49 @@ def metadata_of(hit: Hit) -> dict[str, str | int | float]:
         "page": passage.page,
         "start": passage.start,
         "end": passage.end,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cited:
+    """A part of the text of an answer, and what it is written from.
+
+    `start` and `end` are offsets in `Answer.text`. `cited_text` is the part of the passage that it
+    rests on. `support` in [0, 1] is None where the model judged none.
+    """
+
+    start: int
+    end: int
+    hit: Hit
+    cited_text: str
+    support: float | None
+
+
+def citations_of(answer: Answer) -> list[Cited]:
+    """The citations of an answer in the order of its text, one for each segment and passage."""
+    found, at = [], 0
+    for segment in answer.segments:
+        start, end = at, at + len(segment.text)
+        at = end + bool(segment.text)
+        if answer.choices:  # the text is the choice, not what the segments say
+            start, end = 0, len(answer.text)
+        for number in segment.citations:
+            hit = answer.passages[number - 1]
+            span = cited_span(segment.text, hit.passage.text)
+            text = hit.passage.text[slice(*span)] if span else ""
+            support = segment.scores.support
+            found.append(Cited(start=start, end=end, hit=hit, cited_text=text, support=support))
+    return found
+
+
+def facts_of(answer: Answer) -> dict[str, Any]:
+    """What an answer says of itself beside its text, for metadata."""
+    return {
+        "verdict": answer.verdict,
+        "support": answer.support,
+        "abstained": answer.abstained,
+        "retrieved": answer.retrieved,
+        "stopped_by": answer.stopped_by,
     }
 
 

@@ -1,16 +1,20 @@
-"""Retrievers and indexes of LlamaIndex as ours, and ours as a LlamaIndex retriever.
+"""Retrievers and indexes of LlamaIndex as ours; our retrievers and answers as LlamaIndex's.
 
 The only module that imports llama_index. Knows nothing of how anything is searched.
 """
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
+from selfrag.api import SelfRAG
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.integrations.convert import (
     NOT_FOR_PROMPTS,
+    citations_of,
     cleaned,
+    facts_of,
     hits_from,
     is_asked,
     metadata_of,
@@ -20,7 +24,9 @@ from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
 
 try:
+    from llama_index.core.base.base_query_engine import BaseQueryEngine
     from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.base.response.schema import Response
     from llama_index.core.indices.base import BaseIndex
     from llama_index.core.schema import (
         MetadataMode,
@@ -60,6 +66,46 @@ class LlamaIndexRetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
+
+
+class LlamaIndexQueryEngine(BaseQueryEngine):
+    """Answers of a `SelfRAG` as a query engine: `query`, `aquery`, tools and agents over it.
+
+    The response has the cited passages as source nodes, in the order of the text. Its metadata has
+    the verdict and the rest, and `citations`: for each its offsets `start` and `end` in the answer,
+    the `node_id` and the `cited_text`. Calls from several threads wait for each other.
+    """
+
+    def __init__(self, rag: SelfRAG) -> None:
+        super().__init__(callback_manager=None)
+        self._rag = rag
+        self._lock = threading.Lock()
+
+    def _query(self, query_bundle: QueryBundle) -> Response:
+        with self._lock:
+            answer = self._rag.ask(query_bundle.query_str)
+        cited = citations_of(answer)
+        hits = {each.hit.passage.id: each.hit for each in cited}
+        citations = [
+            {
+                "start": each.start,
+                "end": each.end,
+                "node_id": each.hit.passage.id,
+                "cited_text": each.cited_text,
+            }
+            for each in cited
+        ]
+        return Response(
+            response=answer.text,
+            source_nodes=[NodeWithScore(node=_node(hit), score=hit.score) for hit in hits.values()],
+            metadata={**facts_of(answer), "citations": citations},
+        )
+
+    async def _aquery(self, query_bundle: QueryBundle) -> Response:
+        return await asyncio.to_thread(self._query, query_bundle)
+
+    def _get_prompt_modules(self) -> dict[str, Any]:
+        return {}
 
 
 class FromLlamaIndex:
