@@ -25,7 +25,7 @@ from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent
 from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
-from selfrag.engine.base import Engine, Request
+from selfrag.engine.base import Engine, Precision, Request
 from selfrag.open.engines import BASE, ModelOptions, open_engine
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
@@ -235,7 +235,12 @@ def save_both_branches(
 
 
 def measure(
-    data: Path, limit: int, support_limit: int, traces: Path | None, part: Part
+    data: Path,
+    limit: int,
+    support_limit: int,
+    traces: Path | None,
+    part: Part,
+    model: ModelOptions,
 ) -> dict[str, float]:
     """The figures of one part or of both, by name."""
     passages = wiki_passages(data)
@@ -250,7 +255,7 @@ def measure(
     say(f"{len(questions)} questions, answer in the top {TOP_K}: {recall}")
     result: dict[str, float] = {"n": len(questions), "recall_at_5": recall}
     if part is not Part.BASELINES:
-        result.update(measure_ours(data, questions, corpus, support_limit, traces))
+        result.update(measure_ours(data, questions, corpus, support_limit, traces, model))
     if part is not Part.OURS:
         result.update(run_baselines(questions, corpus))
     return result
@@ -262,10 +267,11 @@ def measure_ours(
     corpus: Bm25,
     support_limit: int,
     traces: Path | None,
+    model: ModelOptions,
 ) -> dict[str, float]:
     """The figures of the default weights, by name."""
     result: dict[str, float] = {}
-    engine = CachedEngine(open_engine(progress=Reporter(), max_batch=48))
+    engine = CachedEngine(open_engine(model, Reporter(), max_batch=48))
     result["gate_factual"] = gate_share(factual_questions(data, 200), engine, 0.2)
     result["gate_instructions"] = gate_share(held_out_instructions(data, 100), engine, 0.2)
     say(f"gate: {result}")
@@ -297,10 +303,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--traces", type=Path, help="JSONL file for `selfrag rescore`")
     parser.add_argument("--part", type=Part, choices=list(Part), default=Part.ALL)
+    parser.add_argument("--precision", type=Precision, choices=list(Precision), default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="of the OpenVINO engine")
     options = parser.parse_args()
+    model = ModelOptions(precision=options.precision, threads=options.threads)
     started = time.perf_counter()
     result = measure(
-        options.data, options.limit, options.support_limit, options.traces, options.part
+        options.data,
+        options.limit,
+        options.support_limit,
+        options.traces,
+        options.part,
+        model,
     )
     result["seconds"] = round(time.perf_counter() - started, 1)
     if options.json:

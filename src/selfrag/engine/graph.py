@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -241,16 +242,16 @@ class _Graph:
         self._angles()
         for number in range(shape.n_layers):
             hidden = self._layer(hidden, number)
-        flat = op.gather(op.squeeze(hidden, _ints([1])), self._last, _axis(0))
+        flat = op.gather(op.squeeze(hidden, _ints(1)), self._last, _axis(0))
         head = "lm_head.weight"
         tied = embedding if head not in self._weights else self._weights.matrix(head)
         logits = self._product(self._norm(flat, "model.norm.weight"), tied)
         return self._model(logits)
 
     def _model(self, logits: Any) -> "ov.Model":
-        best = op.topk(logits, _ints(1), -1, "max", "none", "i32")
+        best = op.topk(logits, _axis(1), -1, "max", "none", "i32")
         top = best.output(0)
-        total = op.reduce_sum(op.exp(op.subtract(logits, top)), _ints([-1]), True)
+        total = op.reduce_sum(op.exp(op.subtract(logits, top)), _ints(-1), True)
         normaliser = op.add(top, op.log(total))
         watched = op.subtract(op.gather(logits, self._watch, _axis(1)), normaliser)
         outputs = {
@@ -287,22 +288,22 @@ class _Graph:
         self._cos, self._sin = (
             op.unsqueeze(
                 op.gather(op.constant(f(angles).astype(np.float32)), self._positions, _axis(0)),
-                _ints([1, 2]),
+                _ints(1, 2),
             )
             for f in (np.cos, np.sin)
         )  # (N, 1, 1, head_dim)
 
     def _rotated(self, rows: Any, n_heads: int) -> Any:
         size = self._shape.head_dim
-        heads = op.reshape(rows, _ints([-1, n_heads, 1, size]), False)
-        first = op.slice(heads, _ints([0]), _ints([size // 2]), _ints([1]), _ints([3]))
-        second = op.slice(heads, _ints([size // 2]), _ints([size]), _ints([1]), _ints([3]))
+        heads = op.reshape(rows, _ints(-1, n_heads, 1, size), False)
+        first = op.slice(heads, _ints(0), _ints(size // 2), _ints(1), _ints(3))
+        second = op.slice(heads, _ints(size // 2), _ints(size), _ints(1), _ints(3))
         turned = op.concat([op.multiply(second, _float(-1)), first], -1)
         rotated = op.add(op.multiply(heads, self._cos), op.multiply(turned, self._sin))
-        return op.reshape(rotated, _ints([-1, n_heads * size]), False)
+        return op.reshape(rotated, _ints(-1, n_heads * size), False)
 
     def _norm(self, rows: Any, name: str) -> Any:
-        mean = op.reduce_mean(op.power(rows, _float(2)), _ints([-1]), True)
+        mean = op.reduce_mean(op.power(rows, _float(2)), _ints(-1), True)
         scale = op.divide(_float(1), op.sqrt(op.add(mean, _float(self._shape.rms_eps))))
         gamma = op.constant(self._weights.vector(name))
         return op.multiply(op.multiply(rows, scale), gamma)
@@ -313,18 +314,16 @@ class _Graph:
         names = [f"{prefix}self_attn.{which}_proj.weight" for which in "qkv"]
         read = self._norm(hidden, f"{prefix}input_layernorm.weight")
         qkv = self._product(read, self._weights.matrix(*names))
-        parts = op.variadic_split(qkv, _ints(-1), _ints([q_size, kv_size, kv_size])).outputs()
-        queries = self._rotated(parts[0], shape.n_heads)
-        keys = self._rotated(parts[1], shape.n_kv_heads)
-        values = op.reshape(parts[2], _ints([-1, kv_size]), False)
-        seen = op.reshape(
-            self._attend(queries, keys, values, number), _ints([-1, 1, q_size]), False
-        )
+        parts = op.variadic_split(qkv, _axis(-1), _ints(q_size + kv_size, kv_size)).outputs()
+        turned = self._rotated(parts[0], shape.n_heads + shape.n_kv_heads)
+        queries, keys = op.variadic_split(turned, _axis(-1), _ints(q_size, kv_size)).outputs()
+        values = op.reshape(parts[1], _ints(-1, kv_size), False)
+        seen = op.reshape(self._attend(queries, keys, values, number), _ints(-1, 1, q_size), False)
         out = self._weights.matrix(f"{prefix}self_attn.o_proj.weight")
         hidden = op.add(hidden, self._product(seen, out))
         read = self._norm(hidden, f"{prefix}post_attention_layernorm.weight")
         both = self._weights.matrix(*(f"{prefix}mlp.{n}_proj.weight" for n in ("gate", "up")))
-        gate, up = op.split(self._product(read, both), _ints(-1), 2).outputs()
+        gate, up = op.split(self._product(read, both), _axis(-1), 2).outputs()
         down = self._weights.matrix(f"{prefix}mlp.down_proj.weight")
         return op.add(hidden, self._product(op.multiply(op.swish(gate), up), down))
 
@@ -335,7 +334,12 @@ class _Graph:
             for kind in ("key", "value")
         ]
         scale = _float(shape.head_dim**-0.5)
-        none_i, none_f = op.constant(np.zeros(0, np.int32)), op.constant(np.zeros(0, np.float32))
+        none_i, none_f, none_4d, none_u8 = (
+            _none(np.int32),
+            _none(np.float32),
+            _none(np.float32, 4),
+            _none(np.uint8),
+        )
         off = _axis(0)
         node = paged_attention(
             [
@@ -347,8 +351,7 @@ class _Graph:
                     self._longest,
                     # Aggregation, eviction, rotation, sparse attention and sinks: unused.
                     none_i, none_i, none_i, none_f, none_f, off, off,
-                    op.constant(np.zeros((0, 0, 0, 0), np.float32)), off,
-                    none_i, none_i, none_i, none_i, op.constant(np.zeros(0, np.uint8)), none_i,
+                    none_4d, off, none_i, none_i, none_i, none_i, none_u8, none_i,
                 )
             ]
         )  # fmt: skip
@@ -358,13 +361,21 @@ class _Graph:
         return node.output(0)
 
 
-def _ints(values: int | Sequence[int]) -> Any:
+@once
+def _ints(*values: int) -> Any:
     return op.constant(np.asarray(values, np.int64))
 
 
+@once
 def _axis(value: int) -> Any:
     return op.constant(np.int32(value))
 
 
+@once
 def _float(value: float) -> Any:
     return op.constant(np.float32(value))
+
+
+@once
+def _none(kind: Any, n_axes: int = 1) -> Any:
+    return op.constant(np.zeros([0] * n_axes, kind))
