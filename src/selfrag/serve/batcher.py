@@ -182,6 +182,8 @@ class Batcher:
                 joining = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
                 self._running.update(joining)
             for job in [job for job in self._running if job.is_cancelled]:
+                if job.running is not None:
+                    job.running.close()
                 self._leave(job)
             for job in joining:
                 if not job.is_cancelled:
@@ -223,8 +225,6 @@ class Batcher:
         self._leave(job, told)
 
     def _leave(self, job: Job, told: Told = None) -> None:
-        if job.running is not None and job.is_cancelled:
-            job.running.close()
         self._running.discard(job)
         if told is None and job.untold:
             self._outbox.append((job, job.untold))

@@ -40,9 +40,11 @@ _SAFE_HEADERS: Headers = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-# A browser asks for a name and a token, and sends them with whatever its page asks for.
-_ASK_FOR_TOKEN: Headers = [
-    (b"www-authenticate", b'Bearer realm="selfrag"'),
+# A browser that opens a page asks for a name and a token, and sends them with whatever that page
+# asks for. What a page fetches is not asked so: the page has a field for a token of its own.
+_ASK_FOR_TOKEN: Headers = [(b"www-authenticate", b'Bearer realm="selfrag"')]
+_ASK_IN_BROWSER: Headers = [
+    *_ASK_FOR_TOKEN,
     (b"www-authenticate", b'Basic realm="selfrag: any name, and a token"'),
 ]
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -119,7 +121,8 @@ class Guard:
         refused = self._refusal(scope, limit)
         try:
             if refused is not None:
-                await _refuse(sending, request_id, *refused)
+                is_opened = _is_opened(scope)
+                await _refuse(sending, request_id, *refused, is_opened=is_opened)
             else:
                 await self.app(scope, receiving, sending)
         except Exception:
@@ -191,10 +194,25 @@ def _too_large(limit: int) -> str:
     return f"the request is too large: this server takes at most {limit >> 10} KB; send less"
 
 
-async def _refuse(send: Send, request_id: str, status: int, message: str, code: str | None) -> None:
+def _is_opened(scope: Message) -> bool:
+    """Whether a browser opens this as a page, or it is no browser that asks."""
+    mode = dict(scope["headers"]).get(b"sec-fetch-mode", b"navigate")
+    return bool(mode == b"navigate")
+
+
+async def _refuse(
+    send: Send,
+    request_id: str,
+    status: int,
+    message: str,
+    code: str | None,
+    *,
+    is_opened: bool = True,
+) -> None:
     body = json.dumps(error_object(status, message, request_id, code)).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    headers += _ASK_FOR_TOKEN if status == 401 else []
+    if status == 401:
+        headers += _ASK_IN_BROWSER if is_opened else _ASK_FOR_TOKEN
     headers += [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
