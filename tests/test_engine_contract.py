@@ -55,15 +55,28 @@ def paged_case(folder):
     return PagedEngine(save_tiny_model(folder, TOKENS), name="tiny", max_batch=4)
 
 
-@pytest.fixture(scope="module", params=["scripted", "transformers", "llama", "paged"])
+def llamacpp_case(folder):
+    pytest.importorskip("torch")
+    pytest.importorskip("xllamacpp")
+    from selfrag.engine.llamacpp import LlamaCppEngine
+    from selfrag.train.gguf_file import GgufType, write_gguf
+
+    path = write_gguf(save_tiny_model(folder, TOKENS), folder / "tiny.gguf", GgufType.F32)
+    return LlamaCppEngine(path, name="tiny", n_threads=1, max_batch=4)
+
+
+CASES = {
+    "scripted": lambda folder: scripted_case(),
+    "transformers": transformers_case,
+    "llama": llama_case,
+    "paged": paged_case,
+    "llamacpp": llamacpp_case,
+}
+
+
+@pytest.fixture(scope="module", params=list(CASES))
 def engine(request, tmp_path_factory):
-    if request.param == "paged":
-        return paged_case(tmp_path_factory.mktemp("tiny"))
-    if request.param == "scripted":
-        return scripted_case()
-    if request.param == "llama":
-        return llama_case(tmp_path_factory.mktemp("tiny"))
-    return transformers_case(tmp_path_factory.mktemp("tiny"))
+    return CASES[request.param](tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -216,14 +229,7 @@ def test_earlier_calls_change_nothing(engine):
 
 
 def test_a_closed_engine_cannot_be_used(request, engine, tmp_path):
-    cases = {
-        "scripted": scripted_case,
-        "llama": llama_case,
-        "paged": paged_case,
-        "transformers": transformers_case,
-    }
-    kind = request.node.callspec.params["engine"]
-    mine = cases[kind]() if kind == "scripted" else cases[kind](tmp_path)
+    mine = CASES[request.node.callspec.params["engine"]](tmp_path)
     mine.generate(requests(mine, [5]))
     mine.close()
     mine.close()

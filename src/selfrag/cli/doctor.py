@@ -15,13 +15,15 @@ from selfrag.open.engines import (
     DEFAULT,
     ModelOptions,
     adapter_dir,
-    engine_kind,
+    check_name,
+    choose,
     is_url,
     model_folder,
     open_engine,
 )
+from selfrag.open.gguf import is_gguf
 from selfrag.open.indexes import demo_index_dir, index_facts
-from selfrag.prompt import PromptFormat
+from selfrag.prompt import PromptFormat, Tokenizer
 
 PACKAGES = {
     "torch": "engine",
@@ -68,6 +70,7 @@ def examine(model: ModelOptions) -> Iterator[Finding]:
     yield from map(_asset, map(assets.named, keys))
     yield _check("model", lambda: _model(model))
     yield _check("reflection tokens", lambda: _tokens(model))
+    yield _check("scores", lambda: _scores(model))
     yield _check("demo index", _index)
 
 
@@ -104,18 +107,42 @@ def _model(model: ModelOptions) -> str:
     if is_url(model.model):
         return f"{open_engine(model).name} at {model.model}, its scores are sound"
     path = model_folder(model.model, may_fetch=False)
-    return f"{model.name}, {engine_kind(path, model)} engine on {model.device}, {path}"
+    check_name(model.model)
+    choice = choose(path, model)
+    return f"{model.name}, {choice.kind} engine ({choice.reason}) on {model.device}, {path}"
 
 
 def _tokens(model: ModelOptions) -> str:
-    from selfrag.engine.tokenizer import open_tokenizer
-
-    if is_url(model.model):
-        tokenizer = open_engine(model).tokenizer
-    else:
-        tokenizer = open_tokenizer(model_folder(model.model, may_fetch=False))
+    tokenizer = _tokenizer(model)
     ids = PromptFormat.of(tokenizer, model=model.name).ids.all
     return f"{len(ids)} tokens, ids {ids[0]} to {ids[-1]}, none can be forged by text"
+
+
+def _tokenizer(model: ModelOptions) -> Tokenizer:
+    if is_url(model.model):
+        return open_engine(model).tokenizer
+    path = model_folder(model.model, may_fetch=False)
+    if is_gguf(model.model):
+        from selfrag.engine.gguf_vocabulary import GgufTokenizer
+
+        return GgufTokenizer(path)
+    from selfrag.engine.tokenizer import open_tokenizer
+
+    return open_tokenizer(path)
+
+
+def _scores(model: ModelOptions) -> str:
+    """The self-check of the engine that would answer, on known prompts."""
+    from selfrag.engine.check import check_engine
+
+    if not is_url(model.model):
+        model_folder(model.model, may_fetch=False)
+    engine = open_engine(model)
+    try:
+        n = check_engine(engine)
+    finally:
+        engine.close()
+    return f"{n} log-probabilities of known prompts checked alone and together: can be trusted"
 
 
 def _index() -> str:

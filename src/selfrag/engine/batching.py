@@ -176,6 +176,10 @@ class Batcher(Generic[S, R]):
         self._model = None
         self._cache.clear()
 
+    def forget(self) -> None:
+        """Lets go of all states that later calls might continue."""
+        self._cache.clear()
+
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Greedy completions, in order. A request for one token costs no decode step.
 

@@ -93,7 +93,9 @@ class PrefixCache(Generic[S]):
                 del oldest.parent.children[oldest.ids[0]]
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forgets everything; states are let go at once, though nodes point to each other."""
+        for node in self._nodes:
+            node.span = None
         self._root = _Node()
         self._nodes.clear()
         self._n_bytes = 0

@@ -1,7 +1,7 @@
 """From the name of a language model to the engine that runs it.
 
-Names are `default`, `base`, the folder of a model, or its id on the Hugging Face hub. Knows nothing
-of indexes or of searches; heavy packages are imported when a model is opened.
+Names are `default`, `base`, the folder of a model, a GGUF file, or an id on the Hugging Face hub.
+Knows nothing of indexes or of searches; heavy packages are imported when a model is opened.
 """
 
 import os
@@ -18,6 +18,7 @@ from selfrag import assets
 from selfrag.downloads import hub_snapshot, is_hub_id
 from selfrag.engine.base import Precision
 from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
+from selfrag.open import gguf
 from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat
 from selfrag.serial import check_config, setting
@@ -44,11 +45,20 @@ class EngineKind(StrEnum):
     OPENVINO = "openvino"
     NUMPY = "numpy"
     TRANSFORMERS = "transformers"
+    LLAMACPP = "llamacpp"  # what `auto` is for a GGUF file
 
     @classmethod
     def _missing_(cls, value: object) -> "EngineKind | None":
-        """What the numpy engine was called at first."""
-        return cls.NUMPY if value in ("llama", "cpu") else None
+        """What the numpy engine was called at first, and llama.cpp as it spells itself."""
+        return {"llama": cls.NUMPY, "cpu": cls.NUMPY, "llama.cpp": cls.LLAMACPP}.get(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine that runs a model, and why it is that one."""
+
+    kind: EngineKind
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +66,27 @@ class ModelOptions:
     """Which language model, and what runs it where.
 
     `model`: `default`, `base` (that model without our training), a folder with `config.json`, a
-    hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest, or the
-    address of vLLM or SGLang servers that run the same model, with commas between.
+    hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest, a GGUF file
+    (LoRA adapters for it, also GGUF, behind it with commas between), or the address of servers
+    that run the same model, with commas between.
     """
 
-    model: str = setting(DEFAULT, "default, a folder, an id on the hub, or a server's address.")
-    engine: EngineKind = setting(EngineKind.AUTO, "auto, openvino, numpy or transformers.")
-    device: str = setting("cpu", "Where the transformers engine computes, as cuda:0.")
+    model: str = setting(
+        DEFAULT, "default, a folder, a .gguf file, an id on the hub, or a server's address."
+    )
+    engine: EngineKind = setting(
+        EngineKind.AUTO, "auto, openvino, numpy, transformers or llamacpp (a GGUF file)."
+    )
+    device: str = setting(
+        "cpu", "Where transformers computes, as cuda:0; for GGUF, all but cpu is the GPU."
+    )
     precision: Precision = setting(
         Precision.AUTO, "Of the openvino engine: auto, exact (fp32), mixed or bf16."
     )
-    threads: int = setting(0, "CPU threads of the openvino engine; 0: one a core.", least=0)
-    tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model.")
+    threads: int = setting(
+        0, "CPU threads of the openvino and llamacpp engines; 0: one a core.", least=0
+    )
+    tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model or GGUF.")
     model_key_env: str = setting("", "Environment variable with the key of a model server.")
 
     def __post_init__(self) -> None:
@@ -95,9 +114,11 @@ def open_engine(
     if is_url(options.model):
         return _open_remote(options, progress)
     path = model_folder(options.model, progress)
+    if path.suffix == gguf.SUFFIX:
+        return _open_gguf(path, options, progress, max_batch=max_batch, reflects=reflects)
     if reflects and options.model != DEFAULT:
         _require_reflection_tokens(path, options.name)
-    kind = engine_kind(path, options)
+    kind = choose(path, options).kind
     if kind is EngineKind.OPENVINO:
         from selfrag.engine.paged import PagedEngine
 
@@ -116,7 +137,7 @@ def open_engine(
 
 
 def model_folder(model: str, progress: Progress = SILENT, *, may_fetch: bool = True) -> Path:
-    """The folder with config, weights and tokenizer of a model by its name.
+    """The folder with config, weights and tokenizer of a model by its name, or the GGUF file.
 
     What is not here is fetched and prepared, or refused where that is not allowed. Raises
     `BadInput` for what is no name of a model, `AssetError` where it is out of reach.
@@ -124,6 +145,8 @@ def model_folder(model: str, progress: Progress = SILENT, *, may_fetch: bool = T
     check_name(model)
     if model in NAMES:
         return _own_model(model, progress, may_fetch)
+    if gguf.is_gguf(model):
+        return gguf.files_of(model)[0]
     path = Path(model).expanduser()
     return path if path.is_dir() else _from_hub(model, progress, may_fetch)
 
@@ -133,6 +156,9 @@ def check_name(model: str) -> None:
     path = Path(model).expanduser()
     if model in NAMES or is_url(model) or (path / "config.json").is_file():
         return
+    if gguf.is_gguf(model):
+        gguf.require_files(model)
+        return
     if model and path.is_dir():
         raise BadInput(
             f"cannot open the model {model}: the folder holds no config.json, expected config, "
@@ -141,7 +167,8 @@ def check_name(model: str) -> None:
     if path.exists() or "/" not in model or not is_hub_id(model.partition("@")[0]):
         raise BadInput(
             f"cannot open the model {model!r}: it is no folder here and no id on the hub, expected "
-            "`default`, a folder with config.json, or an id as selfrag/selfrag_llama2_7b; name one"
+            "`default`, a folder with config.json, a .gguf file, or an id as "
+            "selfrag/selfrag_llama2_7b; name one"
         )
 
 
@@ -168,8 +195,8 @@ def merged_dir() -> Path:
     """Where the base model merged with our adapter is, or will be, by the hashes of both."""
     from selfrag.engine.adapter import prepared_name
 
-    gguf = assets.named("base-model").files[0]
-    return assets.cache_dir() / "models" / prepared_name(gguf.sha256, adapter_dir())
+    file = assets.named("base-model").files[0]
+    return assets.cache_dir() / "models" / prepared_name(file.sha256, adapter_dir())
 
 
 def base_gguf(progress: Progress = SILENT) -> Path:
@@ -189,15 +216,15 @@ def _own_model(model: str, progress: Progress, may_fetch: bool) -> Path:
         raise SelfRAGError(f"the model {NAMES[model]} is not prepared yet")
     from selfrag.engine.prepare import dequantise_base, prepare_model
 
-    gguf = base_gguf(progress)
+    packed = base_gguf(progress)
     if is_base:
         progress.say("unpacking the plain base model, once (about half a minute)")
-        return dequantise_base(gguf, out)
+        return dequantise_base(packed, out)
     progress.say("merging our weights into the base model, once (about half a minute)")
     stages = count()
     try:
         return prepare_model(
-            gguf=gguf,
+            gguf=packed,
             adapter=adapter_dir(),
             out=out,
             on_event=lambda stage: progress.progress(stage, next(stages), 3),
@@ -235,7 +262,9 @@ def _from_hub(model: str, progress: Progress, may_fetch: bool) -> Path:
 
 
 def _label(model: str) -> str:
-    """A hub id as it is, a folder by its name; the snapshot of the hub's cache has none."""
+    """A hub id as it is, a folder or file by its name; the snapshot of the hub's cache has none."""
+    if gguf.is_gguf(model):
+        return "+".join(file.stem for file in gguf.files_of(model))
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
@@ -247,26 +276,49 @@ def _require_reflection_tokens(path: Path, name: str) -> None:
     PromptFormat.of(open_tokenizer(path), model=name)
 
 
-def engine_kind(path: Path, options: ModelOptions) -> EngineKind:
+def choose(path: Path, options: ModelOptions) -> Choice:
     """The engine for the model in `path`: what `auto` comes to, else the one that was named."""
-    if options.engine is EngineKind.NUMPY and options.device != "cpu":
-        raise BadInput(
-            f"cannot run the numpy engine on {options.device}: it computes on the CPU; expected "
-            "--engine transformers for that"
-        )
+    _require_possible(path, options)
     if options.engine is not EngineKind.AUTO:
-        return options.engine
+        return Choice(options.engine, "named by --engine")
+    if path.suffix == gguf.SUFFIX:
+        return Choice(EngineKind.LLAMACPP, "a GGUF file")
     if options.device != "cpu":
-        return EngineKind.TRANSFORMERS
+        return Choice(EngineKind.TRANSFORMERS, f"runs on {options.device}")
     from selfrag.engine.numpy_llama import LlamaShape
 
     try:
         LlamaShape.read(path)
-    except EngineError:  # another architecture
-        return EngineKind.TRANSFORMERS
-    if not (path / "model.safetensors").is_file() or not _fits(path):  # in several files, or large
-        return EngineKind.TRANSFORMERS
-    return EngineKind.OPENVINO if find_spec("openvino") else EngineKind.NUMPY
+    except EngineError:
+        return Choice(EngineKind.TRANSFORMERS, "another architecture than plain Llama")
+    if not (path / "model.safetensors").is_file():
+        return Choice(EngineKind.TRANSFORMERS, "its weights are not one file of safetensors")
+    if not _fits(path):
+        return Choice(EngineKind.TRANSFORMERS, "fp32 weights would not fit into memory")
+    if find_spec("openvino"):
+        return Choice(EngineKind.OPENVINO, "a plain Llama that fits into memory")
+    return Choice(EngineKind.NUMPY, "a plain Llama that fits, and openvino is not installed")
+
+
+def _require_possible(path: Path, options: ModelOptions) -> None:
+    """Raises `BadInput` where the engine that is named cannot run this model there."""
+    engine = options.engine
+    if engine is EngineKind.NUMPY and options.device != "cpu":
+        raise BadInput(
+            f"cannot run the numpy engine on {options.device}: it computes on the CPU; expected "
+            "--engine transformers for that"
+        )
+    is_gguf = path.suffix == gguf.SUFFIX
+    if is_gguf and engine not in (EngineKind.AUTO, EngineKind.LLAMACPP):
+        raise BadInput(
+            f"cannot run {path} on the {engine} engine: it is a GGUF file, which llamacpp alone "
+            "reads; leave --engine out"
+        )
+    if not is_gguf and engine is EngineKind.LLAMACPP:
+        raise BadInput(
+            f"cannot run {path} on llama.cpp: found a model folder, expected a GGUF file, so make "
+            "one with `selfrag export --gguf` or leave --engine out"
+        )
 
 
 def _precision(wanted: Precision) -> Precision:
@@ -293,30 +345,35 @@ def is_url(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
+def _open_gguf(
+    path: Path, options: ModelOptions, progress: Progress, *, max_batch: int, reflects: bool
+) -> "Engine":
+    choose(path, options)
+    source = options.tokenizer
+    return gguf.open_gguf(
+        options.model,
+        name=options.name,
+        tokenizer=_tokenizer_of(source, progress) if source else None,
+        n_threads=options.threads,
+        on_gpu=options.device != "cpu",
+        max_batch=max_batch,
+        reflects=reflects,
+    )
+
+
 def _open_remote(options: ModelOptions, progress: Progress) -> "Engine":
-    """A served model, whose log-probabilities are checked before any is trusted."""
-    from selfrag.engine.check import check_engine
-    from selfrag.engine.remote import RemoteEngine, ServerConfig, look_up
+    from selfrag.open.served import open_served
 
     if options.engine is not EngineKind.AUTO or options.device != "cpu":
         raise BadInput(
             f"cannot run {options.model} here: the server chooses its engine and device; leave out "
             "--engine and --device"
         )
-    key = options.model_key_env
-    if key and key not in os.environ:
-        raise BadInput(
-            f"cannot reach {options.model} with a key: the environment variable {key} is not set; "
-            "set it or leave out --model-key-env"
-        )
-    urls = tuple(url.strip().rstrip("/") for url in options.model.split(",") if url.strip())
-    config = ServerConfig(urls=urls, api_key=os.environ[key] if key else "")
-    served = look_up(config)
-    engine = RemoteEngine(
-        config, tokenizer=_tokenizer_of(options.tokenizer or served.root, progress), served=served
+    return open_served(
+        options.model,
+        key_name=options.model_key_env,
+        tokenizer_of=lambda root: _tokenizer_of(options.tokenizer or root, progress),
     )
-    check_engine(engine)
-    return engine
 
 
 def _tokenizer_of(source: str, progress: Progress) -> "FileTokenizer":
@@ -330,7 +387,7 @@ def _tokenizer_of(source: str, progress: Progress) -> "FileTokenizer":
         path = hub_snapshot(source, _SMALL_FILES)
     if not list(path.glob("tokenizer*")):
         raise BadInput(
-            f"cannot read the tokenizer of the served model: {source!r} holds no tokenizer.json, "
+            f"cannot read the tokenizer of the model: {source!r} holds no tokenizer.json, "
             "expected a folder here or an id on the hub; name one with --tokenizer"
         )
     return open_tokenizer(path)

@@ -68,7 +68,9 @@ class AskedModel:
 
     model: str | None = setting(None, "Model folder, hub id, or a model's name at --base-url.")
     base_url: str | None = setting(None, "An OpenAI-compatible API, as http://…/v1.")
-    engine: EngineKind = setting(EngineKind.AUTO, "auto, cpu (numpy) or transformers.")
+    engine: EngineKind = setting(
+        EngineKind.AUTO, "auto, openvino, numpy, transformers or llamacpp."
+    )
     device: str = setting("cpu", "cpu, or cuda with --engine transformers.")
     sampling: str = setting("greedy", "greedy, or released: 0.8 and 0.95, over an API.")
     seed: int = setting(0, "Of --sample.")
@@ -199,7 +201,8 @@ def _sum(folder: Path, start: str = "") -> str:
     """SHA-256 over names and contents of the files that make a model."""
     total = hashlib.sha256(start.encode())
     names = ("*.json", "*.safetensors", "*.gguf")
-    for path in sorted(found for name in names for found in folder.glob(name)):
+    files = [folder] if folder.is_file() else [f for name in names for f in folder.glob(name)]
+    for path in sorted(files):
         with path.open("rb") as content:
             total.update(
                 f"{path.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()

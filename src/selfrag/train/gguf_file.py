@@ -30,6 +30,7 @@ class GgufType(StrEnum):
     F16 = "f16"
     BF16 = "bf16"
     Q8_0 = "q8_0"
+    F32 = "f32"
 
 
 _ARCHITECTURES = {
@@ -67,7 +68,9 @@ def write_gguf(folder: Path, out: Path, kind: GgufType) -> Path:
     Raises `BadInput` for a model or tokenizer that llama.cpp is not known to read like we do.
     """
     config = read_model_config(folder)
-    name = (config.get("architectures") or ["none"])[0]
+    # Models that were prepared or merged by hand may name their type alone.
+    by_type = {arch.removesuffix("ForCausalLM").lower(): arch for arch in _ARCHITECTURES}
+    name = (config.get("architectures") or [by_type.get(config["model_type"], "none")])[0]
     if name not in _ARCHITECTURES:
         raise BadInput(
             f"cannot write {folder} as GGUF: it is a {name}; expected one of "
@@ -122,10 +125,11 @@ def _write_vocabulary(
     else:
         writer.add_token_scores(vocabulary.scores)
     writer.add_eos_token_id(vocabulary.tokens.index(end_of_sequence(folder)))
-    start = config.get("bos_token_id")
+    starts = open_tokenizer(folder).start_ids
+    start = starts[0] if starts else config.get("bos_token_id")
     if start is not None:
         writer.add_bos_token_id(start)
-    writer.add_add_bos_token(bool(open_tokenizer(folder).start_ids))
+    writer.add_add_bos_token(bool(starts))
 
 
 def _read_vocabulary(folder: Path, size: int) -> _Vocabulary:
@@ -191,7 +195,8 @@ def _write_tensors(
     arch = gguf.MODEL_ARCH.LLAMA if architecture == "llama" else gguf.MODEL_ARCH.QWEN2
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     stored = gguf.GGMLQuantizationType[kind.upper()]
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    share = "ALL" if kind is GgufType.F32 else "MOSTLY"
+    writer.add_file_type(gguf.LlamaFileType[f"{share}_{kind.upper()}"])
     for name, tensor in _tensors(folder):
         if config.get("tie_word_embeddings") and name == "lm_head.weight":
             continue
