@@ -1,10 +1,12 @@
 """A package whose `__init__` waits, on one made here and on the one it is for."""
 
 import importlib
+import os
 import sys
 
 import pytest
 
+from selfrag.retrieval.memory import limit_read_ahead
 from selfrag.retrieval.table import import_lancedb, put_off
 
 
@@ -56,3 +58,13 @@ def test_lancedb_has_all_of_its_parts():
     lancedb = import_lancedb()
     client = importlib.import_module("lance_namespace_urllib3_client")
     assert lancedb.connect_namespace and client.TableApi.__name__ == "TableApi"
+
+
+def test_reading_ahead_is_limited_unless_its_user_says_how_far(monkeypatch):
+    name = "LANCE_DEFAULT_IO_BUFFER_SIZE"
+    monkeypatch.setenv(name, "5")
+    limit_read_ahead()
+    assert os.environ[name] == "5"
+    monkeypatch.delenv(name)
+    limit_read_ahead()
+    assert os.environ[name] == str(16 << 20)

@@ -12,7 +12,7 @@ build. Knows nothing of language models.
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -25,11 +25,11 @@ from selfrag.errors import BadInput, StorageError
 from selfrag.ingest.chunking import Chunking, TokenLimit, chunk_document
 from selfrag.ingest.faults import OnSkip, Skipped, log_skip, printable
 from selfrag.ingest.files import Found, SourceFile, find_files, fixed_part, list_files, rooted
-from selfrag.ingest.formats import ReadOptions
+from selfrag.ingest.formats import ReadOptions, format_of, is_one_document
 from selfrag.ingest.readers import read_all, read_documents
 from selfrag.ingest.web import fetch
 from selfrag.passage import Document, Passage
-from selfrag.progress import SILENT, Progress
+from selfrag.progress import SILENT, Progress, told_in_lines
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
 from selfrag.retrieval.encoder.base import Encoder, TokenSpans
 from selfrag.retrieval.encoder.named import open_encoder, usual_precision
@@ -40,7 +40,7 @@ from selfrag.retrieval.table import quoted
 from selfrag.retrieval.writer import FileState, IndexWriter
 from selfrag.serial import setting
 
-_TOLD_EVERY = 20_000  # passages
+_TOLD_EVERY = 100  # passages of a file, on the bar
 
 # An encoder, or what opens it once it is needed: after the files were found, for example.
 EncoderSource = Encoder | Callable[[], Encoder] | None
@@ -100,6 +100,37 @@ class _Intake:
         if fault.is_empty:
             self.emptied.add(key_of(fault.path))
         self.on_skip(fault)
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far the reading of a file is; `before` of `total` bytes are those of other files."""
+
+    file: SourceFile
+    progress: Progress
+    before: int
+    total: int
+    n_passages: int = 0
+    n_characters: int = 0  # of the documents before the one that is being read
+
+    def tell(self, n_bytes: int) -> None:
+        """That so many bytes of the file have been read."""
+        self.progress.progress("reading", self.before + n_bytes, self.total)
+
+    def told(self, document: Document, passages: Iterable[Passage]) -> Iterator[Passage]:
+        """The passages of a document, told now and then.
+
+        Rows: a character is taken for a byte, so far as the file goes.
+        """
+        size, n_bytes = len(document.text), self.file.n_bytes
+        is_whole = is_one_document(format_of(self.file.path))
+        for passage in passages:
+            yield passage
+            self.n_passages += 1
+            if self.n_passages % _TOLD_EVERY == 0:
+                n_read = self.n_characters + passage.end
+                self.tell(n_bytes * passage.end // size if is_whole else min(n_read, n_bytes))
+        self.n_characters += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +193,7 @@ def build(
         writer.flush()
         changes.n_passages = writer.n_passages
 
-    build_folder(out, model, manifest, fill, on_progress=_counter(progress))
+    build_folder(out, model, manifest, fill, on_progress=told_in_lines(progress))
     return changes
 
 
@@ -331,7 +362,7 @@ def _opened_encoder(
 def _changed(
     index: Location, encoder: EncoderSource, max_mb: int, on_skip: OnSkip, progress: Progress
 ) -> Iterator[_Intake]:
-    with _opened(index, encoder, _counter(progress)) as writer:
+    with _opened(index, encoder, told_in_lines(progress)) as writer:
         there = writer.manifest
         read = ReadOptions(
             max_mb=max_mb,
@@ -347,19 +378,6 @@ def _changed(
         intake.changes.n_passages = writer.n_passages
 
 
-def _counter(progress: Progress) -> Callable[[int], None]:
-    """Says how many passages have been encoded, every so many: one file may hold millions."""
-    told = 0
-
-    def tell(done: int) -> None:
-        nonlocal told
-        if done // _TOLD_EVERY > told:
-            told = done // _TOLD_EVERY
-            progress.say(f"{done} passages encoded")
-
-    return tell
-
-
 def _put_files(intake: _Intake, found: Found) -> None:
     """Every file that the index does not hold as it is now; broken ones keep what was there."""
     for fault in found.skipped:
@@ -369,31 +387,39 @@ def _put_files(intake: _Intake, found: Found) -> None:
 
 
 def _put_changed(intake: _Intake, files: Sequence[SourceFile]) -> None:
-    writer, outcomes = intake.writer, intake.changes.outcomes
-    held = {name: state.version for name, state in writer.files.items()}
+    held = {name: state.version for name, state in intake.writer.files.items()}
     total = sum(file.n_bytes for file in files)
     done = 0
     for file, documents in read_all(files, on_skip=intake.skip, options=intake.read):
-        intake.progress.progress("reading", done, total)
+        place = _Place(file, intake.progress, done, total)
+        place.tell(0)
+        _put_file(intake, place, documents, held)
         done += file.n_bytes
-        try:
-            state = FileState(
-                file=key_of(file.path),
-                version=file.sha256,
-                n_bytes=file.n_bytes,
-                mtime_ns=file.mtime_ns,
-            )
-        except StorageError as error:
-            intake.skip(Skipped(path=file.path, reason=str(error)))
-            continue
-        if held.get(state.file) == state.version:
-            outcomes[Outcome.UNCHANGED] += 1
-            continue
-        # Of a file that gives no document the fault has been told; what was held of it stays.
-        first = next(documents, None)
-        if first is not None:
-            change = writer.put_file(state, _passages(chain([first], documents), writer))
-            outcomes[Outcome(change.value)] += 1
+
+
+def _put_file(
+    intake: _Intake, place: _Place, documents: Iterator[Document], held: Mapping[str, str]
+) -> None:
+    outcomes, file = intake.changes.outcomes, place.file
+    try:
+        state = FileState(
+            file=key_of(file.path),
+            version=file.sha256,
+            n_bytes=file.n_bytes,
+            mtime_ns=file.mtime_ns,
+        )
+    except StorageError as error:
+        intake.skip(Skipped(path=file.path, reason=str(error)))
+        return
+    if held.get(state.file) == state.version:
+        outcomes[Outcome.UNCHANGED] += 1
+        return
+    # Of a file that gives no document the fault has been told; what was held of it stays.
+    first = next(documents, None)
+    if first is not None:
+        passages = _passages(chain([first], documents), intake.writer, place)
+        del first  # it may be large, and the passages of the last document come from it
+        outcomes[Outcome(intake.writer.put_file(state, passages).value)] += 1
 
 
 def _put_page(intake: _Intake, document: Document) -> None:
@@ -404,11 +430,14 @@ def _put_page(intake: _Intake, document: Document) -> None:
     intake.changes.outcomes[Outcome(change.value)] += 1
 
 
-def _passages(documents: Iterable[Document], writer: IndexWriter) -> Iterator[Passage]:
+def _passages(
+    documents: Iterable[Document], writer: IndexWriter, place: _Place | None = None
+) -> Iterator[Passage]:
     chunking, size = Chunking(writer.manifest.chunking), writer.manifest.chunk_words
     tokens = token_limit(writer.encoder)
     for document in documents:
-        yield from chunk_document(document, chunking=chunking, size=size, tokens=tokens)
+        passages = chunk_document(document, chunking=chunking, size=size, tokens=tokens)
+        yield from passages if place is None else place.told(document, passages)
 
 
 def token_limit(encoder: Encoder) -> TokenLimit | None:

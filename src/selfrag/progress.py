@@ -3,7 +3,12 @@
 The command line draws it; knows nothing of what the work is.
 """
 
+from bisect import bisect_right
+from collections.abc import Callable
 from typing import Protocol
+
+# A line after so many passages, and after every multiple of the last: a log file has no bar.
+_TOLD_AT = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
 class Progress(Protocol):
@@ -36,3 +41,17 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+def told_in_lines(progress: Progress) -> Callable[[int], None]:
+    """Is told how many passages have been encoded, and says so every so many."""
+    n_said = 0
+
+    def tell(done: int) -> None:
+        nonlocal n_said
+        n_due = bisect_right(_TOLD_AT, done) + done // _TOLD_AT[-1]
+        if n_due > n_said:
+            n_said = n_due
+            progress.say(f"{done} passages encoded")
+
+    return tell

@@ -14,6 +14,7 @@ from selfrag.cli.console import Reporter, stdout
 from selfrag.cluster import Workers
 from selfrag.errors import BadInput
 from selfrag.indexing import PassageFiles
+from selfrag.progress import told_in_lines
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
@@ -116,8 +117,14 @@ def _with_bar(
     job: Callable[..., None], plan: "Plan", report: Reporter, shard: int | None = None
 ) -> None:
     n_total = plan.corpus.n_passages if shard is None else len(plan.rows(shard))
+    say = told_in_lines(report)
+
+    def tell(done: int) -> None:
+        report.progress("embedding", done, n_total)
+        say(done)
+
     try:
-        job(on_progress=lambda done: report.progress("embedding", done, n_total))
+        job(on_progress=tell)
     finally:
         report.close()
 

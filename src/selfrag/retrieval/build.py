@@ -26,6 +26,7 @@ from selfrag.retrieval.manifest import (
     Manifest,
     not_usable,
 )
+from selfrag.retrieval.memory import freed_blocks_returned
 from selfrag.retrieval.objectstore import (
     CONFLICT,
     TIMEOUT_S,
@@ -70,6 +71,7 @@ def new_manifest(
     )
 
 
+@freed_blocks_returned()
 def build_folder(
     location: Location,
     encoder: Encoder,
@@ -139,7 +141,7 @@ def open_writer(
         return
     manifest = open_manifest(location, encoder, for_passages=True)
     path = Path(location).resolve()
-    with locked(path):
+    with locked(path), freed_blocks_returned():
         database = connect(path)
         open_tables(path, database, to_search=False)
         writer = IndexWriter(path, database, manifest, encoder, on_progress=on_progress)

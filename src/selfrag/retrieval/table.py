@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from selfrag.errors import BadInput, SelfRAGError, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import IndexKind, not_usable
+from selfrag.retrieval.memory import limit_read_ahead
 from selfrag.retrieval.objectstore import (
     TIMEOUT_S,
     Location,
@@ -347,6 +348,7 @@ def import_lancedb() -> Any:
     which has pydantic read the signature of every remote call. Here that waits for its first use.
     """
     put_off(_REST_CLIENT)
+    limit_read_ahead()
     import lancedb
 
     return lancedb

@@ -45,8 +45,8 @@ from selfrag.retrieval.table import (
 
 BATCH_SIZE = 512  # passages encoded together
 # A commit is a file. Encoding is slow, so time bounds what a crash costs; writing is fast, so rows
-# bound the memory: 512 x 32 rows of 384 floats are 25 MB.
-_ROWS_A_COMMIT = BATCH_SIZE * 32
+# bound the memory: of 4,096 rows of 384 floats and their texts some 60 MB while they are written.
+_ROWS_A_COMMIT = BATCH_SIZE * 8
 _SECONDS_A_COMMIT = 30.0
 # Batches that come with their vectors: as many rows as Lance wants in a file, or merging the files
 # later writes them all again. They stream, so memory stays small.
