@@ -3,7 +3,13 @@
 import openai
 import pytest
 
+from selfrag.decode.answer import Answer, AnswerSegment
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.events import Usage
+from selfrag.decode.gate import Gate, GateNumbers, GateRule
+from selfrag.decode.score import ScoreWeights, weigh
+from selfrag.passage import Hit, Passage
+from selfrag.serve.openai import Told
 from serve_parts import events_of, library, serving
 
 TITAN = "Which moon has Saturn?"
@@ -201,3 +207,98 @@ def test_settled_segments_are_streamed_before_the_end(tmp_path):
         text = running.client.post("/v1/chat/completions", json=body).text
     deltas = [chunk["choices"][0]["delta"].get("content") for _, chunk in events_of(text)]
     assert "".join(filter(None, deltas)) == "Titan is a moon of Saturn. [1]"
+
+
+# Open WebUI
+
+
+def passages(*pairs):
+    found = [
+        Passage(id=f"p{n}", title=title, text="Titan is a moon.", source=source)
+        for n, (title, source) in enumerate(pairs, start=1)
+    ]
+    return tuple(Hit(passage=each, score=1.0, rank=n) for n, each in enumerate(found, start=1))
+
+
+def answer_citing(hits, *citations):
+    scores = weigh(
+        relevance=1.0, support=1.0, utility=1.0, sequence=1.0, weights=ScoreWeights(), missing={}
+    )
+    segments = tuple(
+        AnswerSegment(text=f"Said {n}.", citations=cited, scores=scores, truncated=False)
+        for n, cited in enumerate(citations, start=1)
+    )
+    numbers = GateNumbers(paper=0.9, reference=0.5)
+    gate = Gate(numbers=numbers, rule=GateRule(), retrieve=True)
+    return Answer(
+        question="Who?",
+        segments=segments,
+        passages=hits,
+        gate=gate,
+        score=1.0,
+        usage=Usage(),
+        choices={},
+    )
+
+
+def as_open_webui_counts(sources):
+    """What `[1]`, `[2]`, … name there: sources of one address or name are one."""
+    ids = dict.fromkeys(each["metadata"][0]["source"] for each in sources)
+    names = dict.fromkeys(each["metadata"][0]["name"] for each in sources)
+    return list(ids), list(names)
+
+
+def test_numbers_are_those_that_open_webui_counts():
+    # Three passages of one page, the second of which is cited first, the first one not at all.
+    page = ("Titan", "Wikipedia: https://en.wikipedia.org/wiki/Titan")
+    told = Told.of(answer_citing(passages(page, page, page), (2,), (3,), (2, 3)))
+    assert told.text == "Said 1. [1] Said 2. [2] Said 3. [1][2]"
+    assert [each["metadata"][0]["passage_id"] for each in told.sources()] == ["p2", "p3", "p1"]
+    ids, names = as_open_webui_counts(told.sources())
+    assert (len(ids), len(names)) == (3, 3)
+    notes = [each["url_citation"] for each in told.annotations()]
+    assert [ids.index(note["url"]) + 1 for note in notes] == [1, 2, 1, 2]
+    assert [told.text[note["start_index"] : note["end_index"]] for note in notes] == [
+        "Said 1. [1]",
+        "Said 2. [2]",
+        "Said 3. [1][2]",
+        "Said 3. [1][2]",
+    ]
+
+
+def test_a_citation_of_what_was_not_retrieved_is_dropped():
+    told = Told.of(answer_citing(passages(("Titan", "")), (7,), (1, 0)))
+    assert told.text == "Said 1. Said 2. [1]"
+    assert len(told.annotations()) == 1
+    assert [len(each["citations"]) for each in told.extension()["segments"]] == [0, 1]
+
+
+def test_the_request_of_open_webui_is_answered(server):
+    """As its back end sends it, the second turn of a conversation."""
+    body = {
+        "stream": True,
+        "model": "scripted",
+        "messages": [
+            {"role": "user", "content": TITAN},
+            {"role": "assistant", "content": "Titan is a moon of Saturn. [1]"},
+            {"role": "user", "content": "Which painting hangs in the Louvre?"},
+        ],
+        "stream_options": {"include_usage": True},
+        "temperature": 0.7,
+        "metadata": {"chat_id": "c"},
+        "user": {"name": "me", "role": "user"},
+    }
+    headers = {"Authorization": "Bearer none", "X-OpenWebUI-User-Name": "me"}
+    assert server.client.get("/v1/models", headers=headers).json()["data"][0]["id"] == "scripted"
+    text, sources, notes = "", [], []
+    reply = server.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    for _, chunk in events_of(reply.text):
+        sources = chunk.get("sources", sources)
+        for choice in chunk["choices"]:
+            text += choice["delta"].get("content", "")
+            notes += choice["delta"].get("annotations", [])
+    assert text == "The Mona Lisa hangs in the Louvre. [1]"
+    ids, _ = as_open_webui_counts(sources)
+    assert [ids.index(note["url_citation"]["url"]) for note in notes] == [0]
+    assert sources[0]["document"] == ["The Mona Lisa hangs in the Louvre. Leonardo painted it."]
