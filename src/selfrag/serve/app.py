@@ -34,6 +34,7 @@ _REQUESTS = (
 
 # Of threads: by the usual 5 ms a search in Python would hold up every read and write of a socket.
 _SWITCH_S = 0.0005
+_BACKLOG = 2048
 _FLUSH_S = 5  # for what was told last to reach its clients
 
 
@@ -132,6 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host.strip("[]"), port))
+        listening.listen(_BACKLOG)  # who comes before the loop runs is let in, and waits
     except OSError as error:
         raise BadInput(
             f"cannot serve on {host}:{port}: {error.strerror}; expected a free port of this "
