@@ -54,7 +54,21 @@ ODD_TEXTS = (
     "'; DROP TABLE passages; --",
     "\r\nX-Injected: 1",
 )
-ODD_VALUES = (None, True, False, 0, -1, 10**30, 1e308, -0.0, [], {}, [[]], [None], {"": ""})
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    10**30,
+    1e308,
+    -0.0,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": ""},
+)
 VALID: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/ask", {"question": "Who?", "history": [{"question": "a", "answer": "b"}]}),
     ("/v1/ask", {"question": "Who?", "stream": False, "settings": {"threshold": 0.5}}),
@@ -206,10 +220,8 @@ def _by_schema(url: str, n_requests: int, seed: int, tally: Counter[str]) -> int
     except ImportError:
         return 0
     before = sum(tally.values())
-    operations = [
-        found.ok()
-        for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()
-    ]
+    schema: Any = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
     for operation in operations:
 
         def send(case: Any) -> None:
