@@ -88,6 +88,12 @@ def test_what_is_no_trace_is_refused(server, trace):
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "bad_input")
 
 
+def test_a_trace_of_endless_paths_is_refused(server):
+    rows = [{"type": "node", "node": n, "parent": n - 1 if n else None} for n in range(18)]
+    reply = server.client.post("/v1/rescore", json={"trace": rows})
+    assert "more than 16 segments" in reply.json()["error"]["message"]
+
+
 def test_settings_and_history_are_used(server):
     never = server.ask(TITAN, stream=False, settings={"mode": "never"}).json()
     assert never["answer"]["retrieved"] is False

@@ -1,5 +1,7 @@
 """OpenAI's routes, asked by the official client and as they stand, over a real server."""
 
+from dataclasses import replace
+
 import openai
 import pytest
 
@@ -271,6 +273,18 @@ def test_a_citation_of_what_was_not_retrieved_is_dropped():
     assert told.text == "Said 1. Said 2. [1]"
     assert len(told.annotations()) == 1
     assert [len(each["citations"]) for each in told.extension()["segments"]] == [0, 1]
+
+
+def test_what_a_passage_had_the_model_write_is_no_link_and_no_picture():
+    hits = passages(("Titan", ""))
+    answer = answer_citing(hits, (1,))
+    text = "See [here](https://evil.example/?q=1) ![](https://evil.example/a.png)."
+    told = Told.of(replace(answer, segments=(replace(answer.segments[0], text=text),)))
+    assert told.text == (
+        r"See [here]\(https://evil.example/?q=1) !\[]\(https://evil.example/a.png). [1]"
+    )
+    (note,) = told.annotations()
+    assert note["url_citation"]["end_index"] == len(told.text)
 
 
 def test_the_request_of_open_webui_is_answered(server):

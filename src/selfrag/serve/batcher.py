@@ -116,16 +116,20 @@ class Batcher:
         return len(self._running)
 
     def submit(self, job: Job) -> None:
-        """Puts a job into the queue; raises `Busy` when that is full and `Stopped` after `stop`."""
+        """Puts a job into the queue; raises as `require_room` does."""
         with self._changed:
-            if self._is_closing:
-                raise Stopped
-            free = max(0, self._at_once - len(self._running))
-            if len(self._waiting) >= self._queue + free:
-                rounds = 1 + len(self._waiting) / self._at_once
-                raise Busy(len(self._waiting), max(1, round(rounds * self.seconds_each)))
+            self.require_room()
             self._waiting.append(job)
             self._changed.notify()
+
+    def require_room(self) -> None:
+        """Raises `Busy` when the queue is full and `Stopped` after `stop`."""
+        if self._is_closing:
+            raise Stopped
+        free = max(0, self._at_once - len(self._running))
+        if len(self._waiting) >= self._queue + free:
+            rounds = 1 + len(self._waiting) / self._at_once
+            raise Busy(len(self._waiting), max(1, round(rounds * self.seconds_each)))
 
     def cancel(self, job: Job) -> None:
         """Ends a job at the next round; one that has ended stays as it is."""

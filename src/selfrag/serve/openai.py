@@ -166,11 +166,23 @@ def by_citation(answer: Answer) -> Answer:
     new = {number: place for place, number in enumerate(order, start=1)}
     segments = tuple(
         # Only what was retrieved for this question can be cited.
-        replace(each, citations=tuple(new[n] for n in each.citations if n in new))
+        replace(
+            each,
+            text=_unlinked(each.text),
+            citations=tuple(new[n] for n in each.citations if n in new),
+        )
         for each in answer.segments
     )
     passages = tuple(answer.passages[number - 1] for number in order)
     return replace(answer, segments=segments, passages=passages)
+
+
+def _unlinked(text: str) -> str:
+    """The text without links and pictures, where it is read as Markdown.
+
+    Clients read it so, and a picture that a passage made the model write would be fetched.
+    """
+    return text.replace("](", "]\\(").replace("![", "!\\[")
 
 
 def partial_answer(question: str, nodes: Sequence[Node], gate: Gate) -> Answer:

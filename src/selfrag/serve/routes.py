@@ -161,7 +161,22 @@ async def rescore(request: Request) -> Response:
     return reply(await asyncio.to_thread(_rescored, service_of(request), asked))
 
 
+def _require_shallow(rows: Sequence[Any], max_segments: int) -> None:
+    """Raises `BadInput` for a path longer than any search makes, which would take very long."""
+    depths: dict[Any, int] = {None: -1}
+    for row in rows:
+        parent, node = row.get("parent"), row.get("node")
+        if row.get("type") == "node" and isinstance(parent, int | None) and isinstance(node, int):
+            depths[node] = depths.get(parent, 0) + 1
+            if depths[node] > max_segments:
+                raise BadInput(
+                    f"cannot rescore: a path of the trace has more than {max_segments} segments; "
+                    "expected the trace of a search of this server, so send one"
+                )
+
+
 def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
+    _require_shallow(asked.trace, service.limits.segments)
     trace = trace_from_rows(asked.trace)
     questions = recorded_questions(trace)
     if len(questions) != 1:
@@ -273,9 +288,10 @@ async def add_documents(request: Request) -> Response:
 @router.delete("/v1/documents", tags=["index"])
 async def delete_document(request: Request, source: str) -> Response:
     """Takes a file out of the index, by its `source`."""
-    library = service_of(request).library
     service = service_of(request)
-    n_gone = await asyncio.to_thread(library.delete, source, service.loading)
+    loop = asyncio.get_running_loop()
+    delete = service.library.delete
+    n_gone = await loop.run_in_executor(service.changing, delete, source, service.loading)
     return reply({"source": source, "deleted_passages": n_gone})
 
 
@@ -364,5 +380,5 @@ def _working(request: Request, work: Callable[[Progress], dict[str, Any]]) -> Re
         while (event := await reporter.told.get()) is not None:
             yield event
 
-    asyncio.get_running_loop().run_in_executor(None, run)
+    service_of(request).changing.submit(run)
     return StreamingResponse(events(), media_type="text/event-stream")

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from selfrag.decode.answer import Answer, collect_answers
@@ -75,6 +76,8 @@ class Service:
     on_failure: Callable[[BaseException], None] = lambda error: None
     loading: Loading = field(default_factory=Loading)
     n_streams: int = 0
+    # Changes of the index, one after the other: waiting for their turn they would hold up all else.
+    changing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     started: float = field(default_factory=time.time)
     failure: BaseException | None = None
     _open: tuple[Library, Engine, Batcher] | None = None
@@ -96,6 +99,7 @@ class Service:
         if self._open is not None:
             await self.batcher.stop()
             self.engine.close()
+        self.changing.shutdown(wait=False, cancel_futures=True)
 
     @property
     def is_ready(self) -> bool:
@@ -128,6 +132,7 @@ class Service:
                 f"{n_chars}, so shorten it"
             )
         config = self.limits.check(config)
+        self.batcher.require_room()
         turns = bounded_history(history, n_chars)
         model = self.batcher.model
 

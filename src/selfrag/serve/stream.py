@@ -1,6 +1,7 @@
 """Searches told as they happen: server-sent events, and what ends them when nobody listens."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -51,9 +52,11 @@ def require_stream(service: Service) -> None:
 
 async def told(service: Service, job: Job) -> AsyncIterator[list[Event]]:
     """The events of each round; an empty list now and then; raises what ended the search."""
-    async with asyncio.timeout(service.patience_s):
-        async for events in job.rounds(pause_s=PAUSE_S):
-            yield events
+    until = time.monotonic() + service.patience_s
+    async for events in job.rounds(pause_s=PAUSE_S):
+        if not events and time.monotonic() > until:
+            raise too_slow(service)
+        yield events
 
 
 async def finished(request: Request, service: Service, job: Job) -> list[Event]:
