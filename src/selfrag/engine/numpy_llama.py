@@ -7,6 +7,7 @@ attention (arXiv 2305.13245). Knows nothing of Self-RAG.
 """
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ from selfrag.prompt import Tokenizer
 try:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
+    from threadpoolctl import ThreadpoolController
 except ImportError as error:
     raise EngineError(
-        f"cannot start the llama engine: {error}; it needs safetensors, "
+        f"cannot start the numpy engine: {error}; it needs safetensors and threadpoolctl, "
         'so run `pip install "selfrag[engine]"`'
     ) from error
 
@@ -78,14 +80,24 @@ class LlamaShape:
 class LlamaEngine:
     """A Llama model folder (config.json, model.safetensors, tokenizer.json) as an `Engine`.
 
-    Computes in fp32 with numpy's BLAS and its threads. `max_batch` is in rows; `cache_bytes` bounds
-    what is kept for later calls. Raises `EngineError` where the folder does not hold such a model.
+    Computes in fp32 with `n_threads` of numpy's BLAS, 0: half as many as the processor has cores,
+    since BLAS threads wait for one another in loops and one that is held up stops them all.
+    `max_batch` is in rows; `cache_bytes` bounds what is kept for later calls. Raises `EngineError`
+    where the folder does not hold such a model.
     """
 
     def __init__(
-        self, path: Path, *, name: str, max_batch: int = 16, cache_bytes: int = CACHE_BYTES
+        self,
+        path: Path,
+        *,
+        name: str,
+        n_threads: int = 0,
+        max_batch: int = 16,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         started = time.perf_counter()
+        self._n_threads = n_threads or max(1, (os.cpu_count() or 1) // 2)
+        self._pools = ThreadpoolController()
         self._name = name
         self._tokenizer = open_tokenizer(path)
         self._shape = LlamaShape.read(path)
@@ -119,7 +131,8 @@ class LlamaEngine:
 
         Raises `BadInput` for a prompt that leaves no room and `EngineError` when memory runs out.
         """
-        return self._batcher.complete(requests)
+        with self._pools.limit(limits=self._n_threads, user_api="blas"):
+            return self._batcher.complete(requests)
 
     def close(self) -> None:
         """Lets go of the weights; the engine cannot be used after."""

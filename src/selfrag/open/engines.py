@@ -84,7 +84,7 @@ class ModelOptions:
         Precision.AUTO, "Of the openvino engine: auto, exact (fp32), mixed or bf16."
     )
     threads: int = setting(
-        0, "CPU threads of the openvino and llamacpp engines; 0: one a core.", least=0
+        0, "CPU threads, not of transformers; 0: one a core, of numpy half.", least=0
     )
     tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model or GGUF.")
     model_key_env: str = setting("", "Environment variable with the key of a model server.")
@@ -132,7 +132,9 @@ def open_engine(
     if kind is EngineKind.NUMPY:
         from selfrag.engine.numpy_llama import LlamaEngine
 
-        return LlamaEngine(path, name=options.name, max_batch=max_batch)
+        return LlamaEngine(
+            path, name=options.name, n_threads=options.threads, max_batch=max_batch
+        )
     return _open_transformers(path, options, max_batch)
 
 
