@@ -132,9 +132,7 @@ def open_engine(
     if kind is EngineKind.NUMPY:
         from selfrag.engine.numpy_llama import LlamaEngine
 
-        return LlamaEngine(
-            path, name=options.name, n_threads=options.threads, max_batch=max_batch
-        )
+        return LlamaEngine(path, name=options.name, n_threads=options.threads, max_batch=max_batch)
     return _open_transformers(path, options, max_batch)
 
 
