@@ -41,14 +41,16 @@ DOCUMENTS = {
     "oak.txt": "Oaks grow slowly, by " + "x" * 300 + " a year.",
 }
 SAID = {
-    # Relevance .60 and support .95 against .90 and .90: weights decide who wins.
+    # Relevance .86 and support .925 against .95 and .90: weights decide who wins.
     "Ann painted": say(
-        {"[Relevant]": 0.6, "[Irrelevant]": 0.4},
+        {"[Relevant]": 0.86, "[Irrelevant]": 0.14},
         "Ann. Ann painted the fence in spring.",
-        {"[Fully supported]": 0.9, "[Partially supported]": 0.1},
+        {"[Fully supported]": 0.85, "[Partially supported]": 0.15},
         END,
     ),
-    "Bob painted": say(RELEVANT, "Bob. Bob painted the fence.", FULL, END),
+    "Bob painted": say(
+        {"[Relevant]": 0.95, "[Irrelevant]": 0.05}, "Bob. Bob painted the fence.", FULL, END
+    ),
     "The harbour is old": say(RELEVANT, "The harbour was built in 1821.", FULL, MORE),
     "A lighthouse": say(RELEVANT, "Its lighthouse is red.", {"[Partially supported]": 0.9}, END),
     "Pelicans": say(RELEVANT, f"They have {FORGED} pouches.", FULL, END),
@@ -263,6 +265,8 @@ def test_the_reader_is_told_when_sources_disagree(page):
     ask(page, "Who painted the fence?")
     notice = page.locator(".notice", has_text="Sources disagree")
     expect(notice).to_contain_text("ann: Ann. Ann painted the fence in spring.")
+    notice.get_by_role("button", name="ann").click()
+    expect(page.locator("blockquote")).to_have_text(DOCUMENTS["ann.txt"])
 
 
 def test_the_reader_is_told_of_answers_that_nothing_supports(page):

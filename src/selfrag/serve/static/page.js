@@ -206,7 +206,7 @@ function verdictOf(answer) {
   return [h("b", {}, `${first[0].toUpperCase()}${first.slice(1)}`), `${rest.join("")}.${read}`];
 }
 
-function notices({ answer, missing, again }) {
+function notices({ answer, search, missing, again }) {
   const found = [];
   if (missing) found.push(h("div", { className: "notice" }, h("b", {}, "Not recorded"), missing, " ", h("button", { type: "button", onclick: again }, "Ask again so")));
   if (answer.abstained) found.push(notice("No answer", "Nothing was supported enough to be said. The best evidence is listed below."));
@@ -214,7 +214,11 @@ function notices({ answer, missing, again }) {
   else if (answer.low_confidence) found.push(notice("Low confidence", "The passages do not carry this answer. Read them before you rely on it."));
   if (!answer.retrieved && answer.answer) found.push(notice("From the model's memory", "No document was read, so nothing is cited. Small models are often wrong here."));
   if (answer.disagreements?.length) {
-    const others = answer.disagreements.map((each) => h("li", {}, `${each.title}: ${each.text}`));
+    const others = answer.disagreements.map((other) => {
+      const node = search.candidates.map((each) => search.nodes.get(each)).find(({ hits, segment }) => hits[0]?.id === other.passage_id && segment.text === other.text);
+      const open = (event) => showPassage(node.hits[0], node.segment, { by: event.currentTarget });
+      return h("li", {}, h("button", { type: "button", className: "quiet from", onclick: open }, other.title || "Another passage"), `: ${other.text}`);
+    });
     found.push(h("div", { className: "notice" }, h("b", {}, "Sources disagree"), "Other passages support something else:", h("ul", {}, others)));
   }
   if (answer.stopped_by) found.push(notice("Incomplete", `The search was ended early: ${answer.stopped_by} was reached.`));
@@ -336,7 +340,7 @@ async function showState() {
     if (state.ready) {
       $("about").textContent = `${state.model}, ${state.passages.toLocaleString("en")} passages`;
       if (state.index === "demo" && !$("examples").children.length) {
-        const examples = ["Which planet has the moon Titan?", "Who painted the Mona Lisa?", "What is the capital of Mongolia?"];
+        const examples = ["Which planet has the moon Titan?", "Who painted the Mona Lisa?", "How long is the Nile?"];
         $("examples").append(...examples.map((each) => h("li", {}, h("button", { type: "button", className: "quiet", onclick: () => ask(each) }, each))));
       }
       return;
