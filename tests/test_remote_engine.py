@@ -1,8 +1,14 @@
 """Models behind servers of token ids: what is sent, what is read, and what is refused."""
 
+import itertools
 import json
+import multiprocessing
+import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +20,7 @@ from selfrag.engine.base import FinishReason, Request
 from selfrag.engine.check import check_engine
 from selfrag.engine.remote import Dialect, RemoteEngine, Served, ServerConfig, completed, look_up
 from selfrag.errors import BadInput, EngineError
-from test_engine_contract import assert_same, requests, scripted_case
+from test_engine_contract import WORDS, assert_same, requests, scripted_case
 
 DIALECTS = pytest.mark.parametrize("owner", ["vllm", "sglang"])
 
@@ -91,6 +97,46 @@ def test_a_server_that_stops_answering_is_passed_over_and_nothing_is_lost():
     assert [each.token_ids for each in later] == expected
     # A call that a server failed was made again by the other; later calls try that one first.
     assert len(first.bodies) >= 3 and len(second.bodies) >= 13
+
+
+def knowing_case():
+    """A scripted engine whose words have the same ids in every process."""
+    local = scripted_case()
+    requests(local)
+    local.tokenizer.encode(WORDS)
+    for letter in WORDS:
+        local.tokenizer.encode(letter)
+    return local
+
+
+def serve_and_die(urls):
+    """In a process of its own: a server that is killed while it answers its third call."""
+    n_calls = itertools.count(1)
+
+    def change(reply):
+        if next(n_calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reply
+
+    with model_server(knowing_case(), change=change) as server:
+        urls.put(server.url)
+        threading.Event().wait()
+
+
+def test_a_server_that_is_killed_while_it_answers_loses_nothing():
+    local = knowing_case()
+    batch = [r for n in range(1, 9) for r in requests(local, max_new_tokens=n)]
+    context = multiprocessing.get_context("spawn")
+    urls = context.Queue()
+    process = context.Process(target=serve_and_die, args=(urls,))
+    process.start()
+    with model_server(local) as other:
+        engine = remote(SimpleNamespace(url=urls.get()), other)
+        found = engine.generate(batch)
+        engine.close()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [each.token_ids for each in found] == [each.token_ids for each in local.generate(batch)]
 
 
 def test_no_server_left_is_said_with_what_each_answered():
@@ -186,8 +232,10 @@ def test_the_check_passes_what_can_be_trusted_and_refuses_what_a_batch_mixes_up(
 
 def test_a_server_of_another_kind_is_refused_with_what_works():
     with (
-        model_server(scripted_case(), owner="llamacpp") as server,
-        pytest.raises(EngineError, match="calls itself 'llamacpp'; only vLLM and SGLang"),
+        model_server(scripted_case(), owner="nobody") as server,
+        pytest.raises(
+            EngineError, match=r"calls itself 'nobody'; only vLLM, SGLang and llama\.cpp"
+        ),
     ):
         look_up(ServerConfig(urls=(server.url,), max_retries=0))
 

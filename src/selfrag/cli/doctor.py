@@ -21,7 +21,7 @@ from selfrag.open.engines import (
     model_folder,
     open_engine,
 )
-from selfrag.open.gguf import is_gguf
+from selfrag.open.gguf import is_gguf, open_vocabulary
 from selfrag.open.indexes import demo_index_dir, index_facts
 from selfrag.prompt import PromptFormat, Tokenizer
 
@@ -123,9 +123,7 @@ def _tokenizer(model: ModelOptions) -> Tokenizer:
         return open_engine(model).tokenizer
     path = model_folder(model.model, may_fetch=False)
     if is_gguf(model.model):
-        from selfrag.engine.gguf_vocabulary import GgufTokenizer
-
-        return GgufTokenizer(path)
+        return open_vocabulary(model.model)
     from selfrag.engine.tokenizer import open_tokenizer
 
     return open_tokenizer(path)

@@ -1,8 +1,9 @@
-"""A generator behind HTTP servers that take token ids: vLLM and SGLang, one or several alike.
+"""A generator behind HTTP servers of token ids: vLLM, SGLang and llama.cpp, one or several alike.
 
 vLLM (0.26 or newer): `POST /v1/completions` with `logprob_token_ids`. SGLang: `POST /generate` with
 `token_ids_logprob`. Both give the log-probabilities of chosen ids at every step, so nothing else of
-the vocabulary travels. Knows nothing of Self-RAG.
+the vocabulary travels. llama.cpp is probed for them (`engine/llama_server.py`). Knows nothing of
+Self-RAG.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from selfrag.engine import llama_server
 from selfrag.engine.base import Completion, FinishReason, Request
 from selfrag.engine.batching import require_room
 from selfrag.errors import EngineError
@@ -41,6 +43,7 @@ class Dialect(StrEnum):
 
     VLLM = "vllm"
     SGLANG = "sglang"
+    LLAMACPP = "llamacpp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +137,8 @@ class RemoteEngine:
         """
         for request in requests:
             require_room(request, self.max_context)
-        calls = list(_calls(requests))
+        at_once = 1 if self._served.dialect is Dialect.LLAMACPP else _PROMPTS_A_CALL
+        calls = list(_calls(requests, at_once))
         try:
             replies = self._pool.map(lambda call: self._call([requests[i] for i in call]), calls)
             done = {
@@ -194,7 +198,7 @@ def look_up(config: ServerConfig) -> Served:
             server.client.close()
     raise EngineError(
         f"cannot reach a model server: {'; '.join(failures)}; expected the address of a running "
-        "vLLM or SGLang server that ends in /v1, so start it or correct the address"
+        "vLLM, SGLang or llama.cpp server that ends in /v1, so start it or correct the address"
     )
 
 
@@ -206,39 +210,53 @@ def _served(server: _Server, wanted: str) -> Served:
         raise ValueError(f"serves {sorted(models)}: name one of them")
     model = models[wanted or next(iter(models))]
     owner = str(model.get("owned_by", ""))
-    dialect = Dialect.SGLANG if "sglang" in owner else Dialect.VLLM
-    if dialect is Dialect.VLLM and "vllm" not in owner:
+    found = [dialect for dialect in Dialect if dialect in owner]
+    if not found:
         raise ValueError(
-            f"the server calls itself {owner!r}; only vLLM and SGLang give the log-probabilities "
-            "of chosen ids"
+            f"the server calls itself {owner!r}; only vLLM, SGLang and llama.cpp tell the "
+            "log-probabilities of chosen ids"
         )
+    root, max_context = model.get("root"), model.get("max_model_len")
+    if found[0] is Dialect.LLAMACPP:
+        root = server.get(_beside(server, "props"))["model_path"]
+        max_context = model["meta"]["n_ctx"]
     return Served(
-        name=str(model["id"]),
-        root=str(model.get("root") or model["id"]),
-        max_context=int(model["max_model_len"]),
-        dialect=dialect,
+        name=str(model["id"]).rpartition("/")[2] if found[0] is Dialect.LLAMACPP else model["id"],
+        root=str(root or model["id"]),
+        max_context=int(max_context),
+        dialect=found[0],
     )
 
 
-def _calls(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """Indices that travel together: what a call says of limits and ids holds for all its prompts.
+def _beside(server: _Server, path: str) -> str:
+    """The address of `path` beside `/v1`."""
+    return str(server.client.base_url.join(f"../{path}"))
 
-    In the order of the requests, so that those which share a prefix meet in a server's cache.
+
+def _calls(requests: Sequence[Request], at_once: int) -> Iterator[list[int]]:
+    """Indices that travel together, at most `at_once`.
+
+    What a call says of limits and ids holds for all its prompts. They keep the order of the
+    requests, so that those which share a prefix meet in a server's cache.
     """
     alike: dict[Any, list[int]] = {}
     for index, request in enumerate(requests):
         key = (request.max_new_tokens, request.stop_ids, request.watch_ids)
         alike.setdefault(key, []).append(index)
     for indices in alike.values():
-        for start in range(0, len(indices), _PROMPTS_A_CALL):
-            yield indices[start : start + _PROMPTS_A_CALL]
+        for start in range(0, len(indices), at_once):
+            yield indices[start : start + at_once]
 
 
 def completed(served: Served, server: _Server, requests: Sequence[Request]) -> list[Completion]:
     """The completions of one call to one server; `EngineError` where its reply lacks something."""
-    ask = _ask_sglang if served.dialect is Dialect.SGLANG else _ask_vllm
+    asks = {
+        Dialect.VLLM: _ask_vllm,
+        Dialect.SGLANG: _ask_sglang,
+        Dialect.LLAMACPP: _ask_llamacpp,
+    }
     try:
-        return ask(server, served.name, requests)
+        return asks[served.dialect](server, served.name, requests)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise EngineError(
             f"cannot use what {server.url} answered: {type(error).__name__} {error}; expected "
@@ -303,7 +321,7 @@ def _ask_sglang(server: _Server, model: str, requests: Sequence[Request]) -> lis
         "logprob_start_len": -1,  # 0 would defeat the server's prefix cache
         "token_ids_logprob": [list(first.watch_ids)] * len(requests),
     }
-    replies = server.post(str(server.client.base_url.join("../generate")), body)
+    replies = server.post(_beside(server, "generate"), body)
     if len(replies) != len(requests):
         raise ValueError(f"{len(replies)} completions for {len(requests)} prompts")
     return [_from_sglang(reply, request) for reply, request in zip(replies, requests, strict=True)]
@@ -322,6 +340,15 @@ def _from_sglang(reply: dict[str, Any], request: Request) -> Completion:
         rows,
         request,
     )
+
+
+def _ask_llamacpp(server: _Server, model: str, requests: Sequence[Request]) -> list[Completion]:
+    """Several calls of `/completion`, which lies beside `/v1`, for every prompt."""
+    address = _beside(server, "completion")
+    return [
+        llama_server.complete(lambda body: server.post(address, body), request)
+        for request in requests
+    ]
 
 
 def _completion(

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
+from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, steps_of
 from selfrag.engine.tokenizer import open_tokenizer
 from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
@@ -62,13 +61,15 @@ class TransformersEngine:
         self._tokenizer = open_tokenizer(path)
         model = _CausalModel(_load_model(path, dtype).to(device), name)
         self._max_context = int(model.config.max_position_embeddings)
+        is_plain = model.has_plain_cache()
         self._batcher = Batcher(
             model,
             name=name,
             max_context=self._max_context,
             max_batch=max_batch,
             cache_bytes=cache_bytes,
-            share=model.has_plain_cache(),
+            share=is_plain,
+            guess=is_plain,
         )
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
 
@@ -125,7 +126,7 @@ class _CausalModel:
     def has_plain_cache(self) -> bool:
         """Whether every layer keeps keys and values of all positions.
 
-        Sliding windows and recurrent states cannot be taken apart by position.
+        Sliding windows and recurrent states cannot be taken apart by position, nor go back.
         """
         layers = DynamicCache(config=self.config).layers
         return all(type(layer) is DynamicLayer for layer in layers)
@@ -139,17 +140,17 @@ class _CausalModel:
                 for number, layer in enumerate(_joined([row.known.spans for row in rows])):
                     cache.update(*layer, number)
         padded = _pad_left(rows, n_known, self._model.device)
-        logits = self._forward(cache, padded)
-        return _Batch(cache, padded.mask, padded.positions[:, -1:], logits)
+        logits = self._forward(cache, padded, n_last=1)
+        return _Batch(cache, padded.mask, logits[:, 0], [1] * len(rows))
 
     def write(self, rows: "_Batch", steps: Sequence[Next]) -> "_Batch":
-        """One decode step of one id a row."""
-        batch = rows.select([step.row for step in steps])
-        ids = torch.tensor([step.ids[0] for step in steps], device=batch.mask.device)
-        mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
-        positions = batch.positions + 1
-        logits = self._forward(batch.cache, _Padded(ids[:, None], mask, positions))
-        return _Batch(batch.cache, mask, positions, logits)
+        """One decode step; every id read tells what comes next."""
+        batch = rows.select([step.row for step in steps]).cut([step.n_read for step in steps])
+        n_each = [len(step.ids) for step in steps]
+        padded = _pad_right(steps, batch.mask)
+        logits = self._forward(batch.cache, padded, n_last=max(n_each))
+        real = padded.mask[:, batch.mask.shape[1] :].bool()
+        return _Batch(batch.cache, padded.mask, logits[real], n_each)
 
     def cut(self, span: _Span, start: int, stop: int) -> _Span:
         """A copy of some positions."""
@@ -161,8 +162,8 @@ class _CausalModel:
         """The memory that a span holds."""
         return sum(k.nbytes + v.nbytes for k, v in span.layers)
 
-    def _forward(self, cache: Any, rows: "_Padded") -> NDArray[np.float32]:
-        """Logits of the last position, (B, V); `cache` grows in place."""
+    def _forward(self, cache: Any, rows: "_Padded", *, n_last: int) -> torch.Tensor:
+        """Logits of the last positions, (B, n_last, V); `cache` grows in place."""
         try:
             with torch.inference_mode():
                 output = self._model(
@@ -171,29 +172,42 @@ class _CausalModel:
                     position_ids=rows.positions,
                     **{self._cache_argument: cache},
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=n_last,
                 )
         except (RuntimeError, MemoryError) as error:  # what torch raises, out of memory included
             raise EngineError(
                 f"cannot run {self._name} on {len(rows.mask)} rows of {rows.mask.shape[1]} tokens: "
                 f"{error}; if memory is short, lower max_batch or top_k"
             ) from error
-        logits: NDArray[np.float32] = output.logits[:, -1].float().cpu().numpy()
+        logits: torch.Tensor = output.logits[:, -n_last:].float()
         return logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """Rows in flight: `mask` (B, K), `positions` (B, 1) of the last ids, `logits` (B, V)."""
+    """Rows in flight. `mask` (B, K): 1 on what counts. `logits` (N, V): `n_each` a row."""
 
     cache: Any
     mask: torch.Tensor
-    positions: torch.Tensor
-    logits: NDArray[np.float32]
+    logits: torch.Tensor
+    n_each: list[int]
 
     def choose(self, drafts: Sequence[Draft]) -> list[list[Step]]:
-        """The next id of every row."""
-        return greedy(self.logits, drafts, [1] * len(drafts))
+        """What comes next in every row; only what is asked for leaves the device."""
+        watch_ids = list(dict.fromkeys(i for draft in drafts for i in draft.request.watch_ids))
+        column = {token_id: n for n, token_id in enumerate(watch_ids)}
+        with torch.inference_mode():
+            top, chosen = self.logits.max(dim=-1)
+            normalisers = self.logits.logsumexp(dim=-1)
+            watched = (self.logits[:, watch_ids] - normalisers[:, None]).cpu().numpy()
+            logprobs = (top - normalisers).cpu().numpy()
+        return steps_of(
+            chosen.cpu().numpy(),
+            logprobs,
+            lambda rows, ids: watched[rows][:, [column[i] for i in ids]],
+            drafts,
+            self.n_each,
+        )
 
     def span(self, row: int, start: int, stop: int) -> _Span:
         """A copy of some positions of one row, padding left out."""
@@ -214,13 +228,24 @@ class _Batch:
             return self
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
-        mask, positions = self.mask[index], self.positions[index]
-        return _Batch(self.cache, mask, positions, self.logits[list(rows)])
+        return _Batch(self.cache, self.mask[index], self.logits, self.n_each)
+
+    def cut(self, n_read: Sequence[int]) -> "_Batch":
+        """Only the first positions of every row: guesses that did not hold are masked.
+
+        Columns at the end that no row needs any more leave the cache.
+        """
+        counts = torch.tensor(n_read, device=self.mask.device)
+        mask = self.mask * (self.mask.cumsum(dim=1) <= counts[:, None])
+        n_kept = int(mask.any(dim=0).nonzero().max()) + 1
+        if n_kept < mask.shape[1]:
+            self.cache.crop(n_kept - mask.shape[1])
+        return _Batch(self.cache, mask[:, :n_kept], self.logits, self.n_each)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Padded:
-    """New ids padded on the left. `ids`, `positions`: (B, T), T the longest.
+    """New ids padded to one length. `ids`, `positions`: (B, T), T the longest.
 
     `mask`: (B, n_known + T), 0 on padding.
     """
@@ -261,6 +286,23 @@ def _pad_left(rows: Sequence[Row[_Span]], n_known: int, device: torch.device) ->
         mask[number, n_known + n_padding :] = 1
     there = [torch.from_numpy(array).to(device) for array in (ids, mask, positions)]
     return _Padded(*there)
+
+
+def _pad_right(steps: Sequence[Next], before: torch.Tensor) -> _Padded:
+    """Ids of decode steps, after the columns of `before` (B, K), which is the mask so far."""
+    longest = max(len(step.ids) for step in steps)
+    ids = np.zeros((len(steps), longest), np.int64)
+    positions = np.zeros_like(ids)
+    mask = np.zeros_like(ids)
+    for number, step in enumerate(steps):
+        n = len(step.ids)
+        ids[number, :n] = step.ids
+        positions[number, :n] = np.arange(step.n_read, step.n_read + n)
+        mask[number, :n] = 1
+    new_ids, new_mask, places = (
+        torch.from_numpy(array).to(before.device) for array in (ids, mask, positions)
+    )
+    return _Padded(new_ids, torch.cat([before, new_mask], dim=1), places)
 
 
 def _load_model(path: Path, dtype: torch.dtype) -> Any:

@@ -20,12 +20,11 @@ from selfrag.engine.base import Precision
 from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
 from selfrag.open import gguf
 from selfrag.progress import SILENT, Progress
-from selfrag.prompt import PromptFormat
+from selfrag.prompt import PromptFormat, Tokenizer
 from selfrag.serial import check_config, setting
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
-    from selfrag.engine.tokenizer import FileTokenizer
 
 DEFAULT = "default"
 BASE = "base"
@@ -46,6 +45,7 @@ class EngineKind(StrEnum):
     NUMPY = "numpy"
     TRANSFORMERS = "transformers"
     LLAMACPP = "llamacpp"  # what `auto` is for a GGUF file
+    VLLM = "vllm"  # what `auto` is on CUDA where vLLM is installed
 
     @classmethod
     def _missing_(cls, value: object) -> "EngineKind | None":
@@ -75,14 +75,15 @@ class ModelOptions:
         DEFAULT, "default, a folder, a .gguf file, an id on the hub, or a server's address."
     )
     engine: EngineKind = setting(
-        EngineKind.AUTO, "auto, openvino, numpy, transformers or llamacpp (a GGUF file)."
+        EngineKind.AUTO, "auto, openvino, numpy, transformers, vllm or llamacpp (a GGUF file)."
     )
     device: str = setting(
         "cpu", "Where transformers computes, as cuda:0; for GGUF, all but cpu is the GPU."
     )
     precision: Precision = setting(
-        Precision.AUTO, "Of the openvino engine: auto, exact (fp32), mixed or bf16."
+        Precision.AUTO, "Of openvino and vllm: auto, exact (fp32), mixed (openvino) or bf16."
     )
+    gpus: int = setting(1, "GPUs that the vllm engine spreads the model over.", least=1)
     threads: int = setting(
         0, "CPU threads, not of transformers; 0: one a core, of numpy half.", least=0
     )
@@ -133,6 +134,10 @@ def open_engine(
         from selfrag.engine.numpy_llama import LlamaEngine
 
         return LlamaEngine(path, name=options.name, n_threads=options.threads, max_batch=max_batch)
+    if kind is EngineKind.VLLM:
+        from selfrag.engine.vllm import VllmEngine
+
+        return VllmEngine(path, name=options.name, precision=options.precision, n_gpus=options.gpus)
     return _open_transformers(path, options, max_batch)
 
 
@@ -283,6 +288,8 @@ def choose(path: Path, options: ModelOptions) -> Choice:
         return Choice(options.engine, "named by --engine")
     if path.suffix == gguf.SUFFIX:
         return Choice(EngineKind.LLAMACPP, "a GGUF file")
+    if options.device.startswith("cuda") and find_spec("vllm"):
+        return Choice(EngineKind.VLLM, f"runs on {options.device}, and vLLM is installed")
     if options.device != "cpu":
         return Choice(EngineKind.TRANSFORMERS, f"runs on {options.device}")
     from selfrag.engine.numpy_llama import LlamaShape
@@ -376,10 +383,12 @@ def _open_remote(options: ModelOptions, progress: Progress) -> "Engine":
     )
 
 
-def _tokenizer_of(source: str, progress: Progress) -> "FileTokenizer":
-    """The tokenizer in a folder or in a repository of the hub; raises `SelfRAGError`."""
+def _tokenizer_of(source: str, progress: Progress) -> Tokenizer:
+    """The tokenizer in a folder, a GGUF file or a repository of the hub; raises `SelfRAGError`."""
     from selfrag.engine.tokenizer import open_tokenizer
 
+    if gguf.is_gguf(source) and Path(source).is_file():
+        return gguf.open_vocabulary(source)
     path = Path(source).expanduser()
     if source == DEFAULT:
         path = model_folder(source, progress)
@@ -388,7 +397,7 @@ def _tokenizer_of(source: str, progress: Progress) -> "FileTokenizer":
     if not list(path.glob("tokenizer*")):
         raise BadInput(
             f"cannot read the tokenizer of the model: {source!r} holds no tokenizer.json, "
-            "expected a folder here or an id on the hub; name one with --tokenizer"
+            "expected a folder or GGUF file here, or an id on the hub; name one with --tokenizer"
         )
     return open_tokenizer(path)
 

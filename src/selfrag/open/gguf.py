@@ -40,6 +40,14 @@ def require_files(model: str) -> None:
             )
 
 
+def open_vocabulary(model: str) -> Tokenizer:
+    """The vocabulary of a file, without its weights."""
+    require_files(model)
+    from selfrag.engine.gguf_vocabulary import GgufTokenizer
+
+    return GgufTokenizer(files_of(model)[0])
+
+
 def open_gguf(
     model: str,
     *,
@@ -54,12 +62,10 @@ def open_gguf(
 
     `tokenizer` None: the file's own. Another one must agree with it on the reflection tokens.
     """
-    require_files(model)
-    from selfrag.engine.gguf_vocabulary import GgufTokenizer
+    own = open_vocabulary(model)
     from selfrag.engine.llamacpp import LlamaCppEngine
 
     path, *adapters = files_of(model)
-    own = GgufTokenizer(path)
     read_by = tokenizer or own
     if (
         reflects
