@@ -123,12 +123,12 @@ class _Place:
         Rows: a character is taken for a byte, so far as the file goes.
         """
         size, n_bytes = len(document.text), self.file.n_bytes
-        is_whole = is_one_document(format_of(self.file.path))
         for passage in passages:
             yield passage
             self.n_passages += 1
             if self.n_passages % _TOLD_EVERY == 0:
                 n_read = self.n_characters + passage.end
+                is_whole = is_one_document(format_of(self.file.path))
                 self.tell(n_bytes * passage.end // size if is_whole else min(n_read, n_bytes))
         self.n_characters += size
 

@@ -46,6 +46,7 @@ PASSAGE_COLUMNS = ("id", "title", "text", "source", "start", "end", "page", "las
 # has the same value throughout, as `page` has in any text, Lance unpacks a page of a million rows.
 READ_COLUMNS = ("facts", "text", "metadata")
 FACTS = tuple(name for name in PASSAGE_COLUMNS if name not in READ_COLUMNS)
+_FACTS_AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 _IN_SOURCE = re.compile(r"[,;:(]?\s*(?:location: )?/?\S*\.rs:\d+(?::\d+)?\)?")
 # Thai, Lao, Myanmar, Khmer, Japanese and Chinese. Of LanceDB's tokenizers for them this one alone
@@ -185,7 +186,7 @@ def written_facts(
     id: str, title: str, source: str, start: int, end: int, page: int, last_page: int
 ) -> str:
     """The column `facts` of a passage: a JSON list in this order."""
-    return json.dumps([id, title, source, start, end, page, last_page], ensure_ascii=False)
+    return _FACTS_AS_JSON.encode([id, title, source, start, end, page, last_page])
 
 
 def passage_of(row: dict[str, Any]) -> Passage:

@@ -20,7 +20,6 @@ from selfrag.passage import Passage
 from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import Location
-from selfrag.retrieval.spec import EncoderSpec
 from selfrag.retrieval.table import (
     FILES,
     NO_FILE,
@@ -170,7 +169,7 @@ class IndexWriter:
         rest: Iterator[Passage] = islice(passages, n_there, None)
         if is_old:
             self.flush()  # what is encoded of other files with it would not be looked up
-            self._old = _OldVectors(self._passages, state, self._encoder.spec)
+            self._old = _OldVectors(self._passages, state)
         if is_old and not n_there:
             self.flush()
             head = list(islice(rest, REPLACED_AT_ONCE + 1))
@@ -406,18 +405,17 @@ class IndexWriter:
 
 
 class _OldVectors:
-    """Vectors of the earlier version of a file, by what was encoded for them.
+    """Vectors of the earlier version of a file, by the title and text that were encoded.
 
     The rows are read in the order of the new passages, a window of them at a time: a dump of
     millions of rows does not fit into memory, and most rows of a changed file stay where they were.
     """
 
-    def __init__(self, table: Any, state: FileState, spec: EncoderSpec) -> None:
+    def __init__(self, table: Any, state: FileState) -> None:
         condition = f"file = {quoted(state.file)} AND version <> {quoted(state.version)}"
         search = table.search().where(condition).select(["title", "text", "vector"])
         self._rows = iter(search.to_batches(BATCH_SIZE))
-        self._spec = spec
-        self._window: OrderedDict[str, Any] = OrderedDict()
+        self._window: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._n_ahead = _WINDOW_ROWS  # rows to read
 
     def of(self, passages: Sequence[Passage]) -> list[Any]:
@@ -427,12 +425,10 @@ class _OldVectors:
             self._n_ahead -= batch.num_rows
             vectors = batch["vector"].flatten().to_numpy().reshape(batch.num_rows, -1)
             texts = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
-            for (title, text), vector in zip(texts, vectors, strict=True):
-                passage = Passage(id="", title=title, text=text)
-                self._window[self._spec.passage_text(passage)] = vector
+            self._window.update(zip(texts, vectors, strict=True))
         while len(self._window) > 2 * _WINDOW_ROWS:
             self._window.popitem(last=False)
-        return [self._window.get(self._spec.passage_text(passage)) for passage in passages]
+        return [self._window.get((passage.title, passage.text)) for passage in passages]
 
 
 class _Counted:
