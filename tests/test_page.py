@@ -25,6 +25,7 @@ from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say  # no
 from selfrag.errors import EngineError  # noqa: E402
 from selfrag.serve.limits import Access  # noqa: E402
 from serve_parts import library, serving  # noqa: E402
+from test_ingest_parsers import write_pdf  # noqa: E402
 
 expect = playwright.expect
 expect.set_options(timeout=20_000)
@@ -56,6 +57,7 @@ SAID = {
     "Pelicans": say(RELEVANT, f"They have {FORGED} pouches.", FULL, END),
     "Oaks": say(RELEVANT, "Slowly: " + "y" * 300, {"[No support / Contradictory]": 0.9}, END),
     "Owls": say(RELEVANT, "Owls hunt at night.", FULL, END),
+    "Kites": say(RELEVANT, "Kites need wind.", FULL, END),
 }
 SUBJECTS = {
     "fence": "fence",
@@ -63,6 +65,7 @@ SUBJECTS = {
     "Pelicans": "Pelican",
     "Oaks": "Oak",
     "Owls": "Owl",
+    "Kites": "Kite",
 }
 
 
@@ -333,6 +336,22 @@ def test_an_uploaded_document_is_cited(page, tmp_path):
     ask(page, "When do Owls hunt?")
     page.get_by_role("button", name="Source 1, owls: fully supported").click()
     expect(page.locator("mark")).to_have_text("Owls hunt at night.")
+
+
+def test_a_citation_of_a_pdf_opens_it_at_its_page(page, tmp_path):
+    pages = [["word " * 12] * 10, ["Kites need wind. They also need string."]]
+    write_pdf(tmp_path / "kites.pdf", pages)
+    page.locator("#files").set_input_files(tmp_path / "kites.pdf")
+    expect(page.locator("#uploads")).to_contain_text("Added.")
+    ask(page, "What do Kites need?")
+    expect(page.locator(".sources .place")).to_contain_text("p. ")
+    page.get_by_role("button", name="Source 1").click()
+    expect(page.get_by_role("complementary")).to_contain_text(re.compile(r"kites\.pdf, pp?\. \d"))
+    link = page.get_by_role("link", name="Open the file").get_attribute("href")
+    assert re.fullmatch(r"/v1/passages/[^/]+/source#page=[12]", link)
+    response = page.request.get(page.url.rstrip("/") + link)
+    assert response.headers["content-type"] == "application/pdf"
+    assert response.body() == (tmp_path / "kites.pdf").read_bytes()
 
 
 def test_files_are_dropped_on_the_page(page):

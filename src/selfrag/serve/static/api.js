@@ -1,5 +1,6 @@
 // Calls to the server: JSON, server-sent events over POST, uploads, and the token they carry.
 const TOKEN = "selfrag-token";
+const CUT_OFF = "the connection was closed while the file was sent; see whether the server runs and takes files of this size, then add it again";
 const UNREACHABLE = "the server cannot be reached; see whether it still runs, then try again";
 
 export class ApiError extends Error {
@@ -13,7 +14,7 @@ export class ApiError extends Error {
 
 export const setToken = (token) => sessionStorage.setItem(TOKEN, token);
 export const hasToken = () => sessionStorage.getItem(TOKEN) !== null;
-const headers = () => (hasToken() ? { Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` } : {});
+export const headers = () => (hasToken() ? { Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` } : {});
 
 let askForToken = async () => false;
 export const onTokenNeeded = (ask) => { askForToken = ask; };
@@ -87,8 +88,8 @@ export async function upload(path, form, { onSent, onEvent }) {
     await new Promise((resolve) => { request.onloadend = resolve; request.send(form); });
     if (request.status === 200) return readOn();
     if (request.status === 401 && await askForToken(hasToken())) continue;
-    let body = null;
-    try { body = JSON.parse(request.responseText); } catch { /* the status says what there is */ }
+    let body = request.status ? null : { message: CUT_OFF };
+    if (request.status) try { body = JSON.parse(request.responseText); } catch { /* the status says what there is */ }
     throw new ApiError(request.status, body);
   }
 }

@@ -1,5 +1,5 @@
 // The page: questions and answers, the panel beside them, and uploads.
-import { ApiError, blob, events, hasToken, json, onTokenNeeded, setToken, upload } from "./api.js";
+import { ApiError, blob, events, hasToken, headers, json, onTokenNeeded, setToken, upload } from "./api.js";
 import { $, fixed, h, scoreList } from "./dom.js";
 import { Search, address, addressOf, markdown, place, support } from "./search.js";
 import { settingsOf, sliders, tree } from "./tree.js";
@@ -335,7 +335,8 @@ function showDocuments() {
 
 async function showState() {
   try {
-    const response = await fetch("/ready");
+    const response = await fetch("/ready", { headers: headers() });
+    if (response.status === 401) return; // a question will ask for the token
     const state = await response.json();
     if (state.ready) {
       $("about").textContent = `${state.model}, ${state.passages.toLocaleString("en")} passages`;
