@@ -17,6 +17,7 @@ from selfrag.engine.base import Completion, FinishReason, FloatArray, Request
 from selfrag.engine.lookup import Guesses, Ids
 from selfrag.engine.prefix_cache import Known, PrefixCache, Spans, common_length
 from selfrag.errors import BadInput, EngineError
+from selfrag.prompt import Tokenizer
 
 # Prompt ids, padding included, that one group may hold: bounds memory, not results.
 MAX_PADDED_TOKENS = 8192
@@ -165,8 +166,8 @@ class Batcher(Generic[S, R]):
     ) -> None:
         self._guesses = Guesses() if guess else None
         self._model: Model[S, R] | None = model
-        self._name = name
-        self._max_context = max_context
+        self.name = name
+        self.max_context = max_context
         self._max_batch = max_batch
         self._share = share
         self._cache: PrefixCache[S] = PrefixCache(model, max_bytes=cache_bytes if share else 0)
@@ -187,11 +188,11 @@ class Batcher(Generic[S, R]):
         """
         if self._model is None:
             raise EngineError(
-                f"cannot complete {len(requests)} prompts: {self._name} was closed; expected an "
+                f"cannot complete {len(requests)} prompts: {self.name} was closed; expected an "
                 "engine in use, so open the model again"
             )
         for request in requests:
-            require_room(request, self._max_context)
+            require_room(request, self.max_context)
         for request in requests:
             self._cache.find(request.prompt_ids)  # what this call needs is evicted last
         completions: dict[int, Completion] = {}
@@ -257,6 +258,41 @@ class Batcher(Generic[S, R]):
 
     def _keep(self, rows: R, row: int, ids: Ids) -> None:
         self._cache.add(ids, lambda start, stop: rows.span(row, start, stop))
+
+
+class BatchedEngine:
+    """An `Engine` of this machine: what loads its model gives it a `Batcher`."""
+
+    def __init__(self, batcher: Batcher[Any, Any], tokenizer: Tokenizer) -> None:
+        self._batcher = batcher
+        self._tokenizer = tokenizer
+
+    @property
+    def name(self) -> str:
+        """What model this is, for reports."""
+        return self._batcher.name
+
+    @property
+    def max_context(self) -> int:
+        """How many tokens prompt and completion may hold together."""
+        return self._batcher.max_context
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary this model reads."""
+        return self._tokenizer
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Complete every request greedily, in order; an empty batch gives an empty list.
+
+        Raises `BadInput` for a prompt that leaves no room and `EngineError` when the back end
+        fails or memory runs out.
+        """
+        return self._batcher.complete(requests)
+
+    def close(self) -> None:
+        """Lets go of the model and its memory; the engine cannot be used after."""
+        self._batcher.close()
 
 
 def greedy(

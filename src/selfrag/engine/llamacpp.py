@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
+from selfrag.engine.batching import (
+    CACHE_BYTES,
+    BatchedEngine,
+    Batcher,
+    Draft,
+    Next,
+    Row,
+    Step,
+    greedy,
+)
 from selfrag.engine.gguf_vocabulary import GgufTokenizer, load_model
 from selfrag.engine.llama_h import F16, F32, NO_FLASH_ATTENTION, Batch, Owned, llama
 from selfrag.engine.lookup import Ids
@@ -36,7 +45,7 @@ _KEPT_SEQUENCES = 100
 _PIECE = 2048  # ids that one call of llama.cpp reads at most
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(BatchedEngine):
     """A GGUF file as an `Engine`.
 
     `adapters`: LoRA adapters as GGUF, added to the model. `n_threads` 0: as many as this process
@@ -56,35 +65,19 @@ class LlamaCppEngine:
         max_batch: int = 16,
     ) -> None:
         started = time.perf_counter()
-        self._name = name
-        self._tokenizer = tokenizer or GgufTokenizer(path)
+        tokenizer = tokenizer or GgufTokenizer(path)
         context = _Context(path, adapters, n_threads or _n_cpus(), on_gpu=on_gpu)
-        self._max_context = min(context.n_trained, context.n_cells)
-        self._batcher = Batcher(
+        batcher = Batcher(
             _Cells(context),
             name=name,
-            max_context=self._max_context,
+            max_context=min(context.n_trained, context.n_cells),
             max_batch=max_batch,
             cache_bytes=context.n_cells // 2,
             share=context.is_plain,
             guess=context.is_plain,
         )
+        super().__init__(batcher, tokenizer)
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
-
-    @property
-    def name(self) -> str:
-        """What model this is, for reports."""
-        return self._name
-
-    @property
-    def max_context(self) -> int:
-        """How many tokens prompt and completion may hold together."""
-        return self._max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The vocabulary this model reads."""
-        return self._tokenizer
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Complete every request greedily, in order; an empty batch gives an empty list.
@@ -108,13 +101,9 @@ class LlamaCppEngine:
             return self._batcher.complete(requests)
         except _NoRoomError as error:
             raise EngineError(
-                f"cannot run {self._name}: {said}; expected room for one prompt of at most "
-                f"{self._max_context} tokens, so shorten it"
+                f"cannot run {self.name}: {said}; expected room for one prompt of at most "
+                f"{self.max_context} tokens, so shorten it"
             ) from error
-
-    def close(self) -> None:
-        """Lets go of the model and its memory; the engine cannot be used after."""
-        self._batcher.close()
 
 
 class _NoRoomError(Exception):

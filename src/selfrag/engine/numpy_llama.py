@@ -18,10 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, greedy
+from selfrag.engine.batching import (
+    CACHE_BYTES,
+    BatchedEngine,
+    Batcher,
+    Draft,
+    Next,
+    Row,
+    Step,
+    greedy,
+)
 from selfrag.engine.tokenizer import open_tokenizer, read_model_config
 from selfrag.errors import EngineError
-from selfrag.prompt import Tokenizer
 
 try:
     from safetensors import SafetensorError
@@ -77,7 +85,7 @@ class LlamaShape:
         )
 
 
-class LlamaEngine:
+class LlamaEngine(BatchedEngine):
     """A Llama model folder (config.json, model.safetensors, tokenizer.json) as an `Engine`.
 
     Computes in fp32 with `n_threads` of numpy's BLAS, 0: half as many as the processor has cores,
@@ -98,45 +106,22 @@ class LlamaEngine:
         started = time.perf_counter()
         self._n_threads = n_threads or max(1, (os.cpu_count() or 1) // 2)
         self._pools = ThreadpoolController()
-        self._name = name
-        self._tokenizer = open_tokenizer(path)
-        self._shape = LlamaShape.read(path)
-        self._batcher = Batcher(
-            _Llama(_load(path, self._shape), self._shape, name),
+        tokenizer, shape = open_tokenizer(path), LlamaShape.read(path)
+        batcher = Batcher(
+            _Llama(_load(path, shape), shape, name),
             name=name,
-            max_context=self.max_context,
+            max_context=shape.max_context,
             max_batch=max_batch,
             cache_bytes=cache_bytes,
             guess=True,
         )
+        super().__init__(batcher, tokenizer)
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
 
-    @property
-    def name(self) -> str:
-        """What model this is, for reports."""
-        return self._name
-
-    @property
-    def max_context(self) -> int:
-        """How many tokens prompt and completion may hold together."""
-        return self._shape.max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The vocabulary this model reads."""
-        return self._tokenizer
-
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete every request greedily, in order; an empty batch gives an empty list.
-
-        Raises `BadInput` for a prompt that leaves no room and `EngineError` when memory runs out.
-        """
+        """As of every engine, on `n_threads`."""
         with self._pools.limit(limits=self._n_threads, user_api="blas"):
-            return self._batcher.complete(requests)
-
-    def close(self) -> None:
-        """Lets go of the weights; the engine cannot be used after."""
-        self._batcher.close()
+            return super().generate(requests)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

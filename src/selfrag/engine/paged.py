@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.engine.base import Completion, Precision, Request
+from selfrag.engine.base import Precision
 from selfrag.engine.batching import (
     CACHE_BYTES,
+    BatchedEngine,
     Batcher,
     Draft,
     Next,
@@ -29,7 +30,6 @@ from selfrag.engine.graph import CompiledLlama
 from selfrag.engine.lookup import Ids
 from selfrag.engine.numpy_llama import LlamaShape
 from selfrag.engine.tokenizer import open_tokenizer
-from selfrag.prompt import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ BLOCK = 32  # positions a block; OpenVINO's CPU plugin knows no other size
 _FIRST_BLOCKS = 128  # room for a question with several passages
 
 
-class PagedEngine:
+class PagedEngine(BatchedEngine):
     """A Llama model folder as an `Engine`, run by OpenVINO.
 
     `n_threads` 0: as many as the processor has cores. `cache_bytes` bounds what is kept for later
@@ -57,45 +57,18 @@ class PagedEngine:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         started = time.perf_counter()
-        self._name = name
-        self._tokenizer = open_tokenizer(path)
-        self._shape = LlamaShape.read(path)
-        llama = CompiledLlama(path, self._shape, precision=precision, n_threads=n_threads)
-        self._batcher = Batcher(
+        tokenizer, shape = open_tokenizer(path), LlamaShape.read(path)
+        llama = CompiledLlama(path, shape, precision=precision, n_threads=n_threads)
+        batcher = Batcher(
             _Paged(llama),
             name=name,
-            max_context=self.max_context,
+            max_context=shape.max_context,
             max_batch=max_batch,
             cache_bytes=cache_bytes,
             guess=True,
         )
+        super().__init__(batcher, tokenizer)
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
-
-    @property
-    def name(self) -> str:
-        """What model this is, for reports."""
-        return self._name
-
-    @property
-    def max_context(self) -> int:
-        """How many tokens prompt and completion may hold together."""
-        return self._shape.max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The vocabulary this model reads."""
-        return self._tokenizer
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete every request greedily, in order; an empty batch gives an empty list.
-
-        Raises `BadInput` for a prompt that leaves no room and `EngineError` when memory runs out.
-        """
-        return self._batcher.complete(requests)
-
-    def close(self) -> None:
-        """Lets go of the weights; the engine cannot be used after."""
-        self._batcher.close()
 
 
 class _Pool:

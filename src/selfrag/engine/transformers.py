@@ -15,11 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from selfrag.engine.base import Completion, Request
-from selfrag.engine.batching import CACHE_BYTES, Batcher, Draft, Next, Row, Step, steps_of
+from selfrag.engine.batching import (
+    CACHE_BYTES,
+    BatchedEngine,
+    Batcher,
+    Draft,
+    Next,
+    Row,
+    Step,
+    steps_of,
+)
 from selfrag.engine.tokenizer import open_tokenizer
 from selfrag.errors import EngineError
-from selfrag.prompt import Tokenizer
 
 try:
     import torch
@@ -35,7 +42,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 
-class TransformersEngine:
+class TransformersEngine(BatchedEngine):
     """A causal language model folder (config, safetensors, tokenizer.json) as an `Engine`.
 
     `n_threads` sets torch's threads for the whole process; `None` leaves them. `max_batch` is in
@@ -57,48 +64,20 @@ class TransformersEngine:
         started = time.perf_counter()
         if n_threads is not None:
             torch.set_num_threads(n_threads)
-        self._name = name
-        self._tokenizer = open_tokenizer(path)
+        tokenizer = open_tokenizer(path)
         model = _CausalModel(_load_model(path, dtype).to(device), name)
-        self._max_context = int(model.config.max_position_embeddings)
         is_plain = model.has_plain_cache()
-        self._batcher = Batcher(
+        batcher = Batcher(
             model,
             name=name,
-            max_context=self._max_context,
+            max_context=int(model.config.max_position_embeddings),
             max_batch=max_batch,
             cache_bytes=cache_bytes,
             share=is_plain,
             guess=is_plain,
         )
+        super().__init__(batcher, tokenizer)
         logger.info("loaded %s in %.1f s", name, time.perf_counter() - started)
-
-    @property
-    def name(self) -> str:
-        """What model this is, for reports."""
-        return self._name
-
-    @property
-    def max_context(self) -> int:
-        """How many tokens prompt and completion may hold together."""
-        return self._max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The vocabulary this model reads."""
-        return self._tokenizer
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete every request greedily, in order; an empty batch gives an empty list.
-
-        Raises `BadInput` for a prompt that leaves no room and `EngineError` when the back end
-        fails.
-        """
-        return self._batcher.complete(requests)
-
-    def close(self) -> None:
-        """Lets go of the model and its memory; the engine cannot be used after."""
-        self._batcher.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
