@@ -332,6 +332,8 @@ def test_what_is_not_llamaindexs_is_refused(llamaindex, other):
     [
         ("selfrag.integrations.langchain", "langchain_core", "langchain"),
         ("selfrag.integrations.llamaindex", "llama_index", "llamaindex"),
+        ("selfrag.integrations.haystack", "haystack", "haystack"),
+        ("selfrag.integrations.mcp", "mcp", "mcp"),
     ],
 )
 def test_a_missing_package_is_one_sentence(module, hidden, extra):

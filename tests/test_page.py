@@ -316,7 +316,7 @@ def test_a_threshold_that_asks_for_what_was_not_searched_can_be_asked_again(page
     slide(page, "Threshold of retrieval", 1)
     expect(page.locator(".notice").first).to_contain_text("Not recorded")
     expect(answer_of(page)).to_contain_text("Bob.")
-    page.get_by_role("button", name="Ask again so").click()
+    page.get_by_role("button", name="Ask again with these settings").click()
     expect(answer_of(page)).to_contain_text("Good day.")
 
 

@@ -88,11 +88,10 @@ function notice(title, text, kind = "") {
 }
 
 function problem(title, error, again) {
-  const id = error instanceof ApiError && error.id ? ` (${error.id})` : "";
-  const text = `${error.message[0].toUpperCase()}${error.message.slice(1)}.${id}`;
+  const told = error.message.replace(/\.*$/, ".");
+  const id = error instanceof ApiError && error.id && h("span", { className: "soft" }, ` Request ${error.id}.`);
   const button = again && h("p", {}, h("button", { type: "button", onclick: again }, "Try again"));
-  const shown = h("div", { className: "notice error", role: "alert" }, h("b", {}, title), text, button);
-  return shown;
+  return h("div", { className: "notice error", role: "alert" }, h("b", {}, title), told[0].toUpperCase() + told.slice(1), id, button);
 }
 
 async function ask(question, settings = {}) {
@@ -208,7 +207,7 @@ function verdictOf(answer) {
 
 function notices({ answer, search, missing, again }) {
   const found = [];
-  if (missing) found.push(h("div", { className: "notice" }, h("b", {}, "Not recorded"), missing, " ", h("button", { type: "button", onclick: again }, "Ask again so")));
+  if (missing) found.push(h("div", { className: "notice" }, h("b", {}, "Not recorded"), missing, h("p", {}, h("button", { type: "button", onclick: again }, "Ask again with these settings"))));
   if (answer.abstained) found.push(notice("No answer", "Nothing was supported enough to be said. The best evidence is listed below."));
   else if (answer.retrieved && answer.support === null) found.push(notice("Nothing was supported", "The model judged no passage to answer the question. Do not rely on this text."));
   else if (answer.low_confidence) found.push(notice("Low confidence", "The passages do not carry this answer. Read them before you rely on it."));
