@@ -91,7 +91,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(run, cache)
         (["ask", "Who?", "--nonsense"], "No such option: --nonsense"),
         (["ask", "Who?", "--top-k", "much"], "Invalid value for '--top-k'"),
         (["answer"], "No such command 'answer'"),
-        (["serch"], "No such command 'serch'. Did you mean 'search'?"),
+        (["seach"], "No such command 'seach'. Did you mean 'search'?"),
         (["search"], "Missing argument 'query'"),
     ],
 )

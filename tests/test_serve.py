@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -412,3 +415,42 @@ def test_bytes_that_are_no_http_are_no_end(server):
             connection.shutdown(socket.SHUT_WR)
             connection.recv(1024)
     assert server.client.get("/health").status_code == 200
+
+
+# The command
+
+
+def serve_command(tmp_path, *arguments, **environ):
+    """How `selfrag serve` ends where no asset is here and none can be fetched."""
+    nothing = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "selfrag", "serve", "--port", "0", *arguments],
+        env={**os.environ, **nothing, **environ},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--host", "0.0.0.0"], "others can reach it and no token is set"),
+        (["--token-file", "none"], "cannot read tokens from none"),
+        (["--index", "nothing"], "cannot open the index nothing"),
+        (["--beam-width", "99"], "this server allows at most 8"),
+        (["--seconds", "0"], "limits.seconds is 0.0; expected a number above 0"),
+    ],
+)
+def test_a_server_that_cannot_be_as_asked_does_not_start(tmp_path, arguments, found):
+    ended = serve_command(tmp_path, *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert found in ended.stderr
+
+
+def test_a_server_whose_model_cannot_be_opened_ends_and_says_why(tmp_path):
+    ended = serve_command(tmp_path)
+    assert ended.returncode == 1
+    first, *_, last = ended.stderr.splitlines()
+    assert first.startswith("selfrag: serving http://127.0.0.1:")
+    assert last.startswith("selfrag: cannot fetch")

@@ -1,7 +1,7 @@
 """OpenAI's routes: chat completions, completions, responses and models."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from selfrag.serve.openai import (
     CompletionRequest,
     Message,
     ResponseRequest,
+    StreamOptions,
     Told,
     asked_in,
     bounded,
@@ -132,9 +133,9 @@ async def chat_completions(request: Request) -> Response:
     made = await _exchange(request, body, asked_in(body.messages), limit, "chatcmpl-")
     head = {"id": made.id, "created": made.created, "model": made.model}
     if body.stream:
-        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         head = {**head, "object": "chat.completion.chunk"}
-        return Stream(made.service, made.question.job, _chat_stream(made, head, with_usage))
+        content = _stream(made, head, body.stream_options, _chat_part)
+        return Stream(made.service, made.question.job, content)
     answer, usage = await made.whole()
     message = {
         "role": "assistant",
@@ -158,25 +159,41 @@ def _beside(answer: Told, made: _Exchange) -> dict[str, Any]:
     return {"sources": answer.sources(), "selfrag": answer.extension(made.asked.ignored)}
 
 
-async def _chat_stream(
-    made: _Exchange, head: dict[str, Any], with_usage: bool
+def _chat_part(text: str, answer: Told | None) -> dict[str, Any]:
+    return {"delta": {"annotations": answer.annotations()} if answer else {"content": text}}
+
+
+def _text_part(text: str, answer: Told | None) -> dict[str, Any]:
+    return {"text": text}
+
+
+async def _stream(
+    made: _Exchange,
+    head: dict[str, Any],
+    options: StreamOptions | None,
+    part_of: Callable[[str, Told | None], dict[str, Any]],
 ) -> AsyncIterator[bytes]:
-    def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    """Chunks of text and the last one with all that is told beside it.
+
+    `part_of` gives what is told of a piece of text, and of the whole answer at the end.
+    """
+
+    def chunk(part: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, **part, "logprobs": None, "finish_reason": reason}
         return sse({**head, "choices": [choice], **more})
 
-    yield chunk({"role": "assistant", "content": ""})
+    if part_of is _chat_part:
+        yield chunk({"delta": {"role": "assistant", "content": ""}})
     try:
         async for piece in made.pieces():
             if piece is None:
                 yield KEEP_ALIVE
             elif isinstance(piece, str):
-                yield chunk({"content": piece}) if piece else b""
+                yield chunk(part_of(piece, None)) if piece else b""
             else:
                 answer, usage = piece
-                delta = {"annotations": answer.annotations()}
-                yield chunk(delta, answer.finish_reason, **_beside(answer, made))
-                if with_usage:
+                yield chunk(part_of("", answer), answer.finish_reason, **_beside(answer, made))
+                if options is not None and options.include_usage:
                     yield sse({**head, "choices": [], "usage": usage})
         yield _DONE
     except Exception as error:
@@ -198,35 +215,12 @@ async def completions(request: Request) -> Response:
     head = {"id": made.id, "object": "text_completion", "created": made.created}
     head = {**head, "model": made.model}
     if body.stream:
-        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return Stream(made.service, made.question.job, _text_stream(made, head, with_usage))
+        content = _stream(made, head, body.stream_options, _text_part)
+        return Stream(made.service, made.question.job, content)
     answer, usage = await made.whole()
     choice = {"index": 0, "text": answer.text, "finish_reason": answer.finish_reason}
     choices = [{**choice, "logprobs": None}]
     return reply({**head, "choices": choices, "usage": usage, **_beside(answer, made)})
-
-
-async def _text_stream(
-    made: _Exchange, head: dict[str, Any], with_usage: bool
-) -> AsyncIterator[bytes]:
-    def chunk(text: str, reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        return sse({**head, "choices": [choice], **more})
-
-    try:
-        async for piece in made.pieces():
-            if piece is None:
-                yield KEEP_ALIVE
-            elif isinstance(piece, str):
-                yield chunk(piece) if piece else b""
-            else:
-                answer, usage = piece
-                yield chunk("", answer.finish_reason, **_beside(answer, made))
-                if with_usage:
-                    yield sse({**head, "choices": [], "usage": usage})
-        yield _DONE
-    except Exception as error:
-        yield sse(told_error(made.request, error))
 
 
 @router.post("/responses", openapi_extra=described(ResponseRequest))

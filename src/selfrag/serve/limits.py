@@ -12,7 +12,7 @@ from pathlib import Path
 
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
-from selfrag.serial import check_config, setting, value_from_text
+from selfrag.serial import Positive, check_config, setting, value_from_text
 
 TOKEN_VARIABLE = "SELFRAG_SERVE_TOKENS"
 LIMIT_VARIABLE = "SELFRAG_SERVE_"  # and the name of the limit in capitals
@@ -36,7 +36,7 @@ class Limits:
     beams: int = setting(8, "Hypotheses kept that a request may ask for.", least=1)
     segments: int = setting(16, "Segments that a request may ask for.", least=1)
     tokens: int = setting(512, "Tokens a segment that a request may ask for.", least=1)
-    seconds: float = setting(120.0, "Time for one question, in the queue and after.")
+    seconds: Positive = setting(120.0, "Time for one question, in the queue and after.")
     batch: int = setting(16, "Questions searched together.", least=1)
     queue: int = setting(256, "Questions that wait; more are answered 429.", least=0)
     streams: int = setting(512, "Streams open at once; more are answered 429.", least=1)
