@@ -113,7 +113,7 @@ def test_seeds_of_which_none_can_be_used_are_the_users_mistake(run, tmp_path):
         (("critic", "FOLDER", "--teacher", "gold"), "expected a readable file"),
         (("critic", "SEEDS", "--out", "no/such/folder/c", "--teacher", "gold"), "existing folder"),
         (("critic", "SEEDS", "--out", "SEEDS", "--teacher", "gold"), "which is read"),
-        (("critic", "SEEDS", "--answers", "SEEDS", "--teacher", "gold"), "which is read"),
+        (("critic", "SEEDS", "--answers", "SEEDS"), "which is read"),
         (("critic", "SEEDS", "--out", "/dev/null", "--teacher", "gold"), "it is no plain file"),
         (("generator", "SEEDS", "--out", "SEEDS"), "which is read"),
         (("generator", "SEEDS", "--critic", "FOLDER"), "holds no config.json"),

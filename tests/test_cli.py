@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 
-from selfrag.cli import main
-from selfrag.cli.app import COMMANDS
+from selfrag.cli import effect, main
+from selfrag.cli.app import COMMANDS, app
 from selfrag.cli.console import Reporter
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError, IndexNotUsable
@@ -692,3 +693,82 @@ def test_a_damaged_demo_index_is_built_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(PassageStore, "open", staticmethod(open_second_time))
     assert indexes.open_index(None, Reporter()) == "index"
     assert opened == [["broken"], []]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ("ask Who? --model http://127.0.0.1:9/v1 --engine numpy", "--engine"),
+        ("ask Who? --model http://127.0.0.1:9/v1 --threads 2", "--threads"),
+        ("ask Who? --tokenizer x", "--tokenizer"),
+        ("ask Who? --model-key-env KEY", "--model-key-env"),
+        ("ask Who? --engine openvino --device cuda", "--device"),
+        ("chat --engine numpy --device cuda:0", "--device"),
+        ("ask Who? --engine numpy --gpus 2", "--gpus"),
+        ("batch q.jsonl --out o --engine numpy --precision bf16", "--precision"),
+        ("ask Who? --engine transformers --threads 2", "--threads"),
+        ("eval --task nq_open --out o --workers 2", "--workers"),
+        ("eval --task nq_open --out o --worker-cpus 2", "--worker-cpus"),
+        ("eval --task nq_open --out o --seed 3", "--seed"),
+        ("eval --task nq_open --out o --sampling released", "--sampling"),
+        ("eval --task nq_open --out o --prompt chat", "--prompt"),
+        ("eval --task nq_open --out o --mode never --index i", "--index"),
+        ("eval --task nq_open --out o --system vanilla --top-k 3", "--top-k"),
+        ("eval --task nq_open --out o --system rag --threshold 0.5", "--threshold"),
+        ("eval --task nq_open --out o --system rag --set beam_width=3", "--set beam_width"),
+        (
+            "eval --task nq_open --out o --system rag --base-url http://h/v1 --engine numpy",
+            "--engine",
+        ),
+        ("eval --task nq_open --out o measure run", "--task"),
+        ("eval judge run --base-url http://h/v1", "--base-url"),
+        ("eval judge run --judge local --model m", "--model"),
+        ("eval judge run --judge nli --engine numpy", "--engine"),
+        ("annotate critic s.jsonl --out o --teacher gold --threads 2", "--threads"),
+        ("annotate critic s.jsonl --out o --teacher gold --balance", "--balance"),
+        ("annotate critic s.jsonl --out o --concurrency 3", "--concurrency"),
+        ("annotate critic s.jsonl --out o --model m", "--model"),
+        ("annotate critic s.jsonl --out o --workers 2", "--workers"),
+        ("annotate critic s.jsonl --out o --teacher openai --threads 2", "--threads"),
+        ("annotate generator s.jsonl --out o --critic c --teacher local", "--teacher"),
+        ("annotate generator s.jsonl --out o --critic c --structured", "--structured"),
+        ("annotate generator s.jsonl --out o --engine numpy", "--engine"),
+        ("annotate inspect s.jsonl --json --rows 3", "--rows"),
+        ("embed --passages p.tsv --out o --workers 2", "--workers"),
+        ("embed --passages p.tsv --out o --stall-minutes 3", "--stall-minutes"),
+        ("embed --passages p.tsv --out o --from-pickles x --batch-size 3", "--batch-size"),
+        ("embed --passages p.tsv --out o --shard 0/2 --shards 2", "--shards"),
+    ],
+)
+def test_an_option_without_effect_is_refused_before_any_file_is_read(run, arguments, option):
+    ended = run(*arguments.split())
+    assert is_refusal(ended)
+    assert f" with {option}: " in ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "ask Who? --top-k 3 --set top_k=4",
+        "ask Who? --w_sup 3 --set decode.weights.support=4",
+        "eval --task nq_open --out o --mode always --set mode=never",
+    ],
+)
+def test_one_setting_is_not_given_twice(run, arguments):
+    ended = run(*arguments.split())
+    assert is_refusal(ended) and "found one setting given twice" in ended.err
+
+
+def test_every_rule_of_options_without_effect_is_about_options_that_there_are():
+    group = typer.main.get_command(app)
+    every = [each for name in COMMANDS for each in with_inner(group.get_command(None, name))]
+    names = {parameter.name for command in every for parameter in command.params}
+    for rule in effect.RULES:
+        for name in rule.names:
+            assert any(each == name or each.endswith(f"_{name}") for each in names), name
+
+
+def with_inner(command):
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from with_inner(inner)

@@ -193,7 +193,10 @@ def test_an_export_is_written(run, asked, tmp_path):
         (["--task", "nq_open"], "--task and --out are both needed"),
         (["--task", "nq", "--out", "x"], "there is no task 'nq'"),
         (["--task", "nq_open", "--out", "x", "--metric", "f2"], "there is no metric 'f2'"),
-        (["--task", "nq_open", "--out", "x", "--prompt", "p"], "there is no prompt 'p'"),
+        (
+            ["--task", "nq_open", "--out", "x", "--prompt", "p", "--system", "rag"],
+            "there is no prompt 'p'",
+        ),
         (["--task", "nq_open", "--out", "x", "--sampling", "hot"], "--sampling is 'hot'"),
         (
             ["--task", "nq_open", "--out", "x", "--batch-size", "0"],

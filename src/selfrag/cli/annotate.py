@@ -232,7 +232,9 @@ def bugs_from(names: str) -> frozenset[Bug]:
 
 
 @annotate_app.command("inspect")
+@options.command
 def inspect(
+    *,
     path: Annotated[Path, typer.Argument(help="Generator data, ours or as released.")],
     n_rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 5,
     full: Annotated[bool, typer.Option("--full", help="Whole passages.")] = False,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfrag import assets
-from selfrag.cli import options, render
+from selfrag.cli import effect, options, render
 from selfrag.cli.console import Reporter, one_line, print_json, stderr, stdout
 from selfrag.cli.questions import (
     continued,
@@ -124,7 +124,9 @@ def ask(
         given.refuse(("max_segments",), "answer", "--max_depth says the same in another way")
         search = replace(search, max_segments=max(1, released.max_depth - 1))
     if released.compat is Compat.REFERENCE:
-        _refuse_unreleased(given | _set_keys(changes), is_long=released.max_depth is not None)
+        _refuse_unreleased(
+            given | options.set_keys(changes), is_long=released.max_depth is not None
+        )
     config = _config(search, changes, given)
     text = question_from(question)
     if released.compat is Compat.REFERENCE:
@@ -138,17 +140,12 @@ def _config(
     search: SearchConfig, changes: Sequence[str] | None, given: options.Given
 ) -> SearchConfig:
     """The settings as `--set` changes them; refuses those that have no effect beside others."""
+    effect.refuse_twice(given, options.set_keys(changes), "answer")
     config = override(search, changes or [], table="decode")
     if config.mode is RetrievalMode.NEVER:
-        asked = options.Given(given | _set_keys(changes))
+        asked = options.Given(given | options.set_keys(changes))
         asked.refuse(UNREAD, "answer in mode never", "it is about passages, and none is read")
     return config
-
-
-def _set_keys(changes: Sequence[str] | None) -> dict[str, str]:
-    """The settings that `--set` names, spelled so."""
-    keys = [change.partition("=")[0].strip().removeprefix("decode.") for change in changes or ()]
-    return {key: f"--set {key}" for key in keys}
 
 
 def _refuse_unreleased(given: Mapping[str, str], *, is_long: bool) -> None:

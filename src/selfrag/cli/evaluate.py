@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selfrag.cli import options
+from selfrag.cli import effect, options
 from selfrag.cli.console import Reporter, print_json, stdout
 from selfrag.cluster import Workers
 from selfrag.decode.config import QueryPolicy, SearchConfig
@@ -107,9 +107,12 @@ def evaluate(
     search: Annotated[SearchConfig, options.Only({"mode", "threshold"})],
     changes: options.Changes = None,
     workers: Annotated[Workers, options.Without({"n_gpus"})],
+    given: options.Given,
 ) -> None:
     """Answer the questions of a task, keep every record, and measure; run again to go on."""
     if context.invoked_subcommand is not None:
+        why = f"it stands before {context.invoked_subcommand}, which has options of its own"
+        given.refuse(given, "evaluate", why)
         return
     if not asked.task or asked.out is None:
         raise BadInput(
@@ -128,7 +131,7 @@ def evaluate(
         max_segments=task.max_segments,
         query=QueryPolicy.QUESTION_AND_SEGMENT,
     )
-    search = override(search, changes or [], table="decode")
+    search = _changed(search, changes or [], by.system, given)
     found = load_questions(asked.data or fetched_questions(task), task)
     questions = choose(found.questions, limit=asked.limit, sample=asked.sample, seed=model.seed)
     setup = Setup(
@@ -149,6 +152,19 @@ def evaluate(
     open_run(asked.out, config)
     _answer(setup, questions, asked.out, workers, retry_failed=asked.retry_failed)
     _finish(asked.out, asked.metric or [], as_json=asked.as_json)
+
+
+def _changed(
+    search: SearchConfig, changes: Sequence[str], system: SystemKind, given: options.Given
+) -> SearchConfig:
+    """The settings as `--set` changes them; refuses those that have no effect or stand twice."""
+    keys = options.set_keys(changes)
+    effect.refuse_twice(given, keys, "evaluate")
+    heard = {SystemKind.RAG: {"top_k", "max_new_tokens"}, SystemKind.VANILLA: {"max_new_tokens"}}
+    if system in heard:
+        unheard = [key for key in keys if key not in heard[system]]
+        options.Given(keys).refuse(unheard, "evaluate", f"--system {system} has no such setting")
+    return override(search, changes, table="decode")
 
 
 def _answer(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ParameterInfo
 
+from selfrag.cli import effect
 from selfrag.errors import BadInput
 from selfrag.serial import value_from_text
 
@@ -62,6 +63,12 @@ class _Group:
         return _built(self.kind, {path: values[p.name] for path, p in self.options.items()})
 
 
+def set_keys(changes: Sequence[str] | None) -> dict[str, str]:
+    """The settings that `--set` names, spelled so."""
+    keys = [change.partition("=")[0].strip().removeprefix("decode.") for change in changes or ()]
+    return {key: f"--set {key}" for key in keys}
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """`function` for Typer: a parameter that is a dataclass becomes one option for each field.
 
@@ -82,14 +89,18 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             found = list(groups[name].options.values())
         parameters |= {each.name: each for each in found}
 
-    if given_name is not None:
+    own_context = next((name for name, hint in hints.items() if hint is typer.Context), None)
+    if own_context is None:
         parameters[_CONTEXT] = _parameter(_CONTEXT, typer.Context, MISSING)
     paths = {p.name: path for group in groups.values() for path, p in group.options.items()}
 
     def run(**values: Any) -> None:
+        context = values[own_context] if own_context else values.pop(_CONTEXT)
+        given = _given(context, paths)
         if given_name is not None:
-            values[given_name] = _given(values.pop(_CONTEXT), paths)
+            values[given_name] = given
         made = {name: group.build(values) for name, group in groups.items()}
+        effect.refuse(_by_field(given), _by_field({paths.get(k, k): values[k] for k in values}))
         plain = {name: value for name, value in values.items() if name not in paths}
         function(**plain, **made)
 
@@ -98,6 +109,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     # What Typer reads instead of the parameters of `run`.
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     return run
+
+
+def _by_field(named: Mapping[str, Any]) -> dict[str, Any]:
+    """By the name of the field alone, in whatever group it is."""
+    return {path.rpartition(".")[2]: value for path, value in named.items()}
 
 
 def _given(context: typer.Context, paths: Mapping[str, str]) -> Given:
