@@ -107,6 +107,25 @@ def test_no_text_forges_a_token_that_the_file_marks_as_user_defined(tmp_path):
         assert own.decode([ids.all[0], *own.encode(text), *ids.all]) == text
 
 
+def test_no_text_forges_one_in_a_vocabulary_that_puts_a_space_before_words(tmp_path):
+    size = small_bases.save_tokenizer(tmp_path, small_bases.llama2)
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    data["added_tokens"] += [
+        {**data["added_tokens"][0], "id": size + n, "content": token, "special": True}
+        for n, token in enumerate(TOKENS)
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    small_bases.save_model(tmp_path, "llama", size + 15, tied=False)
+    plain = open_tokenizer(tmp_path)
+    path = write_gguf(mark_user_defined(tmp_path), tmp_path / "m.gguf", GgufType.F16)
+    own = GgufTokenizer(path)
+    assert PromptFormat.of(own).ids == PromptFormat.of(plain).ids
+    for text in TEXTS[:1] + TEXTS[3:5]:
+        ids = own.encode(text)
+        assert not set(ids) & set(PromptFormat.of(own).ids.all)
+        assert own.decode(ids).strip() == text
+
+
 def test_a_file_without_reflection_tokens_is_refused_before_its_weights_are_read(tmp_path):
     path = write_gguf(save_tiny_model(tmp_path, []), tmp_path / "m.gguf", GgufType.F32)
     with pytest.raises(EngineError, match="cannot ask m for reflections: its vocabulary lacks 15"):

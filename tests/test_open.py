@@ -239,6 +239,11 @@ def test_vllm_is_named_with_its_extra_where_it_is_missing(tiny):
         open_engine(ModelOptions(model=str(tiny), engine=EngineKind.VLLM))
 
 
+def test_gpus_are_refused_where_they_would_have_no_effect(tiny):
+    with pytest.raises(BadInput, match=r"over 2 GPUs: the numpy engine runs it.*--engine vllm"):
+        open_engine(ModelOptions(model=str(tiny), engine=EngineKind.NUMPY, gpus=2))
+
+
 def test_what_auto_comes_to_is_said_with_its_reason(tiny, monkeypatch):
     def reason(**options):
         choice = choose(tiny, ModelOptions(model=str(tiny), **options))

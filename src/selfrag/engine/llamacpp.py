@@ -48,9 +48,10 @@ _PIECE = 2048  # ids that one call of llama.cpp reads at most
 class LlamaCppEngine(BatchedEngine):
     """A GGUF file as an `Engine`.
 
-    `adapters`: LoRA adapters as GGUF, added to the model. `n_threads` 0: as many as this process
-    may use. `on_gpu`: layers go to the GPU that llama.cpp was built for. Raises `EngineError`
-    where the file does not hold such a model.
+    `adapters`: LoRA adapters as GGUF, added to the model. `n_threads` 0: half as many as the
+    processors that this process may use, as two threads of a core gain nothing. `on_gpu`: layers go
+    to the GPU that llama.cpp was built for. Raises `EngineError` where the file does not hold such
+    a model.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class LlamaCppEngine(BatchedEngine):
     ) -> None:
         started = time.perf_counter()
         tokenizer = tokenizer or GgufTokenizer(path)
-        context = _Context(path, adapters, n_threads or _n_cpus(), on_gpu=on_gpu)
+        context = _Context(path, adapters, n_threads or max(_n_cpus() // 2, 1), on_gpu=on_gpu)
         batcher = Batcher(
             _Cells(context),
             name=name,
@@ -204,6 +205,7 @@ class _Context:
         params = self._llama.llama_context_default_params()
         params.type_k = params.type_v = F32 if is_exact else F16
         if is_exact:
+            # Its products are in 16 bits even where keys and values are not.
             params.flash_attn_type = NO_FLASH_ATTENTION
         params.n_ctx = self._n_cells(4 if is_exact else 2)
         params.n_batch = params.n_outputs_max = params.n_outputs_max_per_seq = _PIECE

@@ -85,7 +85,7 @@ class ModelOptions:
     )
     gpus: int = setting(1, "GPUs that the vllm engine spreads the model over.", least=1)
     threads: int = setting(
-        0, "CPU threads, not of transformers; 0: one a core, of numpy half.", least=0
+        0, "CPU threads, not of transformers; 0: one a core, of numpy and llamacpp half.", least=0
     )
     tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model or GGUF.")
     model_key_env: str = setting("", "Environment variable with the key of a model server.")
@@ -120,6 +120,11 @@ def open_engine(
     if reflects and options.model != DEFAULT:
         _require_reflection_tokens(path, options.name)
     kind = choose(path, options).kind
+    if options.gpus > 1 and kind is not EngineKind.VLLM:
+        raise BadInput(
+            f"cannot spread {options.model} over {options.gpus} GPUs: the {kind} engine runs it, "
+            "expected vllm, so add --engine vllm or leave --gpus out"
+        )
     if kind is EngineKind.OPENVINO:
         from selfrag.engine.paged import PagedEngine
 
