@@ -7,12 +7,17 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from selfrag.errors import BadInput, ConfigError
+from selfrag.open import indexes
+from selfrag.progress import SILENT
+from selfrag.retrieval.manifest import Manifest
 from selfrag.serve.app import create_app
 from selfrag.serve.guard import OPEN_PATHS
+from selfrag.serve.library import Library, Place
 from selfrag.serve.limits import Access, Limits
 from selfrag.serve.service import Service
 from serve_parts import NoLibrary, events_of, library, open_library, scripted_engine, serving
@@ -158,6 +163,32 @@ def test_an_upload_stays_in_its_folder(tmp_path):
     for name in ("../../up.txt", "/etc/up.txt", "a\\..\\up.txt"):
         with (tmp_path / "docs" / "titan.txt").open("rb") as content:
             assert opened.keep(name, content) == tmp_path / "uploads" / "up.txt"
+
+
+def test_the_demo_index_is_served_from_a_copy_that_takes_documents(tmp_path, monkeypatch):
+    library(tmp_path)
+    demo = (tmp_path / "index").rename(tmp_path / "demo")
+    before = Manifest.load(demo)
+    monkeypatch.setattr(indexes, "demo_index_dir", lambda: demo)
+    monkeypatch.setattr(indexes, "build_demo_index", lambda report: demo)
+    monkeypatch.setattr(indexes, "open_index", lambda path, report: path)
+    place = Library.open(None, None, SILENT).place
+    assert (Path(place.index).name, place.documents.name) == (
+        "served-demo",
+        "served-demo.documents",
+    )
+    copied = Manifest.load(place.index)
+    assert (copied.chunking, copied.chunk_words, copied.encoder.max_tokens) == ("words", 100, 256)
+    assert Manifest.load(demo) == before
+    Library.open(None, None, SILENT)  # again: the copy is kept
+    assert Manifest.load(place.index) == copied
+
+
+def test_documents_are_kept_beside_an_index_whatever_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Place.of(".", None).documents == tmp_path.with_name(f"{tmp_path.name}.documents")
+    assert Place.of("s3://bucket/notes", None).documents.name == "notes.documents"
+    assert Place.of("s3://bucket/notes", tmp_path).documents == tmp_path
 
 
 def test_files_that_have_changed_are_read_again(tmp_path):

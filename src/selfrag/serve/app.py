@@ -89,6 +89,7 @@ class Server(uvicorn.Server):
             server_header=False,
             timeout_graceful_shutdown=_FLUSH_S,
             lifespan="on",
+            ws="none",
         )
         super().__init__(config)
         self._service = service

@@ -42,7 +42,8 @@ class Place:
         """That of the index at `index`; of the demo index a copy, which uploads may change."""
         demo = indexes.demo_index_dir()
         path = index or str(demo.with_name(f"served-{demo.name}"))
-        beside = Path(path) if "://" not in path else demo.parent / path.rpartition("/")[2]
+        is_here = "://" not in path
+        beside = Path(path).absolute() if is_here else demo.parent / path.rpartition("/")[2]
         return cls(path, documents or beside.with_name(f"{beside.name}.documents"))
 
 
