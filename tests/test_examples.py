@@ -1,10 +1,12 @@
 """Loss masks and shared-prompt trees."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from selfrag.engine.scripted import ScriptedTokenizer
+from selfrag.errors import ConfigError
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Marker, Relevance, Retrieve, Support, Utility
@@ -191,3 +193,31 @@ def test_a_passage_that_the_answer_ends_in_gets_no_end_marker():
         "b",
         "</s>",
     ]
+
+
+def test_a_tree_holds_small_integers_and_single_floats():
+    fmt = PromptFormat.of(ScriptedTokenizer())
+    one, two = (encode_row(record(segment(text, "aa")), fmt, WEIGHTS) for text in ("One", "Two"))
+    tree = pack_tree([one, two])
+    kinds = {
+        name: getattr(tree, name).dtype
+        for name in ("ids", "positions", "branches", "sources", "targets")
+    }
+    assert set(kinds.values()) == {np.dtype(np.int32)}
+    assert tree.weights.dtype == np.float32
+
+
+def test_a_record_is_its_instruction_and_its_answer_cut_behind_the_limit():
+    fmt = PromptFormat.of(ScriptedTokenizer())
+    row = record(segment("One", "aa"), instruction="Who is it?")
+    whole = encode_row(row, fmt, WEIGHTS)
+    prompt = fmt.instruction("Who is it?")
+    assert list(whole.ids[: len(prompt)]) == list(prompt)
+    cut = encode_row(row, fmt, WEIGHTS, max_tokens=len(prompt) + 2)
+    assert list(cut.ids) == list(whole.ids[: len(prompt) + 2])
+    assert len(cut.weights) == len(cut.ids)
+
+
+def test_a_loss_weight_that_is_refused_is_named_as_it_is_set():
+    with pytest.raises(ConfigError, match=r"^cannot train: loss\.text is -1"):
+        LossWeights(text=-1.0)

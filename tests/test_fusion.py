@@ -263,3 +263,9 @@ def test_a_search_that_has_found_all_there_is_is_not_repeated():
 
     assert [each.row for each in ranked_in_blocks(10**30, propose)] == list(range(12))
     assert asked == [20]
+
+
+def test_scores_of_which_the_highest_is_0_are_taken_as_they_are():
+    # Highest 0: no share of it can be taken, so the unit is 1. a: 0; b: -3 / 1.
+    fused = score_fusion([{"a": 0.0, "b": -3.0}], weights=[1.0], floors=[-4.0])
+    assert fused == [("a", 0.0), ("b", -3.0)]

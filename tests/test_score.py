@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import (
     GateKind,
     GateRule,
@@ -146,3 +147,30 @@ def test_a_higher_threshold_never_retrieves_more(yes, no, one, other):
     at_low = decide(watched, None, GateRule(threshold=low)).retrieve
     at_high = decide(watched, None, GateRule(threshold=high)).retrieve
     assert at_low or not at_high
+
+
+def test_gates_at_the_ends_of_what_numbers_hold():
+    # exp(800) is more than a float holds, which would warn; both certain is no ratio.
+    assert paper_gate(-800.0, 0.0) == pytest.approx(0.0, abs=1e-300)
+    assert paper_gate(0.0, -800.0) == 1.0
+    assert reference_gate(0.0, 0.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("released", "mode"),
+    [
+        ("adaptive_retrieval", RetrievalMode.ADAPTIVE),
+        ("default", RetrievalMode.ADAPTIVE),
+        ("always_retrieve", RetrievalMode.ALWAYS),
+        ("no_retrieval", RetrievalMode.NEVER),
+    ],
+)
+def test_modes_are_known_by_their_released_names(released, mode):
+    assert RetrievalMode(released) is mode
+    with pytest.raises(ValueError, match="sometimes"):
+        RetrievalMode("sometimes")
+
+
+def test_a_search_setting_that_is_refused_says_what_could_not_be_done():
+    with pytest.raises(ConfigError, match=r"^cannot search: decode\.top_k is 0"):
+        SearchConfig(top_k=0)
