@@ -36,7 +36,7 @@ FORGED = """<img src=x onerror="document.title='forged'"><script>document.title=
 DOCUMENTS = {
     "ann.txt": "It rained. Ann painted the fence in spring. She used green paint.",
     "bob.txt": "Bob painted the fence, says the letter.",
-    "harbour.txt": "The harbour is old. It was built in 1821.",
+    "harbour.txt": "⚓🦉 The harbour is old. It was built in 1821.",
     "lighthouse.txt": "A lighthouse stands at the harbour. It is red.",
     "pelican.txt": f"Pelicans have {FORGED} pouches.",
     "oak.txt": "Oaks grow slowly, by " + "x" * 300 + " a year.",

@@ -21,6 +21,7 @@ from selfrag.serve.batcher import Batcher, Job
 from selfrag.serve.library import Library
 from selfrag.serve.limits import Limits
 from selfrag.serve.schema import bounded_history
+from selfrag.text import sentence_spans
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,8 @@ class Service:
     async def _load(self) -> None:
         try:
             library, engine = await asyncio.to_thread(self.opener, self.loading)
+            # The splitter takes seconds to import: now, not at the first answer, on the event loop.
+            await asyncio.to_thread(sentence_spans, "")
             at_once, queue = self.limits.batch, self.limits.queue
             batcher = Batcher(engine, library, at_once=at_once, queue=queue)
         except Exception as error:
