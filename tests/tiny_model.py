@@ -50,7 +50,7 @@ def save_tokenizer(folder: Path, extra: list[str]) -> int:
     return int(tokenizer.get_vocab_size())
 
 
-def tiny_llama(vocab_size: int) -> "LlamaForCausalLM":
+def tiny_llama(vocab_size: int, hidden_size: int = 32) -> "LlamaForCausalLM":
     """Grouped-query attention, tied head, weights wide enough that logits are far from ties."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -58,7 +58,7 @@ def tiny_llama(vocab_size: int) -> "LlamaForCausalLM":
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -72,8 +72,8 @@ def tiny_llama(vocab_size: int) -> "LlamaForCausalLM":
     return LlamaForCausalLM(config).eval()
 
 
-def save_tiny_model(folder: Path, extra: list[str]) -> Path:
-    tiny_llama(save_tokenizer(folder, extra)).save_pretrained(folder)
+def save_tiny_model(folder: Path, extra: list[str], hidden_size: int = 32) -> Path:
+    tiny_llama(save_tokenizer(folder, extra), hidden_size).save_pretrained(folder)
     return folder
 
 

@@ -4,12 +4,14 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import typer
 
 from selfrag import assets
 from selfrag.cli import options
 from selfrag.cli.console import stdout
+from selfrag.engine.base import Engine
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.open.engines import (
     DEFAULT,
@@ -24,6 +26,8 @@ from selfrag.open.engines import (
 from selfrag.open.gguf import is_gguf, open_vocabulary
 from selfrag.open.indexes import demo_index_dir, index_facts
 from selfrag.prompt import PromptFormat, Tokenizer
+
+_MAKES_IT = "run `selfrag demo`"
 
 PACKAGES = {
     "torch": "engine",
@@ -68,9 +72,17 @@ def examine(model: ModelOptions) -> Iterator[Finding]:
         yield _check("adapter", lambda: str(adapter_dir()))
         keys.insert(0, "base-model")
     yield from map(_asset, map(assets.named, keys))
-    yield _check("model", lambda: _model(model))
-    yield _check("reflection tokens", lambda: _tokens(model))
-    yield _check("scores", lambda: _scores(model))
+    remedy = _MAKES_IT if model.model == DEFAULT else ""  # of others the sentence says it
+
+    @cache
+    def opened() -> Engine:
+        if not is_url(model.model):
+            model_folder(model.model, may_fetch=False)
+        return open_engine(model)
+
+    yield _check("model", lambda: _model(model, opened), remedy)
+    yield _check("reflection tokens", lambda: _tokens(model, opened), remedy)
+    yield _check("scores", lambda: _scores(opened), remedy)
     yield _check("demo index", _index)
 
 
@@ -94,33 +106,31 @@ def _asset(asset: assets.Asset) -> Finding:
     return Finding(name=str(asset), ok=True, found=f"{assets.asset_path(asset)}, checksums right")
 
 
-def _check(name: str, look: Callable[[], str]) -> Finding:
+def _check(name: str, look: Callable[[], str], remedy: str = _MAKES_IT) -> Finding:
     try:
         return Finding(name=name, ok=True, found=look())
     except SelfRAGError as error:
-        # The sentence of an asset says itself what to do; the rest `selfrag demo` makes.
-        remedy = "" if isinstance(error, AssetError) else "run `selfrag demo`"
+        if isinstance(error, AssetError):  # whose sentence says itself what to do
+            remedy = ""
         return Finding(name=name, ok=False, found=str(error), remedy=remedy)
 
 
-def _model(model: ModelOptions) -> str:
+def _model(model: ModelOptions, opened: Callable[[], Engine]) -> str:
     if is_url(model.model):
-        return f"{open_engine(model).name} at {model.model}, its scores are sound"
+        return f"{opened().name} at {model.model}"
     path = model_folder(model.model, may_fetch=False)
     check_name(model.model)
     choice = choose(path, model)
     return f"{model.name}, {choice.kind} engine ({choice.reason}) on {model.device}, {path}"
 
 
-def _tokens(model: ModelOptions) -> str:
-    tokenizer = _tokenizer(model)
+def _tokens(model: ModelOptions, opened: Callable[[], Engine]) -> str:
+    tokenizer = opened().tokenizer if is_url(model.model) else _tokenizer(model)
     ids = PromptFormat.of(tokenizer, model=model.name).ids.all
     return f"{len(ids)} tokens, ids {ids[0]} to {ids[-1]}, none can be forged by text"
 
 
 def _tokenizer(model: ModelOptions) -> Tokenizer:
-    if is_url(model.model):
-        return open_engine(model).tokenizer
     path = model_folder(model.model, may_fetch=False)
     if is_gguf(model.model):
         return open_vocabulary(model.model)
@@ -129,13 +139,11 @@ def _tokenizer(model: ModelOptions) -> Tokenizer:
     return open_tokenizer(path)
 
 
-def _scores(model: ModelOptions) -> str:
+def _scores(opened: Callable[[], Engine]) -> str:
     """The self-check of the engine that would answer, on known prompts."""
     from selfrag.engine.check import check_engine
 
-    if not is_url(model.model):
-        model_folder(model.model, may_fetch=False)
-    engine = open_engine(model)
+    engine = opened()
     try:
         n = check_engine(engine)
     finally:
