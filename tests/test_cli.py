@@ -92,7 +92,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_is_loaded(run, cache)
         (["ask", "Who?", "--nonsense"], "No such option: --nonsense"),
         (["ask", "Who?", "--top-k", "much"], "Invalid value for '--top-k'"),
         (["answer"], "No such command 'answer'"),
-        (["seach"], "No such command 'seach'. Did you mean 'search'?"),
+        (["serach"], "No such command 'serach'. Did you mean 'search'?"),
         (["search"], "Missing argument 'query'"),
     ],
 )
@@ -772,3 +772,20 @@ def with_inner(command):
     yield command
     for inner in getattr(command, "commands", {}).values():
         yield from with_inner(inner)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "Who \udcff painted?"],
+        ["ask", "Who \udcff painted?", "--compat", "reference"],
+        ["ask", "Is it?", "--choices", "yes,n\udcff"],
+        ["ask", "Is it?", "--compat", "reference", "--choices", "yes,n\udcff"],
+        ["chat", "--set", "choices=yes|n\udcff"],
+        ["search", "Who \udcff painted?"],
+    ],
+)
+def test_bytes_that_are_not_utf_8_are_refused_before_anything_is_opened(run, cache, arguments):
+    ended = run(*arguments)
+    assert is_refusal(ended) and "bytes that are not UTF-8" in ended.err
+    assert not cache.exists()

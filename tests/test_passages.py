@@ -68,3 +68,32 @@ def test_given_passages_are_cut_between_words_where_a_sentence_is_too_long():
 def test_a_given_passage_that_fits_is_read_as_it_is():
     (hit,) = given_hits([FIVE], FMT, 11)
     assert hit == Hit(passage=FIVE, score=0.0, rank=1)
+
+
+def texts_of(text, max_tokens):
+    hits = given_hits([Passage(id="g", title="", text=text)], FMT, max_tokens)
+    return [hit.passage.text for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        # Of three ends of sentences, at 6, 13 and 20 of 27, the one next to the middle.
+        ("Aa bb. Cc dd. Ee ff. Gg hh.", ["Aa bb. Cc dd.", "Ee ff. Gg hh."]),
+        # The one end, at 2 of 23, is not in the middle half: cut at the space at 11.
+        ("A. bb cc dd ee ff gg hh", ["A. bb cc dd", "ee ff gg hh"]),
+        # No space at all: cut at the middle, 5 of 11.
+        ("aa,bb,cc,dd", ["aa,bb", ",cc,dd"]),
+        # Spaces at the very ends are no places to cut.
+        (" aa bb ", [" aa", "bb "]),
+    ],
+)
+def test_a_passage_is_halved_near_its_middle(text, pieces):
+    n_tokens = max(len(FMT.passage(Passage(id="g", title="", text=part))) - 2 for part in pieces)
+    assert texts_of(text, n_tokens) == pieces
+
+
+def test_a_passage_in_two_pieces_is_numbered_behind_one_that_fits():
+    short, two = Passage(id="s", title="", text="aa"), Passage(id="t", title="", text="bb cc")
+    hits = given_hits([short, two], FMT, len(FMT.passage(short)) - 2)
+    assert [(hit.passage.id, hit.rank) for hit in hits] == [("s", 1), ("t#1", 2), ("t#2", 3)]

@@ -16,6 +16,7 @@ from selfrag.passage import Passage
 from selfrag.retrieval.base import as_passages
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.rows import Reject, Row, RowFault, id_of, named, question_of, text_field
+from selfrag.text import require_text
 
 
 def question_from(argument: str | None) -> str:
@@ -26,7 +27,7 @@ def question_from(argument: str | None) -> str:
             "cannot answer: the question is empty; expected a question or an instruction, "
             'so write one, as in selfrag ask "Which planet has the moon Titan?"'
         )
-    return question.strip()
+    return require_text(question.strip())
 
 
 def passages_in(row: Row) -> list[Passage] | None:

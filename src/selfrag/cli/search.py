@@ -22,7 +22,7 @@ from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import FusionKind
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.rows import Row, answers_of, question_of, read_questions
-from selfrag.text import has_answer
+from selfrag.text import has_answer, require_text
 
 if TYPE_CHECKING:
     pass
@@ -46,6 +46,7 @@ def search(
         )
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
+    require_text(query)
     store = indexes.open_index(index, Reporter())
     hits = indexes.open_retriever(store, how, Reporter()).search([query], top_k)[0]
     if as_json:

@@ -12,6 +12,7 @@ from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.errors import ConfigError
 from selfrag.serial import Count, Positive, Share, check_config, setting
+from selfrag.text import require_text
 
 MAX_PASSAGES = 1000  # a segment is written from each: more would take hours
 PassageCount = Annotated[int, Meta(ge=1, le=MAX_PASSAGES)]
@@ -71,6 +72,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_config(self, "decode", doing="search")
+        for choice in self.choices:
+            require_text(choice)
         if self.choices and (len(set(self.choices)) < 2 or not all(map(str.strip, self.choices))):
             raise ConfigError(
                 f"cannot search: decode.choices is {list(self.choices)}, expected two or more "
