@@ -307,6 +307,11 @@ def test_every_reply_is_safe_for_a_browser_and_has_an_id(server):
     [
         ("GET", "/nothing", b"", 404),
         ("GET", "/static/..%2Fapp.py", b"", 404),
+        ("GET", "/static/" + "x" * 300, b"", 404),
+        ("GET", "/static/%00", b"", 404),
+        ("GET", "/v1/passages/%00", b"", 404),
+        ("GET", "/v1/passages/" + "x" * 300 + "/source", b"", 404),
+        ("POST", "/v1/ask/", b"{}", 404),
         ("PATCH", "/v1/ask", b"", 405),
         ("POST", "/v1/ask", b"", 400),
         ("POST", "/v1/ask", b"{", 400),
@@ -322,6 +327,7 @@ def test_every_reply_is_safe_for_a_browser_and_has_an_id(server):
         ("POST", "/v1/documents", b"", 400),
         ("DELETE", "/v1/documents", b"", 400),
         ("DELETE", "/v1/documents?source=nothing", b"", 400),
+        ("DELETE", "/v1/documents?source=~%00" + "x" * 300, b"", 400),
     ],
 )
 def test_what_is_wrong_is_told_in_the_shape_of_openai(server, method, path, content, status):

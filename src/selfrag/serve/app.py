@@ -54,6 +54,7 @@ def create_app(service: Service, access: Access | None = None) -> Guard:
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     faults.install(app)

@@ -155,6 +155,11 @@ class Library:
     def delete(self, file: str, progress: Progress) -> int:
         """Takes a file out, and away where it was uploaded; how many passages went."""
         self._require_files("delete")
+        if file not in self.facts()["files"]:  # no folders and patterns, as on a command line
+            raise BadInput(
+                "cannot delete: the index holds no such file; expected the `source` of one that "
+                "GET /v1/documents lists, so choose one of these"
+            )
         with self._changing:
             encoder = self._passage_encoder(progress)
             n_gone, _ = indexing.delete(self.place.index, encoder, files=[file])
