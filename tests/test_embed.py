@@ -514,3 +514,24 @@ def test_options_that_make_no_sense_are_refused(run, tsv, tmp_path, options, fou
     with pytest.raises((BadInput, ConfigError), match=found):
         run("--passages", tsv, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+class LetterEncoder(WordEncoder):
+    """Every character is a token; 40 are read, two of them marks around the text."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = replace(self.spec, max_tokens=40)
+
+    def token_spans(self, text):
+        return [(at, at + 1) for at in range(len(text))]
+
+
+def test_own_text_is_cut_to_what_the_encoder_reads(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "open_encoder", lambda *asked: LetterEncoder())
+    (tmp_path / "own.txt").write_text("four " * 30)
+    run("--passages", tmp_path / "own.txt", "--out", tmp_path / "out")
+    found = texts(tmp_path / "out")
+    # Beside the marks, the title "own" and ". " between, 33 of the 40 tokens are left: six words.
+    assert max(len(text) for _, _, text in found) <= 33
+    assert " ".join(text for _, _, text in found).split() == ["four"] * 30

@@ -14,7 +14,7 @@ from selfrag.retrieval.fusion import Fusion, FusionKind
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.store import PassageStore
-from selfrag.retrieval.table import VECTOR_INDEX_ROWS, brief, reading, storage
+from selfrag.retrieval.table import VECTOR_INDEX_ROWS, brief, connect, reading, storage
 from words import WordEncoder
 
 TEXTS = {
@@ -419,3 +419,10 @@ def test_an_index_of_a_later_format_asks_for_a_newer_version_and_not_for_another
     set_manifest(own_index, format_version=4)
     with pytest.raises(IndexNotUsable, match=r"format 4, not 3: a newer .* upgrade selfrag$"):
         PassageStore.open(own_index, WordEncoder())
+
+
+def test_a_condition_on_a_column_that_an_older_index_lacks_says_what_adds_it(own_index):
+    connect(own_index).open_table("passages").drop_columns(["last_page"])
+    store = PassageStore.open(own_index, WordEncoder())
+    with pytest.raises(BadInput, match="run `selfrag index update` first, which adds last_page"):
+        store.search(["moon"], 1, options=SearchOptions(where="last_page > 1"))

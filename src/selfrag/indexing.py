@@ -135,13 +135,19 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class PassageFiles:
-    """The passages of files, of 100 words each, read again each time they are gone through."""
+    """The passages of files, of 100 words each, read again each time they are gone through.
+
+    `limit` gives what the encoder reads of a passage at most, and is asked then: where others read
+    the files, it travels to them.
+    """
 
     paths: tuple[str, ...]
+    limit: Callable[[], TokenLimit | None] = lambda: None
 
     def __iter__(self) -> Iterator[Passage]:
+        tokens = self.limit()
         for document in read_documents(self.paths):
-            yield from chunk_document(document)
+            yield from chunk_document(document, tokens=tokens)
 
 
 def build(

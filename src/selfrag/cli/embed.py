@@ -13,7 +13,8 @@ from selfrag.cli import options
 from selfrag.cli.console import Reporter, stdout
 from selfrag.cluster import Workers
 from selfrag.errors import BadInput
-from selfrag.indexing import PassageFiles
+from selfrag.indexing import PassageFiles, token_limit
+from selfrag.ingest.chunking import TokenLimit
 from selfrag.progress import told_in_lines
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
@@ -66,7 +67,8 @@ def embed(
 ) -> None:
     """Encode a corpus into shards, and these into an index; run again to go on after any end.
 
-    Rows with an id are passages as they are, others are cut into blocks of 100 words.
+    Rows with an id are passages as they are, others are cut into blocks of 100 words, or fewer
+    where these have more tokens than the encoder reads.
     """
     from selfrag.retrieval.embed.cluster import embed_on_cluster, embed_on_devices
     from selfrag.retrieval.embed.plan import planned, survey
@@ -97,11 +99,14 @@ def embed(
     make = partial(open_encoder, encoding.encoder, precision, encoding.batch_size)
     # Where others do the work, this process wants to know no more than the dims.
     model = make("cpu" if workers.ray or places[1:] else device)
+    files = replace(files, limit=partial(token_limit, model))
     report.say("counting the passages")
     at_least = max(workers.n_workers, len(places))
     plan = planned(out, model.spec, survey(files), n_shards=n_shards, at_least=at_least)
     own = None if number is None else [number]
     job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
+    if workers.ray or places[1:]:
+        files = replace(files, limit=partial(_limit_there, partial(make, "cpu")))
     if workers.ray:
         there = partial(make, device)
         job = partial(
@@ -137,6 +142,11 @@ def open_encoder(name: str, precision: Precision, batch_size: int, device: str) 
     from selfrag.retrieval.encoder import named as encoders
 
     return encoders.open_encoder(name, precision=precision, device=device, batch_size=batch_size)
+
+
+def _limit_there(make: "Callable[[], Encoder]") -> TokenLimit | None:
+    """What an encoder reads of a passage, by one that is opened where the files are read."""
+    return token_limit(make())
 
 
 def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> None:

@@ -280,9 +280,12 @@ def check_condition(location: Location, table: Any, where: str, doing: str) -> N
     except (OSError, RuntimeError, ValueError) as error:
         if is_remote(location) and is_stores_fault(error):
             raise unavailable(location, "read", error) from error
+        columns = [name for name in PASSAGE_COLUMNS if name in table.schema.names]
+        is_older = "last_page" not in columns and "last_page" in where
+        remedy = "run `selfrag index update` first, which adds last_page" if is_older else "fix it"
         raise BadInput(
             f"cannot {doing} where {where!r}: found {brief(error)!r}, expected an SQL condition "
-            f'on {", ".join(PASSAGE_COLUMNS)}, such as "page > 3"; mend it'
+            f'on {", ".join(columns)}, such as "page > 3"; {remedy}'
         ) from error
 
 
