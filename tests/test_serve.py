@@ -368,6 +368,14 @@ def guarded(tmp_path_factory):
         yield running
 
 
+def test_who_is_refused_while_sending_reads_why(guarded):
+    wrong = {"authorization": "Bearer wrong"}
+    for _ in range(5):
+        upload = {"file": ("a.txt", b"x" * (8 << 20))}
+        reply = guarded.client.post("/v1/documents", files=upload, headers=wrong)
+        assert reply.status_code == 401
+
+
 def _basic(token):
     return "Basic " + base64.b64encode(f"me:{token}".encode()).decode()
 

@@ -3,6 +3,7 @@
 Plain ASGI around the application, so that streams are not held up. Knows nothing of the routes.
 """
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -11,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -48,6 +50,9 @@ _ASK_IN_BROWSER: Headers = [
     (b"www-authenticate", b'Basic realm="selfrag: any name, and a token"'),
 ]
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+_DISCARD_S = 10.0  # for the rest of a body that is refused
 
 
 class TooLarge(Exception):
@@ -115,12 +120,15 @@ class Guard:
             message = await receive()
             n_bytes += len(message.get("body", b""))
             if n_bytes > limit:
+                await _discard(receive, message, limit)
                 raise TooLarge
             return message
 
         refused = self._refusal(scope, limit)
         try:
             if refused is not None:
+                if b"expect" not in dict(scope["headers"]):  # else it has not begun to send
+                    await _discard(receive, {"more_body": True}, limit)
                 is_opened = _is_opened(scope)
                 await _refuse(sending, request_id, *refused, is_opened=is_opened)
             else:
@@ -198,6 +206,16 @@ def _is_opened(scope: Message) -> bool:
     """Whether a browser opens this as a page, or it is no browser that asks."""
     mode = dict(scope["headers"]).get(b"sec-fetch-mode", b"navigate")
     return bool(mode == b"navigate")
+
+
+async def _discard(receive: Receive, message: Message, limit: int) -> None:
+    """Lets a client finish sending, within bounds: one that is cut off reads no reply."""
+    n_bytes = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while message.get("more_body") and n_bytes <= limit:
+                message = await receive()
+                n_bytes += len(message.get("body", b""))
 
 
 async def _refuse(
