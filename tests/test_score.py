@@ -174,3 +174,27 @@ def test_modes_are_known_by_their_released_names(released, mode):
 def test_a_search_setting_that_is_refused_says_what_could_not_be_done():
     with pytest.raises(ConfigError, match=r"^cannot search: decode\.top_k is 0"):
         SearchConfig(top_k=0)
+
+
+def test_two_choices_are_a_closed_set_and_none_is_an_open_question():
+    assert SearchConfig(choices=("yes", "no")).choices == ("yes", "no")
+    assert SearchConfig().choices == ()
+
+
+@pytest.mark.parametrize("choices", [("yes",), ("yes", "yes"), ("yes", " ")])
+def test_choices_that_are_no_closed_set_are_refused(choices):
+    with pytest.raises(ConfigError) as refused:
+        SearchConfig(choices=choices)
+    assert str(refused.value) == (
+        f"cannot search: decode.choices is {list(choices)}, expected two or more different answers "
+        "that are not empty; name them all"
+    )
+
+
+def test_choices_that_read_alike_are_named():
+    with pytest.raises(ConfigError) as refused:
+        SearchConfig(choices=("Yes.", "no", "yes"))
+    assert str(refused.value) == (
+        "cannot search: decode.choices has 'Yes.' and 'yes', which read alike, because case and "
+        "outer punctuation do not count; expected answers that a text can tell apart, so reword one"
+    )
