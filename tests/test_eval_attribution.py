@@ -257,9 +257,9 @@ def test_premises_are_written_with_their_titles_where_they_have_any():
 
 def test_failed_questions_and_those_that_say_nothing_have_no_citation_scores():
     records = [
+        Record(n=2, question=question(id="q2"), error="broken"),
         record(0, "Ann.", sentences=cited(("Ann.", [])), passages=(hit("Ann."),)),
         record(1, "", sentences=()),
-        Record(n=2, question=question(id="q2"), error="broken"),
     ]
     found = score_citations(records, lambda claim: True)
     # A sentence without citations is entailed by nothing, and cites nothing needlessly: 0 and 0.

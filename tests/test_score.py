@@ -122,6 +122,12 @@ def test_modes_rules_and_thresholds_decide(rule, retrieve):
     assert np.isclose(gate.reference, 0.7715, atol=1e-4)
 
 
+@pytest.mark.parametrize("rule", [GateRule(threshold=None), GateRule(kind=GateKind.ARGMAX)])
+def test_the_emitted_token_decides_whatever_its_probability(rule):
+    assert decide(np.log([0.7, 0.3, 1e-9]), Retrieve.YES, rule).retrieve
+    assert not decide(np.log([0.3, 0.7, 1e-9]), None, rule).retrieve
+
+
 def test_every_gate_reports_what_each_rule_would_have_decided():
     gate = decide(np.log([0.7, 0.3, 1e-9]), Retrieve.NO, GateRule(threshold=0.5))
     assert gate.would == {
