@@ -180,6 +180,22 @@ def test_an_answer_shows_its_sources_and_how_far_they_support_it(page):
     expect(page.get_by_role("status")).to_contain_text("Answer: Bob.")
 
 
+def test_a_question_waits_until_the_server_is_ready(browser, server):
+    page = browser.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    loading = '{"ready": false, "doing": "starting"}'
+    page.route("**/ready", lambda route: route.fulfill(status=503, body=loading))
+    page.goto(server.url)
+    page.get_by_label("Your question").fill("Who painted the fence?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".progress")).to_have_text("Opening model and index …")
+    assert not [url for url in asked if url.endswith("/v1/ask")]
+    page.unroute("**/ready")
+    expect(answer_of(page)).to_contain_text("Bob. Bob painted the fence.")
+    page.close()
+
+
 def test_a_citation_opens_its_passage_at_the_words_and_closes_again(page):
     ask(page, "How old is the harbour?")
     page.get_by_role("button", name="Source 1, harbour").click()

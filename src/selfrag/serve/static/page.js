@@ -108,6 +108,8 @@ async function ask(question, settings = {}) {
   running = new AbortController();
   setRunning(true);
   try {
+    turn.progress.textContent = "Opening model and index …";
+    await Promise.race([ready, ended(running.signal)]);
     const body = { question, history, settings, stream: true };
     for await (const [name, data] of events("/v1/ask", { body, signal: running.signal })) {
       if (name === "error") throw new ApiError(200, data);
@@ -128,6 +130,10 @@ async function ask(question, settings = {}) {
     setRunning(false);
   }
 }
+
+const ended = (signal) => new Promise((_, reject) => {
+  signal.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
+});
 
 function setRunning(is) {
   $("send").textContent = is ? "Stop" : "Ask";
@@ -332,12 +338,16 @@ function showDocuments() {
 
 // The server, its token, and what happens when.
 
+let isReady;
+const ready = new Promise((resolve) => { isReady = resolve; }); // when to ask, if only to be told why not
+
 async function showState() {
   try {
     const response = await fetch("/ready", { headers: headers() });
-    if (response.status === 401) return; // a question will ask for the token
+    if (response.status === 401) return isReady(); // a question will ask for the token
     const state = await response.json();
     if (state.ready) {
+      isReady();
       $("about").textContent = `${state.model}, ${state.passages.toLocaleString("en")} passages`;
       if (state.index === "demo" && !$("examples").children.length) {
         const examples = ["Which planet has the moon Titan?", "Who painted the Mona Lisa?", "How long is the Nile?"];
@@ -347,6 +357,7 @@ async function showState() {
     }
     $("about").textContent = `Not ready: ${state.doing}`;
   } catch {
+    isReady();
     $("about").textContent = "The server cannot be reached";
   }
   setTimeout(showState, 1000);
