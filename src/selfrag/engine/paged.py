@@ -87,10 +87,11 @@ class _Pool:
         """The number of a block that nobody uses."""
         if not self.free:
             n_blocks = int(self.caches[0].shape[0])
-            old, self.caches = self.caches, self._llama.make_caches(2 * n_blocks)
-            for before, after in zip(old, self.caches, strict=True):
-                after.data[:n_blocks] = before.data
-            self.free.extend(range(2 * n_blocks - 1, n_blocks - 1, -1))
+            n_more = max(_FIRST_BLOCKS, n_blocks // 4)
+            old, self.caches = self.caches, self._llama.make_caches(n_blocks + n_more)
+            for after in self.caches:
+                after.data[:n_blocks] = old.pop(0).data  # whose memory is free again at once
+            self.free.extend(range(n_blocks + n_more - 1, n_blocks - 1, -1))
         return self.free.pop()
 
     def copy(self, source: int, target: int) -> None:
