@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrag.engine.base import FinishReason, Request
+from selfrag.engine.batching import BatchedEngine
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
 from selfrag.prompt import PromptFormat
@@ -181,6 +182,20 @@ def test_a_stop_id_is_the_last_of_the_completion(engine):
         assert a.token_ids == b.token_ids[:n]
         assert a.finish_reason is FinishReason.STOP
         assert np.allclose(a.logprobs, b.logprobs[:n], atol=1e-4)
+
+
+def test_what_nobody_wants_any_more_is_given_up(engine):
+    if not isinstance(engine, BatchedEngine):
+        pytest.skip("asked of engines of this process alone")
+    batch = requests(engine, [5, 9, 14], max_new_tokens=30)
+    expected = engine.generate(batch)
+    n_asked = iter(range(2))
+    batch[1] = replace(batch[1], is_wanted=lambda: next(n_asked, None) is not None)
+    found = engine.generate([replace(batch[0], is_wanted=lambda: False), *batch[1:]])
+    assert found[0].token_ids == () and found[0].watched.shape == (0, 15)
+    assert 0 < len(found[1].token_ids) < 30
+    assert found[1].token_ids == expected[1].token_ids[: len(found[1].token_ids)]
+    assert_same(found[2], expected[2])
 
 
 def test_a_stop_id_at_the_limit_counts_as_a_stop(engine):

@@ -117,6 +117,28 @@ def test_a_search_that_is_given_up_asks_for_nothing_more():
     assert [("unwanted" in prompt) for prompt in prompts] == [True, False, False]
 
 
+def test_an_engine_learns_that_a_search_was_given_up():
+    gate = Gate("hello unwanted")
+    engine = scripted_engine(before=gate)
+    told = []
+
+    async def main():
+        async with batcher(engine) as running:
+            unwanted = job(running, "hello unwanted")
+            await gate.wait()
+            (request,) = next(requests for requests in asked if requests)
+            told.append(request.is_wanted())
+            running.cancel(unwanted)
+            told.append(request.is_wanted())
+            gate.opened.set()
+
+    asked = []
+    generate = engine.generate
+    engine.generate = lambda requests: (asked.append(requests), generate(requests))[1]
+    asyncio.run(main())
+    assert told == [True, False]
+
+
 def test_a_search_that_is_given_up_in_the_queue_never_begins():
     gate = Gate("hello first")
     engine = scripted_engine(before=gate)

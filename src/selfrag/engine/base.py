@@ -4,8 +4,8 @@ Everything Self-RAG computes follows from the arrays of a `Completion`; no engin
 for the whole vocabulary.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -33,13 +33,18 @@ class Precision(StrEnum):
     BF16 = "bf16"  # all in bf16; needs a processor with bf16 instructions
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One greedy completion to compute.
 
     The prompt is `prefix_ids + suffix_ids`; engines read a beginning that prompts have in common
     once, wherever the two parts meet. `watch_ids` are the ids whose log-probabilities come back
-    each step.
+    each step. Once `is_wanted` says no, nobody reads the completion: an engine of this machine asks
+    at every step, and what it gives then is what there was, perhaps nothing.
     """
 
     prefix_ids: tuple[int, ...]
@@ -47,6 +52,7 @@ class Request:
     max_new_tokens: int
     stop_ids: frozenset[int] = frozenset()
     watch_ids: tuple[int, ...] = ()
+    is_wanted: Callable[[], bool] = field(default=_always, compare=False)
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -197,9 +197,11 @@ class Batcher(Generic[S, R]):
             self._cache.find(request.prompt_ids)  # what this call needs is evicted last
         completions: dict[int, Completion] = {}
         for group in groups([request.prompt_ids for request in requests], self._max_batch):
-            completed = self._complete(self._model, [requests[index] for index in group])
-            completions.update(zip(group, completed, strict=True))
-        return [completions[index] for index in range(len(requests))]
+            wanted = [index for index in group if requests[index].is_wanted()]
+            if wanted:
+                completed = self._complete(self._model, [requests[index] for index in wanted])
+                completions.update(zip(wanted, completed, strict=True))
+        return [completions.get(n) or _nothing(request) for n, request in enumerate(requests)]
 
     def _complete(self, model: Model[S, R], requests: Sequence[Request]) -> list[Completion]:
         drafts = [Draft(request) for request in requests]
@@ -223,6 +225,8 @@ class Batcher(Generic[S, R]):
             for row, ((index, guess), after) in enumerate(zip(writing, chosen, strict=True)):
                 draft = drafts[index]
                 n_new = draft.take(after, guess)
+                if not draft.request.is_wanted():
+                    draft.finish_reason = FinishReason.LENGTH
                 if draft.finish_reason is not None:
                     self._keep(rows, row, draft.read_ids)
                 if texts:
@@ -258,6 +262,16 @@ class Batcher(Generic[S, R]):
 
     def _keep(self, rows: R, row: int, ids: Ids) -> None:
         self._cache.add(ids, lambda start, stop: rows.span(row, start, stop))
+
+
+def _nothing(request: Request) -> Completion:
+    """Of what nobody wants any more."""
+    return Completion(
+        token_ids=(),
+        logprobs=np.zeros(0),
+        watched=np.zeros((0, len(request.watch_ids))),
+        finish_reason=FinishReason.LENGTH,
+    )
 
 
 class BatchedEngine:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -213,7 +214,9 @@ class Batcher:
                 each = job.steps.send(reply)
                 reply = None
                 if isinstance(each, Generate | Lookup):
-                    reply = yield each
+                    reply = yield _while_wanted(each, job) if isinstance(each, Generate) else each
+                    if job.is_cancelled:
+                        break
                     if isinstance(reply, Exception):
                         raise reply
                 else:
@@ -276,6 +279,16 @@ def _each_alone(serve: Server) -> Server:
         return [reply for ask in asks for reply in served([ask])]
 
     return served
+
+
+def _while_wanted(asked: Generate, job: Job) -> Generate:
+    """The same, given up by the engine once the job is cancelled."""
+    wanted = partial(_is_wanted, job)
+    return Generate([replace(request, is_wanted=wanted) for request in asked.requests])
+
+
+def _is_wanted(job: Job) -> bool:
+    return not job.is_cancelled
 
 
 def _one_token(model: Model) -> Steps:
