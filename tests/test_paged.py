@@ -65,8 +65,9 @@ def test_bf16_weights_are_packed_once_and_read_back(folder, tmp_path):
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     first = paged.PagedEngine(copy, name="mixed", precision=Precision.MIXED)
-    packed = copy / "packed-bf16.safetensors"
+    packed = copy / "packed.bf16"
     written = packed.read_bytes()
+    assert [file.name for file in copy.glob("*.safetensors")] == ["model.safetensors"]
     again = paged.PagedEngine(copy, name="mixed", precision=Precision.MIXED)
     assert packed.read_bytes() == written
     for one, other in zip(first.generate(branches(40)), again.generate(branches(40)), strict=True):

@@ -135,7 +135,8 @@ class _Weights:
         self._is_exact = precision is Precision.EXACT
         self._source = path / "model.safetensors"
         self._tensors = _mapped(self._source)
-        self._packed_path = path / "packed-bf16.safetensors"
+        # Not *.safetensors: vLLM takes every file of that name for weights of the model.
+        self._packed_path = path / "packed.bf16"
         self._packed = {} if self._is_exact else _packed(self._packed_path, self._source)
         self._shared: list[Any] = []  # what constants point to lives as long as this
 
