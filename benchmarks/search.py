@@ -25,12 +25,13 @@ from selfrag.decode.answer import Answer, answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.base import Completion, Engine, FinishReason, Precision, Request
+from selfrag.engine.batching import CACHE_BYTES
 from selfrag.engine.paged import PagedEngine
 from selfrag.ingest.readers import read_wiki_leads
 from selfrag.open.engines import DEFAULT, model_folder
 from selfrag.open.indexes import open_index
 from selfrag.progress import SILENT
-from selfrag.prompt import PromptFormat, Tokenizer
+from selfrag.prompt import PromptFormat
 from selfrag.reflection import Retrieve
 from selfrag.retrieval.base import FixedRetriever
 
@@ -38,36 +39,20 @@ RELEASED_TOKENS = 300
 BATCH = 16
 
 
-class Wrapped:
-    """An engine whose answers are changed on the way; see `generate` of the kinds."""
+class Wrapped(PagedEngine):
+    """The default weights with one thread; an end of sequence becomes a call for more passages."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        ids = PromptFormat.of(engine.tokenizer).ids
+    def __init__(self, precision: Precision, cache_bytes: int = CACHE_BYTES) -> None:
+        path = model_folder(DEFAULT)
+        super().__init__(
+            path, name="default", precision=precision, n_threads=1, cache_bytes=cache_bytes
+        )
+        ids = PromptFormat.of(self.tokenizer).ids
         self._more, self._end = ids[Retrieve.YES], ids.end_of_sequence
 
-    @property
-    def name(self) -> str:
-        """As of the engine within."""
-        return self._engine.name
-
-    @property
-    def max_context(self) -> int:
-        """As of the engine within."""
-        return self._engine.max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """As of the engine within."""
-        return self._engine.tokenizer
-
-    def close(self) -> None:
-        """Closes the engine within."""
-        self._engine.close()
-
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """An end of sequence becomes a call for more passages."""
-        return [self._with_more(done) for done in self._engine.generate(requests)]
+        """Completions that never end the answer."""
+        return [self._with_more(done) for done in super().generate(requests)]
 
     def _with_more(self, done: Completion) -> Completion:
         if done.token_ids[-1] != self._end:
@@ -76,11 +61,15 @@ class Wrapped:
 
 
 class CallPerNode(Wrapped):
-    """One call for the passages of each node, of `n_tokens` whatever the stop ids."""
+    """One call for the passages of each node, of 300 tokens whatever the stop ids; keeps nothing.
 
-    def __init__(self, engine: Engine, n_tokens: int) -> None:
-        super().__init__(engine)
-        self._n_tokens = n_tokens
+    Without `guess` no ids are guessed.
+    """
+
+    def __init__(self, precision: Precision, *, guess: bool) -> None:
+        super().__init__(precision, cache_bytes=0)
+        if not guess:
+            self._batcher._guesses = None
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """What `Wrapped` gives, at the cost of these calls."""
@@ -93,8 +82,8 @@ class CallPerNode(Wrapped):
     def _call(self, node: list[Request]) -> list[tuple[Completion, Request]]:
         asked = node
         if node[0].max_new_tokens > 1:
-            asked = [replace(r, stop_ids=frozenset(), max_new_tokens=self._n_tokens) for r in node]
-        return list(zip(self._engine.generate(asked), node, strict=True))
+            asked = [replace(r, stop_ids=frozenset(), max_new_tokens=RELEASED_TOKENS) for r in node]
+        return list(zip(PagedEngine.generate(self, asked), node, strict=True))
 
     @staticmethod
     def _until_stop(done: Completion, request: Request) -> Completion:
@@ -137,17 +126,6 @@ def main() -> None:
     hits = open_index(None, SILENT).search(asked, 5)
     retriever = FixedRetriever(dict(zip(asked, hits, strict=True)))
 
-    def opened() -> PagedEngine:
-        path, precision = model_folder(DEFAULT), args.precision
-        return PagedEngine(path, name="default", precision=precision, n_threads=1)
-
-    def released(*, guess: bool) -> Engine:
-        path, precision = model_folder(DEFAULT), args.precision
-        engine = PagedEngine(path, name="", precision=precision, n_threads=1, cache_bytes=0)
-        if not guess:
-            engine._batcher._guesses = None
-        return CallPerNode(engine, RELEASED_TOKENS)
-
     result: dict[str, Any] = {"precision": args.precision}
     long = SearchConfig(mode=RetrievalMode.ALWAYS, max_segments=4, beam_width=2, top_k=5)
 
@@ -159,25 +137,32 @@ def main() -> None:
         engine.close()
         return done
 
-    ours = long_form(Wrapped(opened()), args.questions)
+    ours = long_form(Wrapped(args.precision), args.questions)
     result["cpu_s_a_question"] = round(sum(s for s, _ in ours) / len(ours), 3)
     print(result, flush=True)
     for name, guess, n in (
         ("released_pattern_with_lookup", True, args.questions),
         ("released_pattern", False, args.released),
     ):
-        theirs = long_form(released(guess=guess), n)
+        if not n:
+            continue
+        theirs = long_form(CallPerNode(args.precision, guess=guess), n)
         ratio = sum(s for s, _ in theirs) / sum(s for s, _ in ours[:n])
         same = [is_same(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=False)]
         result[f"ratio_{name}"], result["same_scores"] = round(ratio, 2), sum(same) / n
         print(result, flush=True)
     short = SearchConfig(max_segments=1)
+
+    def plain() -> Engine:
+        path, precision = model_folder(DEFAULT), args.precision
+        return PagedEngine(path, name="default", precision=precision, n_threads=1)
+
     together, alone = (
         sum(
             timed(asked[start : start + n], engine=engine, retriever=retriever, config=short)[0]
             for start in range(0, args.short, n)
         )
-        for n, engine in ((BATCH, opened()), (1, opened()))
+        for n, engine in ((BATCH, plain()), (1, plain()))
     )
     result["ratio_batched_short"] = round(alone / together, 3)
     result["cpu_s_a_short_question"] = round(together / max(args.short, 1), 3)

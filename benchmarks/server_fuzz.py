@@ -107,7 +107,7 @@ def main() -> None:
 def _serve(folder: Path) -> None:
     from selfrag.progress import SILENT
     from selfrag.serve.app import JsonLines, serve
-    from selfrag.serve.library import Library
+    from selfrag.serve.index import ServedIndex
     from selfrag.serve.limits import Access, Limits
     from selfrag.serve.service import Service
 
@@ -115,9 +115,9 @@ def _serve(folder: Path) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
-    def opened(_: object) -> tuple[Library, Engine]:
-        library = Library.open(str(folder / "index"), folder / "uploads", SILENT)
-        return library, CheckingEngine(folder / "forged")
+    def opened(_: object) -> tuple[ServedIndex, Engine]:
+        served = ServedIndex.open(str(folder / "index"), folder / "uploads", SILENT)
+        return served, CheckingEngine(folder / "forged")
 
     def tell(url: str) -> None:
         print(url, flush=True)

@@ -95,7 +95,7 @@ class _Server:
 def _serve(options: argparse.Namespace) -> None:
     from selfrag.progress import SILENT
     from selfrag.serve.app import JsonLines, serve
-    from selfrag.serve.library import Library
+    from selfrag.serve.index import ServedIndex
     from selfrag.serve.limits import Access, Limits
     from selfrag.serve.service import Loading, Service
 
@@ -108,8 +108,8 @@ def _serve(options: argparse.Namespace) -> None:
 
     def opened(_: Loading) -> tuple[Any, Engine]:
         if options.model:
-            library = Library.open(options.index, None, SILENT)
-            return library, open_engine(ModelOptions(model=options.model))
+            served = ServedIndex.open(options.index, None, SILENT)
+            return served, open_engine(ModelOptions(model=options.model))
         return Empty({}), _HoldingEngine(lambda: service.n_streams >= options.streams)
 
     n_at_once = 16 if options.model else max(64, options.streams)

@@ -15,7 +15,7 @@ from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
 from selfrag.serve.app import Server
-from selfrag.serve.library import Library, Place
+from selfrag.serve.index import Place, ServedIndex
 from selfrag.serve.limits import Access, Limits
 from selfrag.serve.service import Service
 from words import WordEncoder
@@ -60,7 +60,7 @@ def scripted_engine(before=lambda surface: None) -> ScriptedEngine:
 _SUPPORTED = ({"[Fully supported]": 0.8, "[Partially supported]": 0.2}, "[Utility:5]", "</s>")
 
 
-def library(folder: Path, documents=DOCUMENTS) -> Library:
+def library(folder: Path, documents=DOCUMENTS) -> ServedIndex:
     """An index of `documents` under `folder`, open."""
     docs = folder / "docs"
     docs.mkdir(parents=True)
@@ -70,11 +70,11 @@ def library(folder: Path, documents=DOCUMENTS) -> Library:
     return open_library(folder)
 
 
-def open_library(folder: Path) -> Library:
+def open_library(folder: Path) -> ServedIndex:
     """The index that is there."""
     place = Place.of(str(folder / "index"), folder / "uploads")
     store = PassageStore.open(folder / "index", WordEncoder())
-    return Library(place, store, name="test", encoder=WordEncoder())
+    return ServedIndex(place, store, name="test", encoder=WordEncoder())
 
 
 class NoLibrary(FixedRetriever):

@@ -17,7 +17,7 @@ from selfrag.progress import SILENT
 from selfrag.retrieval.manifest import Manifest
 from selfrag.serve.app import create_app
 from selfrag.serve.guard import OPEN_PATHS
-from selfrag.serve.library import Library, Place
+from selfrag.serve.index import Place, ServedIndex
 from selfrag.serve.limits import Access, Limits
 from selfrag.serve.service import Service
 from serve_parts import NoLibrary, events_of, library, open_library, scripted_engine, serving
@@ -172,7 +172,7 @@ def test_the_demo_index_is_served_from_a_copy_that_takes_documents(tmp_path, mon
     monkeypatch.setattr(indexes, "demo_index_dir", lambda: demo)
     monkeypatch.setattr(indexes, "build_demo_index", lambda report: demo)
     monkeypatch.setattr(indexes, "open_index", lambda path, report: path)
-    place = Library.open(None, None, SILENT).place
+    place = ServedIndex.open(None, None, SILENT).place
     assert (Path(place.index).name, place.documents.name) == (
         "served-demo",
         "served-demo.documents",
@@ -180,7 +180,7 @@ def test_the_demo_index_is_served_from_a_copy_that_takes_documents(tmp_path, mon
     copied = Manifest.load(place.index)
     assert (copied.chunking, copied.chunk_words, copied.encoder.max_tokens) == ("words", 100, 256)
     assert Manifest.load(demo) == before
-    Library.open(None, None, SILENT)  # again: the copy is kept
+    ServedIndex.open(None, None, SILENT)  # again: the copy is kept
     assert Manifest.load(place.index) == copied
 
 

@@ -17,7 +17,6 @@ from selfrag.open.engines import (
     DEFAULT,
     ModelOptions,
     adapter_dir,
-    check_name,
     choose,
     is_url,
     model_folder,
@@ -119,7 +118,6 @@ def _model(model: ModelOptions, opened: Callable[[], Engine]) -> str:
     if is_url(model.model):
         return f"{opened().name} at {model.model}"
     path = model_folder(model.model, may_fetch=False)
-    check_name(model.model)
     choice = choose(path, model)
     return f"{model.name}, {choice.kind} engine ({choice.reason}) on {model.device}, {path}"
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfrag.errors import BadInput
+from selfrag.open.engines import is_url
+from selfrag.open.gguf import is_gguf
 
 # The values of a command's options by name, without the group they are in; `get` of one that the
 # command does not have is None.
@@ -27,11 +29,7 @@ class Rule:
 
 
 def _is_url(name: Any) -> bool:
-    return str(name or "").startswith(("http://", "https://"))
-
-
-def _is_gguf(name: Any) -> bool:
-    return str(name or "").partition(",")[0].strip().endswith(".gguf")
+    return is_url(str(name or ""))
 
 
 def _is_teachers(values: Values) -> bool:
@@ -63,7 +61,7 @@ RULES = (
     ),
     Rule(
         ("tokenizer",),
-        lambda v: _has_own_model(v) and not _is_url(v.get("model")) and not _is_gguf(v["model"]),
+        lambda v: _has_own_model(v) and not _is_url(v.get("model")) and not is_gguf(v["model"]),
         "the model's folder has its own",
     ),
     Rule(

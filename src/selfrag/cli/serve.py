@@ -67,7 +67,7 @@ def serve(
         Manifest.load(index)  # a name that is wrong is told at once
     try:
         from selfrag.serve import app
-        from selfrag.serve.library import Library
+        from selfrag.serve.index import ServedIndex
         from selfrag.serve.service import Loading, Service
     except ImportError as error:
         raise SelfRAGError(
@@ -78,9 +78,9 @@ def serve(
     handler.setFormatter(app.JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
-    def opened(loading: Loading) -> tuple[Library, Engine]:
-        library = Library.open(index, documents, loading)
-        return library, open_engine(model, loading)
+    def opened(loading: Loading) -> tuple[ServedIndex, Engine]:
+        served = ServedIndex.open(index, documents, loading)
+        return served, open_engine(model, loading)
 
     app.serve(
         Service(opened, limits, config),

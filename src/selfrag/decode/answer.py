@@ -18,6 +18,9 @@ from selfrag.prompt import Turn
 from selfrag.reflection import Relevance
 from selfrag.retrieval.base import Retriever
 
+# From which support on the verdict says fully and partially supported.
+FULL, PARTIAL = 0.75, 0.4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSegment:
@@ -133,12 +136,12 @@ class Answer:
                 return "not judged: the answer ends before its support was judged"
             return "not supported: no retrieved passage was judged to answer the question"
         least = min(judged)
-        if least < 0.4:
+        if least < PARTIAL:
             return f"not supported ({least:.2f})"
         if len(judged) < len(said):
             found = f"only {len(judged)} of {len(said)} segments were judged"
             return f"partially supported ({least:.2f}): {found}"
-        return f"{'fully' if least >= 0.75 else 'partially'} supported ({least:.2f})"
+        return f"{'fully' if least >= FULL else 'partially'} supported ({least:.2f})"
 
 
 def answer_questions(

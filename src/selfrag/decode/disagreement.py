@@ -7,11 +7,11 @@ answers and numbers, not the meaning of sentences.
 import re
 from collections.abc import Iterable
 
+from selfrag.decode.answer import FULL
 from selfrag.decode.node import Node
 from selfrag.reflection import Relevance
 from selfrag.text import split_sentences
 
-MIN_SUPPORT = 0.75  # fully supported, as in the verdict of an answer
 # Share of the total of the answer's first segment. On 25 questions to the demo index this tells of
 # two of six wrong answers and beside one right one; without it, beside ten right ones.
 _CLOSE = 0.97
@@ -44,7 +44,7 @@ def _is_supported(node: Node) -> bool:
     segment = node.segment
     if segment is None or not node.hits or Relevance.RELEVANT not in segment.critique:
         return False
-    return (segment.scores.support or 0.0) >= MIN_SUPPORT
+    return (segment.scores.support or 0.0) >= FULL
 
 
 def _total(node: Node) -> float:

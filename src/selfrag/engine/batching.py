@@ -5,6 +5,7 @@ several rows share is read once for all of them, and what was read and written i
 calls. Numpy alone. Knows nothing of architectures.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -307,6 +308,15 @@ class BatchedEngine:
     def close(self) -> None:
         """Lets go of the model and its memory; the engine cannot be used after."""
         self._batcher.close()
+
+
+def half_of_cores() -> int:
+    """Threads where more gain nothing: two threads of a core, and what others on it need."""
+    try:
+        n_usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        n_usable = os.cpu_count() or 1
+    return max(1, n_usable // 2)
 
 
 def greedy(

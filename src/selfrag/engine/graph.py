@@ -227,9 +227,10 @@ class _Graph:
     def __init__(self, weights: _Weights, shape: LlamaShape, precision: Precision) -> None:
         self._weights, self._shape, self._precision = weights, shape, precision
         self._inputs: list[Any] = []
+        self._c = _Constants()
 
     def build(self) -> "ov.Model":
-        """Inputs as in `PagedModel.forward`, then key and value caches of every layer."""
+        """Inputs as in `CompiledLlama`, then key and value caches of every layer."""
         shape = self._shape
         self._ids, self._positions, self._last, self._watch = (
             self._input(name) for name in ("input_ids", "position_ids", "last", "watch")
@@ -238,23 +239,23 @@ class _Graph:
         self._tables = [self._input(name) for name in names]
         self._longest = self._input("max_context_len", [])
         embedding = self._weights.matrix("model.embed_tokens.weight")
-        rows = self._float(op.gather(embedding, self._ids, _axis(0)))
-        hidden = op.unsqueeze(rows, _ints(1))  # (N, 1, dim)
+        rows = self._float(op.gather(embedding, self._ids, self._c.axis(0)))
+        hidden = op.unsqueeze(rows, self._c.ints(1))  # (N, 1, dim)
         self._angles()
         for number in range(shape.n_layers):
             hidden = self._layer(hidden, number)
-        flat = op.gather(op.squeeze(hidden, _ints(1)), self._last, _axis(0))
+        flat = op.gather(op.squeeze(hidden, self._c.ints(1)), self._last, self._c.axis(0))
         head = "lm_head.weight"
         tied = embedding if head not in self._weights else self._weights.matrix(head)
         logits = self._product(self._norm(flat, "model.norm.weight"), tied)
         return self._model(logits)
 
     def _model(self, logits: Any) -> "ov.Model":
-        best = op.topk(logits, _axis(1), -1, "max", "none", "i32")
+        best = op.topk(logits, self._c.axis(1), -1, "max", "none", "i32")
         top = best.output(0)
-        total = op.reduce_sum(op.exp(op.subtract(logits, top)), _ints(-1), True)
+        total = op.reduce_sum(op.exp(op.subtract(logits, top)), self._c.ints(-1), True)
         normaliser = op.add(top, op.log(total))
-        watched = op.subtract(op.gather(logits, self._watch, _axis(1)), normaliser)
+        watched = op.subtract(op.gather(logits, self._watch, self._c.axis(1)), normaliser)
         outputs = {
             "chosen": best.output(1),
             "logprob": op.subtract(top, normaliser),
@@ -288,24 +289,32 @@ class _Graph:
         angles = np.outer(np.arange(shape.max_context), np.tile(frequencies, 2))
         self._cos, self._sin = (
             op.unsqueeze(
-                op.gather(op.constant(f(angles).astype(np.float32)), self._positions, _axis(0)),
-                _ints(1, 2),
+                op.gather(
+                    op.constant(f(angles).astype(np.float32)), self._positions, self._c.axis(0)
+                ),
+                self._c.ints(1, 2),
             )
             for f in (np.cos, np.sin)
         )  # (N, 1, 1, head_dim)
 
     def _rotated(self, rows: Any, n_heads: int) -> Any:
         size = self._shape.head_dim
-        heads = op.reshape(rows, _ints(-1, n_heads, 1, size), False)
-        first = op.slice(heads, _ints(0), _ints(size // 2), _ints(1), _ints(3))
-        second = op.slice(heads, _ints(size // 2), _ints(size), _ints(1), _ints(3))
-        turned = op.concat([op.multiply(second, _float(-1)), first], -1)
+        heads = op.reshape(rows, self._c.ints(-1, n_heads, 1, size), False)
+        first = op.slice(
+            heads, self._c.ints(0), self._c.ints(size // 2), self._c.ints(1), self._c.ints(3)
+        )
+        second = op.slice(
+            heads, self._c.ints(size // 2), self._c.ints(size), self._c.ints(1), self._c.ints(3)
+        )
+        turned = op.concat([op.multiply(second, self._c.float(-1)), first], -1)
         rotated = op.add(op.multiply(heads, self._cos), op.multiply(turned, self._sin))
-        return op.reshape(rotated, _ints(-1, n_heads * size), False)
+        return op.reshape(rotated, self._c.ints(-1, n_heads * size), False)
 
     def _norm(self, rows: Any, name: str) -> Any:
-        mean = op.reduce_mean(op.power(rows, _float(2)), _ints(-1), True)
-        scale = op.divide(_float(1), op.sqrt(op.add(mean, _float(self._shape.rms_eps))))
+        mean = op.reduce_mean(op.power(rows, self._c.float(2)), self._c.ints(-1), True)
+        scale = op.divide(
+            self._c.float(1), op.sqrt(op.add(mean, self._c.float(self._shape.rms_eps)))
+        )
         gamma = op.constant(self._weights.vector(name))
         return op.multiply(op.multiply(rows, scale), gamma)
 
@@ -315,16 +324,22 @@ class _Graph:
         names = [f"{prefix}self_attn.{which}_proj.weight" for which in "qkv"]
         read = self._norm(hidden, f"{prefix}input_layernorm.weight")
         qkv = self._product(read, self._weights.matrix(*names))
-        parts = op.variadic_split(qkv, _axis(-1), _ints(q_size + kv_size, kv_size)).outputs()
+        parts = op.variadic_split(
+            qkv, self._c.axis(-1), self._c.ints(q_size + kv_size, kv_size)
+        ).outputs()
         turned = self._rotated(parts[0], shape.n_heads + shape.n_kv_heads)
-        queries, keys = op.variadic_split(turned, _axis(-1), _ints(q_size, kv_size)).outputs()
-        values = op.reshape(parts[1], _ints(-1, kv_size), False)
-        seen = op.reshape(self._attend(queries, keys, values, number), _ints(-1, 1, q_size), False)
+        queries, keys = op.variadic_split(
+            turned, self._c.axis(-1), self._c.ints(q_size, kv_size)
+        ).outputs()
+        values = op.reshape(parts[1], self._c.ints(-1, kv_size), False)
+        seen = op.reshape(
+            self._attend(queries, keys, values, number), self._c.ints(-1, 1, q_size), False
+        )
         out = self._weights.matrix(f"{prefix}self_attn.o_proj.weight")
         hidden = op.add(hidden, self._product(seen, out))
         read = self._norm(hidden, f"{prefix}post_attention_layernorm.weight")
         both = self._weights.matrix(*(f"{prefix}mlp.{n}_proj.weight" for n in ("gate", "up")))
-        gate, up = op.split(self._product(read, both), _axis(-1), 2).outputs()
+        gate, up = op.split(self._product(read, both), self._c.axis(-1), 2).outputs()
         down = self._weights.matrix(f"{prefix}mlp.down_proj.weight")
         return op.add(hidden, self._product(op.multiply(op.swish(gate), up), down))
 
@@ -334,14 +349,14 @@ class _Graph:
             self._input(f"{kind}_cache.{number}", (-1, -1, -1, -1), Type.dynamic)
             for kind in ("key", "value")
         ]
-        scale = _float(shape.head_dim**-0.5)
+        scale = self._c.float(shape.head_dim**-0.5)
         none_i, none_f, none_4d, none_u8 = (
-            _none(np.int32),
-            _none(np.float32),
-            _none(np.float32, 4),
-            _none(np.uint8),
+            self._c.none(np.int32),
+            self._c.none(np.float32),
+            self._c.none(np.float32, 4),
+            self._c.none(np.uint8),
         )
-        off = _axis(0)
+        off = self._c.axis(0)
         node = paged_attention(
             [
                 node.output(0) if not isinstance(node, ov.Output) else node
@@ -362,21 +377,11 @@ class _Graph:
         return node.output(0)
 
 
-@once
-def _ints(*values: int) -> Any:
-    return op.constant(np.asarray(values, np.int64))
+class _Constants:
+    """The constants of one graph, each once: the plugin's passes take their time by node."""
 
-
-@once
-def _axis(value: int) -> Any:
-    return op.constant(np.int32(value))
-
-
-@once
-def _float(value: float) -> Any:
-    return op.constant(np.float32(value))
-
-
-@once
-def _none(kind: Any, n_axes: int = 1) -> Any:
-    return op.constant(np.zeros([0] * n_axes, kind))
+    def __init__(self) -> None:
+        self.ints = once(lambda *values: op.constant(np.asarray(values, np.int64)))
+        self.axis = once(lambda value: op.constant(np.int32(value)))
+        self.float = once(lambda value: op.constant(np.float32(value)))
+        self.none = once(lambda kind, n_axes=1: op.constant(np.zeros([0] * n_axes, kind)))

@@ -7,7 +7,6 @@ Self-RAG.
 
 import ctypes
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from selfrag.engine.batching import (
     Row,
     Step,
     greedy,
+    half_of_cores,
 )
 from selfrag.engine.gguf_vocabulary import GgufTokenizer, load_model
 from selfrag.engine.llama_h import F16, F32, NO_FLASH_ATTENTION, Batch, Owned, llama
@@ -67,7 +67,7 @@ class LlamaCppEngine(BatchedEngine):
     ) -> None:
         started = time.perf_counter()
         tokenizer = tokenizer or GgufTokenizer(path)
-        context = _Context(path, adapters, n_threads or max(_n_cpus() // 2, 1), on_gpu=on_gpu)
+        context = _Context(path, adapters, n_threads or half_of_cores(), on_gpu=on_gpu)
         batcher = Batcher(
             _Cells(context),
             name=name,
@@ -358,10 +358,3 @@ class _Cells:
     def n_bytes(self, span: _Span) -> int:
         """The cells that a span holds; at least so many that sequences do not run out."""
         return max(span.n, self._context.n_cells // 2 // _KEPT_SEQUENCES)
-
-
-def _n_cpus() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1

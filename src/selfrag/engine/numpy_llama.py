@@ -7,7 +7,6 @@ attention (arXiv 2305.13245). Knows nothing of Self-RAG.
 """
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from selfrag.engine.batching import (
     Row,
     Step,
     greedy,
+    half_of_cores,
 )
 from selfrag.engine.tokenizer import open_tokenizer, read_model_config
 from selfrag.errors import EngineError
@@ -104,7 +104,7 @@ class LlamaEngine(BatchedEngine):
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         started = time.perf_counter()
-        self._n_threads = n_threads or max(1, (os.cpu_count() or 1) // 2)
+        self._n_threads = n_threads or half_of_cores()
         self._pools = ThreadpoolController()
         tokenizer, shape = open_tokenizer(path), LlamaShape.read(path)
         batcher = Batcher(

@@ -315,9 +315,9 @@ def choose(path: Path, options: ModelOptions) -> Choice:
 def _require_possible(path: Path, options: ModelOptions) -> None:
     """Raises `BadInput` where the engine that is named cannot run this model there."""
     engine = options.engine
-    if engine is EngineKind.NUMPY and options.device != "cpu":
+    if engine in (EngineKind.NUMPY, EngineKind.OPENVINO) and options.device != "cpu":
         raise BadInput(
-            f"cannot run the numpy engine on {options.device}: it computes on the CPU; expected "
+            f"cannot run the {engine} engine on {options.device}: it computes on the CPU; expected "
             "--engine transformers for that"
         )
     is_gguf = path.suffix == gguf.SUFFIX
@@ -360,7 +360,7 @@ def is_url(model: str) -> bool:
 def _open_gguf(
     path: Path, options: ModelOptions, progress: Progress, *, max_batch: int, reflects: bool
 ) -> "Engine":
-    choose(path, options)
+    _require_possible(path, options)
     source = options.tokenizer
     return gguf.open_gguf(
         options.model,

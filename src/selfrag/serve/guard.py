@@ -103,7 +103,7 @@ class Guard:
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         n_bytes = 0
-        limit = self._limit_of(scope["path"])
+        limit = _limit_of(self._limits, scope["path"])
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -154,10 +154,6 @@ class Guard:
                 },
             )
 
-    def _limit_of(self, path: str) -> int:
-        is_upload = path.rstrip("/") == UPLOAD_PATH
-        return self._limits.upload_mb << 20 if is_upload else self._limits.request_kb << 10
-
     def _refusal(self, scope: Message, limit: int) -> tuple[int, str, str | None] | None:
         """Why a request is refused before it is read: status, message and code; None: it is not."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -194,8 +190,12 @@ class Guard:
 
 def too_large_message(limits: Limits, path: str) -> str:
     """What is said of a body that turned out too long."""
+    return _too_large(_limit_of(limits, path))
+
+
+def _limit_of(limits: Limits, path: str) -> int:
     is_upload = path.rstrip("/") == UPLOAD_PATH
-    return _too_large(limits.upload_mb << 20 if is_upload else limits.request_kb << 10)
+    return limits.upload_mb << 20 if is_upload else limits.request_kb << 10
 
 
 def _too_large(limit: int) -> str:

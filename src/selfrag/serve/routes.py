@@ -3,7 +3,6 @@
 import asyncio
 import mimetypes
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,6 @@ from selfrag.decode.answer import Answer
 from selfrag.decode.disagreement import disagreements
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent
 from selfrag.decode.node import Node
-from selfrag.decode.score import ScoreWeights
 from selfrag.errors import BadInput
 from selfrag.indexing import Changes, Outcome
 from selfrag.ingest.faults import Skipped
@@ -103,8 +101,8 @@ async def ready(request: Request) -> Response:
         {
             "ready": True,
             "model": service.engine.name,
-            "index": service.library.name,
-            "passages": service.library.n_passages,
+            "index": service.index.name,
+            "passages": service.index.n_passages,
         }
     )
 
@@ -152,7 +150,7 @@ def _view(
     found = next(event.best for event in events if isinstance(event, FinishEvent))
     written = [event.node for event in events if isinstance(event, CandidateEvent)]
     others = disagreements(best or found, written)
-    return answer_view(answer, model=service.engine.name, index=service.library.name, others=others)
+    return answer_view(answer, model=service.engine.name, index=service.index.name, others=others)
 
 
 @router.post("/v1/rescore", tags=["ask"], openapi_extra=described(RescoreRequest))
@@ -185,8 +183,7 @@ def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
             f"cannot rescore: the trace holds {len(questions)} searches that came to their end; "
             "expected one, so send all events of one"
         )
-    weights = ScoreWeights(**asdict(asked.weights))
-    choice = choose_one(questions[0], threshold=asked.threshold, weights=weights)
+    choice = choose_one(questions[0], threshold=asked.threshold, weights=asked.weights)
     chosen = None if choice.chosen is None else choice.candidates[choice.chosen]
     view = chosen and _view(service, chosen.answer, trace.events, chosen.leaf)
     return {
@@ -216,7 +213,7 @@ async def search(request: Request) -> Response:
             f"{service.limits.passages}; change it"
         )
     hits = await asyncio.to_thread(
-        service.library.find, asked.query, asked.top_k, mode=asked.mode, metadata=asked.filter
+        service.index.find, asked.query, asked.top_k, mode=asked.mode, metadata=asked.filter
     )
     return reply({"query": asked.query, "hits": [hit_view(hit) for hit in hits]})
 
@@ -224,24 +221,24 @@ async def search(request: Request) -> Response:
 @router.get("/v1/index", tags=["index"])
 async def index(request: Request) -> Response:
     """What the index holds and how it was made."""
-    library = service_of(request).library
-    facts = await asyncio.to_thread(library.facts)
+    served = service_of(request).index
+    facts = await asyncio.to_thread(served.facts)
     del facts["files"]
-    return reply({"name": library.name, **facts})
+    return reply({"name": served.name, **facts})
 
 
 @router.post("/v1/index/update", tags=["index"])
 async def update(request: Request) -> Response:
     """Reads again what has changed of the files that the index was made of; tells as it goes."""
-    library = service_of(request).library
-    return _working(request, lambda progress: _changes_view(*library.update(progress)))
+    served = service_of(request).index
+    return _working(request, lambda progress: _changes_view(*served.update(progress)))
 
 
 @router.get("/v1/documents", tags=["index"])
 async def documents(request: Request) -> Response:
     """The files that the index holds."""
-    library = service_of(request).library
-    facts = await asyncio.to_thread(library.facts)
+    served = service_of(request).index
+    facts = await asyncio.to_thread(served.facts)
     files = [{"name": Path(file).name, "source": file} for file in facts["files"]]
     return reply({"documents": files})
 
@@ -270,20 +267,20 @@ _UPLOAD = {
 @router.post("/v1/documents", tags=["index"], openapi_extra=_UPLOAD)
 async def add_documents(request: Request) -> Response:
     """Adds files, sent as `file` of a form; what the event `done` tells of is durable."""
-    library = service_of(request).library
+    served = service_of(request).index
     kept: list[Path] = []
     async with request.form(max_files=100, max_fields=100) as form:
         for upload in form.getlist("file"):
             if not isinstance(upload, UploadFile):
                 continue
             name, file = upload.filename or "", upload.file
-            kept.append(await asyncio.to_thread(library.keep, name, file))
+            kept.append(await asyncio.to_thread(served.keep, name, file))
     if not kept:
         raise BadInput(
             "cannot add documents: found no file; expected a form with one or more named `file`, "
             "as curl -F file=@notes.pdf sends it"
         )
-    return _working(request, lambda progress: _changes_view(*library.add(kept, progress)))
+    return _working(request, lambda progress: _changes_view(*served.add(kept, progress)))
 
 
 @router.delete("/v1/documents", tags=["index"])
@@ -291,7 +288,7 @@ async def delete_document(request: Request, source: str) -> Response:
     """Takes a file out of the index, by its `source`."""
     service = service_of(request)
     loop = asyncio.get_running_loop()
-    delete = service.library.delete
+    delete = service.index.delete
     n_gone = await loop.run_in_executor(service.changing, delete, source, service.loading)
     return reply({"source": source, "deleted_passages": n_gone})
 
@@ -299,7 +296,7 @@ async def delete_document(request: Request, source: str) -> Response:
 @router.get("/v1/passages/{passage_id}", tags=["index"])
 async def passage(request: Request, passage_id: str) -> Response:
     """One passage, with its place in its document."""
-    found = await asyncio.to_thread(service_of(request).library.passage, passage_id)
+    found = await asyncio.to_thread(service_of(request).index.passage, passage_id)
     if found is None:
         raise _no_passage()
     return reply(passage_view(found))
@@ -308,9 +305,9 @@ async def passage(request: Request, passage_id: str) -> Response:
 @router.get("/v1/passages/{passage_id}/source", tags=["index"])
 async def source(request: Request, passage_id: str) -> Response:
     """The file that a passage was read from; a browser opens a PDF at `#page=`."""
-    library = service_of(request).library
-    found = await asyncio.to_thread(library.passage, passage_id)
-    path = None if found is None else await asyncio.to_thread(library.original, found)
+    served = service_of(request).index
+    found = await asyncio.to_thread(served.passage, passage_id)
+    path = None if found is None else await asyncio.to_thread(served.original, found)
     if path is None:
         raise _no_passage()
     kind = mimetypes.guess_type(path.name)[0] or "text/plain"

@@ -10,20 +10,26 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from selfrag.decode.answer import Answer, AnswerSegment, answer_to_json, pages_to_json
+from selfrag.decode.answer import (
+    PARTIAL,
+    Answer,
+    AnswerSegment,
+    answer_to_json,
+    pages_to_json,
+)
 from selfrag.decode.citation import cited_span, url_of
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.node import Node
+from selfrag.decode.score import ScoreWeights
 from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.retrieval.options import SearchMode
-from selfrag.serial import Count, NonNegative, Share, config_from
+from selfrag.serial import Count, Share, config_from
 from selfrag.trace.rows import config_to_row
 
 T = TypeVar("T")
 
-UNSUPPORTED = 0.4  # a support below is told as none, as in the verdict
 MAX_TURNS = 50
 
 
@@ -48,22 +54,12 @@ class SearchRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """How much each score of a segment counts; the paper's."""
-
-    relevance: NonNegative = 1.0
-    support: NonNegative = 1.0
-    utility: NonNegative = 0.5
-    sequence: NonNegative = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreRequest:
     """The rows of a trace, and what decides now; `threshold` null: the emitted token."""
 
     trace: list[dict[str, Any]]
     threshold: Share | None = 0.2
-    weights: Weights = field(default_factory=Weights)
+    weights: ScoreWeights = field(default_factory=ScoreWeights)
 
 
 def read(kind: type[T], body: bytes) -> T:
@@ -188,7 +184,7 @@ def evidence(segment: AnswerSegment, passages: Sequence[Hit]) -> list[dict[str, 
 def is_unsure(answer: Answer) -> bool:
     """Whether passages were read, and do not carry the answer."""
     support = answer.support
-    return answer.abstained or (answer.retrieved and (support is None or support < UNSUPPORTED))
+    return answer.abstained or (answer.retrieved and (support is None or support < PARTIAL))
 
 
 def segment_view(node: Node, serial: int) -> dict[str, Any]:

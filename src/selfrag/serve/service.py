@@ -18,7 +18,7 @@ from selfrag.engine.base import Engine
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.prompt import Turn
 from selfrag.serve.batcher import Batcher, Job
-from selfrag.serve.library import Library
+from selfrag.serve.index import ServedIndex
 from selfrag.serve.limits import Limits
 from selfrag.serve.schema import bounded_history
 from selfrag.text import sentence_spans
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _SHORT = 2000  # characters that are tokenised at once; longer texts in a thread
 _GRACE_S = 30.0  # for the level in progress when the time of a question is over
 
-Opener = Callable[["Loading"], tuple[Library, Engine]]
+Opener = Callable[["Loading"], tuple[ServedIndex, Engine]]
 
 
 class NotReady(SelfRAGError):
@@ -81,7 +81,7 @@ class Service:
     changing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     started: float = field(default_factory=time.time)
     failure: BaseException | None = None
-    _open: tuple[Library, Engine, Batcher] | None = None
+    _open: tuple[ServedIndex, Engine, Batcher] | None = None
     _task: "asyncio.Task[None] | None" = None
 
     def start(self) -> None:
@@ -108,7 +108,7 @@ class Service:
         return self._open is not None
 
     @property
-    def library(self) -> Library:
+    def index(self) -> ServedIndex:
         """The index; raises `NotReady` before it is open."""
         return self._opened()[0]
 
@@ -153,20 +153,20 @@ class Service:
 
     async def _load(self) -> None:
         try:
-            library, engine = await asyncio.to_thread(self.opener, self.loading)
+            served, engine = await asyncio.to_thread(self.opener, self.loading)
             # The splitter takes seconds to import: now, not at the first answer, on the event loop.
             await asyncio.to_thread(sentence_spans, "")
             at_once, queue = self.limits.batch, self.limits.queue
-            batcher = Batcher(engine, library, at_once=at_once, queue=queue)
+            batcher = Batcher(engine, served, at_once=at_once, queue=queue)
         except Exception as error:
             self.failure = error
             logger.error("model or index could not be opened: %s", error)
             self.on_failure(error)
             return
-        self._open = library, engine, batcher
-        logger.info("ready: %s, %d passages", engine.name, library.n_passages)
+        self._open = served, engine, batcher
+        logger.info("ready: %s, %d passages", engine.name, served.n_passages)
 
-    def _opened(self) -> tuple[Library, Engine, Batcher]:
+    def _opened(self) -> tuple[ServedIndex, Engine, Batcher]:
         if self._open is None:
             why = f"failed ({self.failure})" if self.failure else f"not done: {self.loading.told}"
             raise NotReady(

@@ -47,7 +47,7 @@ class Place:
         return cls(path, documents or beside.with_name(f"{beside.name}.documents"))
 
 
-class Library:
+class ServedIndex:
     """One index, open. All methods may be called from any thread.
 
     `encoder` is for what is added; the one that the index was made with is opened where it is None.
@@ -64,7 +64,7 @@ class Library:
         self._encoder = encoder
 
     @classmethod
-    def open(cls, index: str | None, documents: Path | None, progress: Progress) -> "Library":
+    def open(cls, index: str | None, documents: Path | None, progress: Progress) -> "ServedIndex":
         """The index at `index`, or a copy of the demo index, made on first use."""
         place = Place.of(index, documents)
         if index is None:
