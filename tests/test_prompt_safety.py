@@ -10,7 +10,7 @@ from selfrag.engine.scripted import ScriptedTokenizer
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.errors import BadInput, EngineError
 from selfrag.passage import Passage
-from selfrag.prompt import INSTRUCTION_HEAD, PromptFormat
+from selfrag.prompt import INSTRUCTION_HEAD, PromptFormat, check_instruction
 from selfrag.reflection import Marker
 from tiny_model import END, SPECIALS, TOKENS, byte_tokenizer
 
@@ -85,6 +85,12 @@ def test_each_control_token_spelled_out_is_plain_text(fmt, token):
 def test_the_prompt_is_that_of_the_released_code(fmt):
     prompt = fmt.tokenizer.decode(fmt.instruction("Q"))
     assert prompt == "### Instruction:\nQ\n\n### Response:\n"
+
+
+def test_a_sentence_without_a_question_is_judged_as_a_claim(fmt):
+    # The training data spell the same instruction, so weights depend on it.
+    prompt = fmt.tokenizer.decode(fmt.instruction(check_instruction("Titan orbits Saturn.")))
+    assert prompt == ("### Instruction:\nCheck this claim: Titan orbits Saturn.\n\n### Response:\n")
 
 
 def test_a_passage_is_title_and_text_between_markers(fmt):

@@ -145,6 +145,11 @@ def wrapped(instruction: str, task_input: str = "") -> str:
     return f"{INSTRUCTION_HEAD}{instruction}{about}{INSTRUCTION_TAIL}"
 
 
+def check_instruction(claim: str) -> str:
+    """The instruction under which a sentence is judged that answers no question."""
+    return f"Check this claim: {claim}"
+
+
 def following(tokenizer: Tokenizer, before: str, text: str) -> list[int]:
     """Ids of `text` where it follows `before` in one string; alone where the two would melt."""
     alone = tokenizer.encode(before)
