@@ -15,7 +15,7 @@ from selfrag.passage import Hit, Passage
 from selfrag.prompt import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
-from mix import read_set
+from sets import read_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

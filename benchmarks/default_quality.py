@@ -34,14 +34,8 @@ from selfrag.trace.file import save_trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
 from labelled import answer_sentence, swap_answer
-from mix import (
-    CLAIM_TEMPLATES,
-    creative_instructions,
-    is_held_out,
-    read_set,
-    untokenise,
-    wiki_passages,
-)
+from mix import CLAIM_TEMPLATES, creative_instructions, is_held_out
+from sets import read_set, untokenise, wiki_passages
 
 
 class Part(StrEnum):

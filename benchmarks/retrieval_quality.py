@@ -36,7 +36,7 @@ from selfrag.retrieval.store import PassageStore
 from selfrag.statistics import bootstrap_intervals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
-from mix import read_set, wiki_passages
+from sets import read_set, wiki_passages
 
 SETS = ["squad", "nq_open", "scifact"]
 BATCH = 32

@@ -17,10 +17,11 @@ from labelled import (
     swap_answer,
     topic_record,
 )
-from mix import is_held_out, untokenise
+from mix import is_held_out
 from selfrag.passage import Passage
 from selfrag.reflection import Relevance, Support, Utility
 from selfrag.text import split_sentences
+from sets import untokenise
 
 TEXT = (
     "Saturn is a planet with rings. Titan, the largest moon of Saturn, was discovered in 1655. "

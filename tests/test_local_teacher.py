@@ -27,13 +27,13 @@ ROWS = {
         {"template": "common_gen_x", "prompt": "Write of cats."},
         {"template": "kilt_x", "prompt": "Who is it?"},
     ],
-    "selqa/dev": [{"question": "Q", "article": "T", "candidates": ["a", "b", "c"], "answers": [1]}],
+    "selqa/dev": [{"question": "Q", "article": "S", "candidates": ["a", "b", "c"], "answers": [1]}],
     "wice/claim_dev_oracle_chunks": [
         {
             "label": "partially_supported",
             "claim": "C",
             "evidence": ["a", "b"],
-            "meta": {"claim_title": "Rain"},
+            "meta": {"claim_title": "Snow"},
         }
     ],
     "factcheck_bench/claim_evidence_stance": [
@@ -41,15 +41,15 @@ ROWS = {
         {**CLAIM, "stance": "irrelevant"},
     ],
     "fool_me_twice/dev": [{**CLAIM, "label": "SUPPORTS", "text": "C", "wikipedia_page": "P"}],
-    "fever/symmetric_dev": [{**CLAIM, "label": "REFUTES"}],
+    "fever/symmetric_dev": [{**CLAIM, "id": "1", "label": "REFUTES"}],
     "asqa/alce_human_utility": [{"question": "Q", "output": "A", "utility_score": 4}],
     "squad/dev_v2.0": [{"question": "Q", "pid": "p1", "no_answer": True}],
-    "begin/wow_test_part": [
-        {"message": "M", "knowledge": "K", "response": "R", "begin_label": label}
+    "begin/wow_dev": [
+        {"message": "M", "knowledge": "K2", "response": "R", "begin_label": label}
         for label in ("Not fully attributable", "Generic")
     ],
 }
-PASSAGES = {"squad/passages": [{"pid": "p1", "title": "T", "text": "It rains."}]}
+PASSAGES = {"squad/passages": [{"pid": "p1", "title": "S", "text": "It rains."}]}
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def test_labelled_sets_become_seeds_that_ask_the_one_group_they_label(data):
         assert seed.gold[group] in LABELS[group]
         assert [case.group for case in seed.cases()] == [group]
     told = {(seed.dataset.split("/")[0], seed.evidence, str(*seed.gold.values())) for seed in seeds}
-    assert ("selqa", "T\nb", "[Relevant]") in told and ("selqa", "T\na", "[Irrelevant]") in told
+    assert ("selqa", "S\nb", "[Relevant]") in told and ("selqa", "S\na", "[Irrelevant]") in told
     assert ("wice", "a b", "[Partially supported]") in told
     assert ("fool_me_twice", "P\nIt rains.", "[Fully supported]") in told
-    assert ("squad", "T\nIt rains.", "[Irrelevant]") in told
-    assert ("begin", "K", "[Partially supported]") in told
+    assert ("squad", "S\nIt rains.", "[Irrelevant]") in told
+    assert ("begin", "K2", "[Partially supported]") in told
     assert len([s for s in seeds if s.dataset.startswith(("factcheck", "begin"))]) == 2
 
 
@@ -96,10 +96,10 @@ def test_the_draw_is_fixed_by_its_seed_and_no_set_changes_that_of_another(data):
 
 def test_a_set_that_is_not_there_or_lacks_a_field_is_named(data):
     (data / "selqa/dev.jsonl.zst").write_bytes(zstandard.compress(b'{"question": "Q"}\n'))
-    with pytest.raises(BadInput, match="selqa/dev: line 1 lacks a field"):
+    with pytest.raises(BadInput, match="selqa/dev: row 1 lacks a field"):
         list(read_labelled_sets(data, per_label=1))
     (data / "squad/passages.jsonl.zst").write_bytes(zstandard.compress(b'{"pid": "p2"}\n'))
-    with pytest.raises(BadInput, match=r"squad/dev_v2\.0: line 1 lacks a field"):
+    with pytest.raises(BadInput, match=r"squad/dev_v2\.0: row 1 lacks a field"):
         list(read_labelled_sets(data, per_label=1, sets=("squad",)))
     (data / "selqa/dev.jsonl.zst").unlink()
     with pytest.raises(BadInput, match="name the folder that holds the sets"):

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import zstandard
 
-from mix import FACTUAL_SETS, Mined, MixConfig, build_mix, main, mine, read_set, untitled
+from mix import FACTUAL_SETS, Mined, MixConfig, build_mix, main, mine, untitled
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
 from selfrag.released import load_records
+from sets import read_set
 
 MOONS = ("Titan", "Rhea", "Dione", "Mimas")
 
@@ -132,7 +133,7 @@ def test_what_is_found_is_parted_by_whether_it_holds_the_answer():
 
 
 def test_a_set_that_is_not_there_is_named(data):
-    with pytest.raises(BadInput, match=r"no file .*absent\.jsonl\.zst"):
+    with pytest.raises(BadInput, match=r"cannot read the set .* this one as .*absent\.jsonl\.zst"):
         read_set(data, "absent")
 
 

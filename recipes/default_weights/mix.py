@@ -8,7 +8,6 @@ mix agree without sharing a list.
 """
 
 import argparse
-import json
 import re
 import sys
 import zlib
@@ -20,7 +19,6 @@ from typing import Any
 import bm25s
 import numpy as np
 import Stemmer
-import zstandard
 
 from labelled import (
     LabelledQuestion,
@@ -37,13 +35,14 @@ from longform import (
     biography_records,
     two_part_record,
 )
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import SelfRAGError
 from selfrag.files import read_errors
 from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
 from selfrag.released import GeneratorRecord, save_records
 from selfrag.text import holds_gold
 from selfrag.train.config import load_recipe, settings
+from sets import read_set, untokenise, wiki_passages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,40 +59,6 @@ class MixConfig:
     n_biographies: int = 0
     untitled_share: float = 0.0
     seed: int = 0
-
-
-def read_set(data: Path, name: str) -> list[dict[str, Any]]:
-    """All rows of `<data>/<name>.jsonl.zst`; raises `BadInput` when it is not there."""
-    path = data / f"{name}.jsonl.zst"
-    if not path.is_file():
-        raise BadInput(
-            f"cannot read the set {name!r}: no file {path}; expected the labelled sets as "
-            "<folder>/<set>.jsonl.zst, so name their folder with --data"
-        )
-    with path.open("rb") as file:
-        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode()
-    return [json.loads(line) for line in text.split("\n") if line]
-
-
-def wiki_passages(data: Path) -> dict[str, Passage]:
-    """The passages of the retrieval benchmark, by id, in corpus order."""
-    rows = read_set(data, "wiki_retrieval/passages")
-    return {
-        row["pid"]: Passage(
-            id=row["pid"], title=row["title"], text=untokenise(row["text"]), source="Wikipedia"
-        )
-        for row in rows
-    }
-
-
-def untokenise(text: str) -> str:
-    """Undoes the spacing of Natural Questions' tokenised text; other text is left as it is."""
-    if " ." not in text and " ," not in text and "`` " not in text:
-        return text
-    text = text.replace("`` ", '"').replace(" ''", '"').replace("-- ", "\u2013 ")
-    text = re.sub(r" ([,.;:?!%)\]])", r"\1", text)
-    text = re.sub(r"([(\[$]) ", r"\1", text)
-    return re.sub(r" ('s|'re|'ve|'ll|'d|n't|')(?!\w)", r"\1", text)
 
 
 def is_held_out(instruction: str) -> bool:

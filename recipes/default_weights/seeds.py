@@ -8,7 +8,6 @@ of teachers or of training.
 """
 
 import argparse
-import io
 import json
 import re
 import sys
@@ -19,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from pairs import Pair, Part, read_pairs
 from selfrag.annotate.critic_data import groups_from
 from selfrag.annotate.judgement import Group, Label
 from selfrag.annotate.seeds import Seed
 from selfrag.errors import BadInput, SelfRAGError
-from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.reflection import Relevance, Retrieve, Utility
+from sets import read_set
 
 CLAIM = "Write a sentence about {} that is true."
 
@@ -32,15 +33,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledSet:
-    """One set: its file, the group it labels, and its rows as (label, texts of a seed).
+    """One set: its file, the group it labels, and how a row gives a label and the texts of a seed.
 
-    `passages` names a file whose rows are put into those of the set, as `passage`, by `pid`.
+    Without `read` it is a set of pairs, of which the part for training is taken.
     """
 
     name: str
     group: Group
-    read: Callable[[Row], list[tuple[Label | None, dict[str, str]]]]
-    passages: str = ""
+    read: Callable[[Row], tuple[Label | None, dict[str, str]]] | None = None
 
 
 def read_labelled_sets(
@@ -77,21 +77,9 @@ def _draw(
     data: Path, labelled_set: LabelledSet, per_label: int, rng: np.random.Generator
 ) -> Iterator[Seed]:
     by_label: dict[Label, list[dict[str, str]]] = {}
-    joined = labelled_set.passages
-    passages = {row["pid"]: row for row in _rows(data, joined)} if joined else {}
-    for number, row in enumerate(_rows(data, labelled_set.name), start=1):
-        try:
-            if joined:
-                row["passage"] = passages[row["pid"]]
-            read = labelled_set.read(row)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(
-                f"cannot read the labelled set {labelled_set.name}: line {number} lacks a field "
-                f"({error!r}); expected the set as listed in seeds.py"
-            ) from error
-        for label, texts in read:
-            if label is not None:
-                by_label.setdefault(label, []).append(texts)
+    for label, texts in _labelled(data, labelled_set):
+        if label is not None:
+            by_label.setdefault(label, []).append(texts)
     for label in sorted(by_label):
         pool = by_label[label]
         for index in rng.permutation(len(pool))[:per_label]:
@@ -108,133 +96,69 @@ def _draw(
             )
 
 
-def _rows(data: Path, name: str) -> Iterator[Row]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise BadInput(
-            f"cannot read the labelled sets: {error}; they are zstd-compressed, "
-            'so run `pip install "selfrag[train]"`'
-        ) from error
-    path = data / f"{name}.jsonl.zst"
-    try:
-        with path.open("rb") as packed:
-            stream = zstandard.ZstdDecompressor().stream_reader(packed)
-            for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                yield json.loads(line)
-    except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise BadInput(
-            f"cannot read the labelled set {path}: {error}; expected zstd-compressed JSON lines, "
-            "so name the folder that holds the sets"
-        ) from error
+def _labelled(
+    data: Path, labelled_set: LabelledSet
+) -> Iterator[tuple[Label | None, dict[str, str]]]:
+    if labelled_set.read is None:
+        yield from map(_pair, read_pairs(data, labelled_set.name, Part.TRAIN))
+        return
+    for number, row in enumerate(read_set(data, labelled_set.name), start=1):
+        try:
+            yield labelled_set.read(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"cannot read the labelled set {labelled_set.name}: row {number} lacks a field "
+                f"({error!r}); expected the set as listed in seeds.py"
+            ) from error
 
 
-def _question(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
+def _question(row: Row) -> tuple[Label | None, dict[str, str]]:
     question = row["question"].strip()
     asked = question[:1].upper() + question[1:].rstrip("?") + "?"
-    return [(Retrieve.YES, {"instruction": asked})]
+    return Retrieve.YES, {"instruction": asked}
 
 
 # Of the T0 prompts these bring all that is needed with them.
 _SELF_CONTAINED = re.compile("common_gen|paws_.*Rewrite|generate_question|dbpedia_14_pick")
 
 
-def _prompt(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
+def _prompt(row: Row) -> tuple[Label | None, dict[str, str]]:
     fits = _SELF_CONTAINED.search(row["template"]) and len(row["prompt"]) < 600
-    return [(Retrieve.NO, {"instruction": row["prompt"].strip()})] if fits else []
+    return Retrieve.NO if fits else None, {"instruction": row["prompt"].strip()}
 
 
-def _selqa(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    """Which sentences of a section answer a question: of each row the first of both kinds."""
-    kinds: dict[Label | None, str] = {}
-    for n, text in enumerate(row["candidates"]):
-        label = Relevance.RELEVANT if n in row["answers"] else Relevance.IRRELEVANT
-        kinds.setdefault(label, f"{row['article']}\n{text}")
-    return [
-        (label, {"instruction": row["question"], "evidence": evidence})
-        for label, evidence in kinds.items()
-    ]
+def _pair(pair: Pair) -> tuple[Label | None, dict[str, str]]:
+    """A labelled pair as the texts of a seed; a claim without a question has one made for it.
+
+    Evidence that is not about the claim says nothing about the labels of support.
+    """
+    passage = pair.passage
+    texts = {"evidence": f"{passage.title}\n{passage.text}".strip()}
+    if pair.support is None:
+        return pair.relevance, {"instruction": pair.question, **texts}
+    asked = pair.question or CLAIM.format(passage.title or "the world")
+    label = pair.support if pair.relevance is Relevance.RELEVANT else None
+    return label, {"instruction": asked, "output": pair.claim, **texts}
 
 
-def _squad(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    """Which passages answer a question that was written for them, or only seems to be."""
-    label = Relevance.IRRELEVANT if row["no_answer"] else Relevance.RELEVANT
-    evidence = f"{row['passage']['title']}\n{row['passage']['text']}"
-    return [(label, {"instruction": row["question"].strip(), "evidence": evidence})]
-
-
-_WICE = {
-    "supported": Support.FULL,
-    "partially_supported": Support.PARTIAL,
-    "not_supported": Support.NONE,
-}
-_STANCES = {
-    "completely-support": Support.FULL,
-    "partially-support": Support.PARTIAL,
-    "refute": Support.NONE,
-}
-# What is not fully attributable may have nothing in the evidence: two labels of ours in one.
-_ATTRIBUTIONS = {
-    "Fully attributable": Support.FULL,
-    "Not fully attributable": Support.PARTIAL,
-}
-_VERDICTS = {"SUPPORTS": Support.FULL, "REFUTES": Support.NONE}
-
-
-def _claim(
-    label: Label | None, subject: str, claim: str, evidence: str
-) -> list[tuple[Label | None, dict[str, str]]]:
-    texts = {"instruction": CLAIM.format(subject), "output": claim, "evidence": evidence}
-    return [(label, texts)] if evidence.strip() and claim.strip() else []
-
-
-def _wice(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    title = row["meta"]["claim_title"]
-    return _claim(_WICE.get(row["label"]), title, row["claim"], " ".join(row["evidence"]))
-
-
-def _factcheck(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    return _claim(_STANCES.get(row["stance"]), "the world", row["claim"], row["evidence"])
-
-
-def _fool_me_twice(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    evidence = " ".join(part["text"] for part in row["gold_evidence"])
-    page = row["wikipedia_page"]
-    return _claim(_VERDICTS.get(row["label"]), page, row["text"], f"{page}\n{evidence}")
-
-
-def _symmetric(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    return _claim(_VERDICTS.get(row["label"]), "the world", row["claim"], row["evidence"])
-
-
-def _begin(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
-    label = _ATTRIBUTIONS.get(row["begin_label"])
-    texts = {"output": row["response"].strip(), "evidence": row["knowledge"].strip()}
-    return (
-        [(label, {"instruction": row["message"].strip(), **texts})] if all(texts.values()) else []
-    )
-
-
-def _alce(row: Row) -> list[tuple[Label | None, dict[str, str]]]:
+def _alce(row: Row) -> tuple[Label | None, dict[str, str]]:
     score = row["utility_score"]
     label = list(Utility)[score - 1] if score in range(1, 6) and row["output"].strip() else None
-    return [(label, {"instruction": row["question"], "output": row["output"]})]
+    return label, {"instruction": row["question"], "output": row["output"]}
 
 
 SETS: tuple[LabelledSet, ...] = (
     LabelledSet(name="nq_open/train_part_8757", group=Group.RETRIEVE, read=_question),
     LabelledSet(name="entity_questions/train", group=Group.RETRIEVE, read=_question),
     LabelledSet(name="instructions/t0_mix_permissive", group=Group.RETRIEVE, read=_prompt),
-    LabelledSet(name="selqa/dev", group=Group.RELEVANCE, read=_selqa),
-    LabelledSet(name="wice/claim_dev_oracle_chunks", group=Group.SUPPORT, read=_wice),
-    LabelledSet(name="factcheck_bench/claim_evidence_stance", group=Group.SUPPORT, read=_factcheck),
-    LabelledSet(name="fool_me_twice/dev", group=Group.SUPPORT, read=_fool_me_twice),
-    LabelledSet(name="fever/symmetric_dev", group=Group.SUPPORT, read=_symmetric),
+    LabelledSet(name="selqa/dev", group=Group.RELEVANCE),
+    LabelledSet(name="wice/claim_dev_oracle_chunks", group=Group.SUPPORT),
+    LabelledSet(name="factcheck_bench/claim_evidence_stance", group=Group.SUPPORT),
+    LabelledSet(name="fool_me_twice/dev", group=Group.SUPPORT),
+    LabelledSet(name="fever/symmetric_dev", group=Group.SUPPORT),
     LabelledSet(name="asqa/alce_human_utility", group=Group.UTILITY, read=_alce),
-    LabelledSet(
-        name="squad/dev_v2.0", group=Group.RELEVANCE, read=_squad, passages="squad/passages"
-    ),
-    LabelledSet(name="begin/wow_test_part", group=Group.SUPPORT, read=_begin),
+    LabelledSet(name="squad/dev_v2.0", group=Group.RELEVANCE),
+    LabelledSet(name="begin/wow_dev", group=Group.SUPPORT),
 )
 
 
