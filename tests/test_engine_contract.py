@@ -15,7 +15,7 @@ from selfrag.engine.batching import BatchedEngine
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
 from selfrag.prompt import PromptFormat
-from tiny_model import TOKENS, save_tiny_model
+from tiny_model import TOKENS, save_tiny_model, save_tokenizer
 
 WORDS = "abcdefghij"
 LENGTHS = (3, 90, 17, 1, 41, 60, 2)  # very different, not sorted
@@ -405,10 +405,49 @@ def test_the_llama_engine_gives_what_transformers_gives(tiny):
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize("family", ["Qwen2", "Mistral"])
+def test_relatives_of_llama_give_what_transformers_gives(tmp_path, family):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    import transformers
+
+    from selfrag.engine.numpy_llama import LlamaEngine
+    from selfrag.engine.paged import PagedEngine
+
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=save_tokenizer(tmp_path, TOKENS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        sliding_window=None,
+    )
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    for layer in model.model.layers:  # biases begin as zeros
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            if part.bias is not None:
+                torch.nn.init.normal_(part.bias)
+    model.save_pretrained(tmp_path)
+    from selfrag.engine.transformers import TransformersEngine
+
+    oracle = TransformersEngine(tmp_path, name="oracle")
+    batch = requests(oracle, max_new_tokens=12)
+    expected = oracle.generate(batch)
+    for kind in (LlamaEngine, PagedEngine):
+        for found, wanted in zip(kind(tmp_path, name="x").generate(batch), expected, strict=True):
+            assert_same(found, wanted)
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
+        ({"model_type": "qwen3"}, "model_type is 'qwen3'"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "extra parts .'use_sliding_window'."),
+        ({"model_type": "mistral", "sliding_window": 9}, "extra parts .'sliding_window'."),
         ({"attention_bias": True}, "extra parts .'attention_bias'."),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type 'llama3'"),
     ],

@@ -252,7 +252,7 @@ def test_what_auto_comes_to_is_said_with_its_reason(tiny, monkeypatch):
     assert reason(engine=EngineKind.NUMPY) == "numpy: named by --engine"
     assert reason(device="mps") == "transformers: runs on mps"
     monkeypatch.setattr("selfrag.open.engines.find_spec", lambda name: name == "vllm")
-    assert reason() == "numpy: a plain Llama that fits, and openvino is not installed"
+    assert reason() == "numpy: a model of the Llama family that fits, and openvino is not installed"
     assert reason(device="cuda") == "vllm: runs on cuda, and vLLM is installed"
 
 

@@ -324,6 +324,10 @@ class _Graph:
         names = [f"{prefix}self_attn.{which}_proj.weight" for which in "qkv"]
         read = self._norm(hidden, f"{prefix}input_layernorm.weight")
         qkv = self._product(read, self._weights.matrix(*names))
+        biases = [name.replace("weight", "bias") for name in names]
+        if biases[0] in self._weights:  # Qwen2
+            bias = np.concatenate([self._weights.vector(name) for name in biases])
+            qkv = op.add(qkv, op.constant(bias))
         parts = op.variadic_split(
             qkv, self._c.axis(-1), self._c.ints(q_size + kv_size, kv_size)
         ).outputs()

@@ -3,7 +3,7 @@
 Importing torch takes longer than many an answer; this engine needs numpy and safetensors only.
 Same folder, same results as `engine/transformers.py` (tests compare the two), which stays for
 every other architecture and for GPUs. Architecture: LLaMA (arXiv 2302.13971), with grouped-query
-attention (arXiv 2305.13245). Knows nothing of Self-RAG.
+attention (arXiv 2305.13245); Mistral is the same, Qwen2 adds biases. Knows nothing of Self-RAG.
 """
 
 import logging
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 
+FAMILIES = ("llama", "mistral", "qwen2")  # values of model_type; qwen2 has biases on q, k and v
 _MANY_ROWS = 256  # measured with 576 to 3,072 columns: even at 128, up to a sixth faster at 750
 
 
@@ -66,12 +67,15 @@ class LlamaShape:
         config = read_model_config(path)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", "default")
-        odd = [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
-        if config.get("model_type") != "llama" or kind != "default" or odd:
+        family = config.get("model_type")
+        parts = ["attention_bias", "mlp_bias", "use_sliding_window"]
+        parts += ["sliding_window"] if family == "mistral" else []  # Qwen2 has it beside a switch
+        odd = [name for name in parts if config.get(name)]
+        if family not in FAMILIES or kind != "default" or odd:
             raise EngineError(
-                f"cannot run {path} with the llama engine: model_type is "
-                f"{config.get('model_type')!r}, rope_type {kind!r}, extra parts {odd}; expected a "
-                "plain Llama, so use the transformers engine"
+                f"cannot run {path} with the llama engine: model_type is {family!r}, rope_type "
+                f"{kind!r}, extra parts {odd}; expected a plain {', '.join(FAMILIES)}, so use the "
+                "transformers engine"
             )
         n_heads = int(config["num_attention_heads"])
         return cls(
@@ -181,10 +185,14 @@ class _Llama:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """Weights of one block, (n_out, n_in); `qkv` and `gate_up` are several read in one product."""
+    """Weights of one block, (n_out, n_in); `qkv` and `gate_up` are several read in one product.
+
+    `bias` (n_out of `qkv`,), zeros where the model has none.
+    """
 
     norm: Array
     qkv: Array
+    bias: Array
     out: Array
     mlp_norm: Array
     gate_up: Array
@@ -266,7 +274,9 @@ def _logits(
     n_rotated = shape.n_heads + shape.n_kv_heads
     for number, layer in enumerate(weights.layers):
         read = _rms_norm(hidden, layer.norm, shape.rms_eps)
-        qkv = _linear(read, layer.qkv).reshape(len(hidden), -1, shape.head_dim)
+        qkv = _linear(read, layer.qkv)
+        qkv += layer.bias
+        qkv = qkv.reshape(len(hidden), -1, shape.head_dim)
         rotated = _rotate(qkv[:, :n_rotated], cos, sin)
         seen = np.empty((len(hidden), shape.n_heads, shape.head_dim), np.float32)
         for row, cache in zip(rows, caches, strict=True):
@@ -371,9 +381,16 @@ def _layer(tensors: dict[str, Array], prefix: str) -> _Layer:
         found = [tensors.pop(f"{prefix}{name}.weight") for name in names]
         return np.concatenate(found) if len(found) > 1 else found[0]
 
+    projections = [f"self_attn.{name}_proj" for name in "qkv"]
+    n_out = [len(tensors[f"{prefix}{name}.weight"]) for name in projections]
+    biases = [
+        tensors.pop(f"{prefix}{name}.bias", np.zeros(n, np.float32))
+        for name, n in zip(projections, n_out, strict=True)
+    ]
     return _Layer(
         norm=weight("input_layernorm"),
-        qkv=weight("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        qkv=weight(*projections),
+        bias=np.concatenate(biases),
         out=weight("self_attn.o_proj"),
         mlp_norm=weight("post_attention_layernorm"),
         gate_up=weight("mlp.gate_proj", "mlp.up_proj"),

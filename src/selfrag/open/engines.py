@@ -40,7 +40,7 @@ _BYTES_OF = {"float32": 4, "float16": 2, "bfloat16": 2}
 class EngineKind(StrEnum):
     """What runs the language model."""
 
-    AUTO = "auto"  # a plain Llama that fits: openvino where installed, else numpy; others: torch
+    AUTO = "auto"  # a Llama or kin that fits: openvino where installed, else numpy; others: torch
     OPENVINO = "openvino"
     NUMPY = "numpy"
     TRANSFORMERS = "transformers"
@@ -302,14 +302,16 @@ def choose(path: Path, options: ModelOptions) -> Choice:
     try:
         LlamaShape.read(path)
     except EngineError:
-        return Choice(EngineKind.TRANSFORMERS, "another architecture than plain Llama")
+        return Choice(EngineKind.TRANSFORMERS, "an architecture that openvino and numpy lack")
     if not (path / "model.safetensors").is_file():
         return Choice(EngineKind.TRANSFORMERS, "its weights are not one file of safetensors")
     if not _fits(path):
         return Choice(EngineKind.TRANSFORMERS, "fp32 weights would not fit into memory")
     if find_spec("openvino"):
-        return Choice(EngineKind.OPENVINO, "a plain Llama that fits into memory")
-    return Choice(EngineKind.NUMPY, "a plain Llama that fits, and openvino is not installed")
+        return Choice(EngineKind.OPENVINO, "a model of the Llama family that fits into memory")
+    return Choice(
+        EngineKind.NUMPY, "a model of the Llama family that fits, and openvino is not installed"
+    )
 
 
 def _require_possible(path: Path, options: ModelOptions) -> None:
