@@ -1,10 +1,12 @@
 """One Self-RAG step on every engine here: CPU seconds of one thread, against this machine's limit.
 
 `python benchmarks/step.py --json` continues a real prompt of 200 ids with K passages of 130 ids, 40
-ids each and 15 watched, on the default weights. Every engine runs in a process of its own with one
-thread; the figure is the least of some rounds, each over another question. `serial`: one branch a
-call and nothing kept. `limit`: operations over the bf16 matrix peak plus weight bytes times decode
-steps over the read bandwidth, both measured here. The last line is one JSON object.
+ids each and 15 watched, on the default weights or another model. Every engine runs in a process of
+its own with one thread; the figure is the least of some rounds, each over another question.
+`serial`: one branch a call and nothing kept. `limit`: operations over the bf16 matrix peak plus
+weight bytes times decode steps over the read bandwidth, both measured here. llama.cpp runs the
+packaged Q4_1 file one branch a call, and the same weights in bf16 with all branches together. The
+last line is one JSON object.
 """
 
 import argparse
@@ -25,8 +27,9 @@ import numpy as np
 from selfrag import assets
 from selfrag.engine.base import Engine, Precision, Request
 from selfrag.engine.batching import CACHE_BYTES
-from selfrag.engine.numpy_llama import LlamaEngine
+from selfrag.engine.numpy_llama import LlamaEngine, LlamaShape
 from selfrag.engine.paged import PagedEngine
+from selfrag.engine.tokenizer import read_model_config
 from selfrag.ingest.readers import read_wiki_leads
 from selfrag.open.engines import DEFAULT, base_gguf, model_folder
 from selfrag.passage import Passage
@@ -36,7 +39,7 @@ from selfrag.reflection import Retrieve
 PREFIX, PASSAGE, WRITTEN = 200, 130, 40
 KS = (5, 10)
 OURS = ("exact", "mixed", "bf16", "numpy")
-LLAMA_CPP = "llamacpp"  # the packaged Q4_1 file, one branch a call
+Q4_1, BATCHED = "llamacpp_q4_1", "llamacpp_bf16"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -64,9 +67,15 @@ def requests_of(engine: Engine, round_number: int, k: int) -> list[Request]:
     ]
 
 
-def opened(name: str, cache_bytes: int = CACHE_BYTES) -> Engine:
-    """The default weights on an engine by its precision, or on numpy."""
-    path = model_folder(DEFAULT)
+def opened(name: str, path: Path, cache_bytes: int = CACHE_BYTES) -> Engine:
+    """A model folder on an engine by its precision, on numpy or on llama.cpp."""
+    if name == BATCHED:
+        from selfrag.engine.llamacpp import LlamaCppEngine
+        from selfrag.train.gguf_file import GgufType, write_gguf
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_gguf(path, Path(folder) / "model.gguf", GgufType.BF16)
+            return LlamaCppEngine(file, name=name, n_threads=1)
     if name == "numpy":
         return LlamaEngine(path, name=name, cache_bytes=cache_bytes)
     precision = Precision(name)
@@ -80,11 +89,11 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - started, result
 
 
-def measure(name: str, rounds: int, out: Path) -> dict[str, float]:
+def measure(name: str, path: Path, rounds: int, out: Path) -> dict[str, float]:
     """CPU seconds of one engine by K, together and serial; what it wrote goes to `out`."""
-    if name == LLAMA_CPP:
-        return measure_llama_cpp(rounds)
-    engine = opened(name)
+    if name == Q4_1:
+        return measure_q4_1(path, rounds)
+    engine = opened(name, path)
     engine.generate(requests_of(engine, rounds, 2))  # what the first call prepares
     found: dict[str, float] = {}
     ids = PromptFormat.of(engine.tokenizer).ids
@@ -102,13 +111,12 @@ def measure(name: str, rounds: int, out: Path) -> dict[str, float]:
         found[f"cpu_s_k{k}"] = min(seconds)
     engine.close()
     np.savez(out, allow_pickle=False, **written)
-    found |= measure_serial(name, rounds)
-    return found
+    return found if name == BATCHED else found | measure_serial(name, path, rounds)
 
 
-def measure_serial(name: str, rounds: int) -> dict[str, float]:
+def measure_serial(name: str, path: Path, rounds: int) -> dict[str, float]:
     """One branch a call on an engine that keeps nothing between calls."""
-    engine = opened(name, cache_bytes=0)
+    engine = opened(name, path, cache_bytes=0)
     engine.generate(requests_of(engine, rounds, 1))
     found = {}
     for k in KS:
@@ -118,11 +126,11 @@ def measure_serial(name: str, rounds: int) -> dict[str, float]:
     return found
 
 
-def measure_llama_cpp(rounds: int) -> dict[str, float]:
+def measure_q4_1(path: Path, rounds: int) -> dict[str, float]:
     """llama.cpp in this process on the packaged Q4_1 file, whole prompts one after the other."""
     import xllamacpp
 
-    engine = opened("numpy")  # for its tokenizer
+    engine = opened("numpy", path)  # for its tokenizer
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(base_gguf())
     parameters.n_ctx, parameters.n_parallel, parameters.cpuparams.n_threads = 2048, 1, 1
@@ -168,9 +176,18 @@ def machine() -> dict[str, float]:
     return found
 
 
-def limit(machine: dict[str, float], k: int) -> float:
+def sizes(path: Path) -> tuple[int, int]:
+    """How many weights all layers have, and how many the head, which is applied once a choice."""
+    config = read_model_config(path)
+    shape, dim = LlamaShape.read(path), config["hidden_size"]
+    attention = 2 * dim * shape.head_dim * (shape.n_heads + shape.n_kv_heads)
+    layer = attention + 3 * dim * config["intermediate_size"]
+    return shape.n_layers * layer, config["vocab_size"] * dim
+
+
+def limit(machine: dict[str, float], path: Path, k: int) -> float:
     """Seconds below which one step cannot be done in bf16 without guesses."""
-    parameters, head = 106_000_000, 49_167 * 576  # of all layers; of the head, applied per choice
+    parameters, head = sizes(path)
     n_read = PREFIX + k * (PASSAGE + WRITTEN)
     operations = 2 * parameters * n_read + 2 * head * k * WRITTEN
     weight_bytes = 2 * (parameters + head)
@@ -201,9 +218,9 @@ def differences(path: Path, reference: Path) -> tuple[float, float]:
     return largest, sum(equal) / len(equal)
 
 
-def child(name: str, rounds: int, out: Path) -> dict[str, float]:
+def child(name: str, path: Path, rounds: int, out: Path) -> dict[str, float]:
     """`measure` in a process of its own, with one thread."""
-    command = [sys.executable, __file__, "--child", name, "--out", str(out)]
+    command = [sys.executable, __file__, "--child", name, "--out", str(out), "--model", str(path)]
     done = subprocess.run(
         [*command, "--rounds", str(rounds)],
         env=os.environ | ONE_THREAD,
@@ -220,37 +237,43 @@ def main() -> None:
     """Measures all engines, then compares the one named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="exact", choices=OURS, help="the one compared")
+    parser.add_argument("--model", help="a folder instead of the default weights")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="kept for scripts; always printed")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    model = Path(args.model) if args.model else model_folder(DEFAULT)
+    if args.child == "machine":
+        print(json.dumps(machine()))
+        return
     if args.child:
-        is_machine = args.child == "machine"
-        print(json.dumps(machine() if is_machine else measure(args.child, args.rounds, args.out)))
+        print(json.dumps(measure(args.child, model, args.rounds, args.out)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f"{name}.npz" for name in (*OURS, LLAMA_CPP)}
-        facts = child("machine", 1, Path(folder))
+        names = (*OURS, BATCHED, *([] if args.model else [Q4_1]))
+        files = {name: Path(folder) / f"{name}.npz" for name in names}
+        facts = child("machine", model, 1, Path(folder))
         found: dict[str, dict[str, float]] = {}
-        found |= {name: child(name, args.rounds, path) for name, path in files.items()}
+        found |= {name: child(name, model, args.rounds, path) for name, path in files.items()}
         rows: dict[str, tuple[float, float]] = {}
         for name in OURS:
             if found[name]:
                 rows[name] = differences(files[name], files["numpy"])
                 print(name, {k: round(v, 2) for k, v in found[name].items()}, rows[name])
-        print(LLAMA_CPP, found[LLAMA_CPP], {k: f"{v:.3g}" for k, v in facts.items()})
-    ours, numpy, llama_cpp = found[args.engine], found["numpy"], found[LLAMA_CPP]
+        others = {name: found[name] for name in names if name not in OURS}
+        print(others, {k: f"{v:.3g}" for k, v in facts.items()})
+    ours, numpy = found[args.engine], found["numpy"]
     result: dict[str, Any] = {"engine": args.engine}
     for k in KS:
         key = f"cpu_s_k{k}"
         result[key] = round(ours[key], 3)
-        result[f"limit_s_k{k}"] = round(limit(facts, k), 3)
-        result[f"times_limit_k{k}"] = round(ours[key] / limit(facts, k), 3)
+        result[f"limit_s_k{k}"] = round(limit(facts, model, k), 3)
+        result[f"times_limit_k{k}"] = round(ours[key] / limit(facts, model, k), 3)
         result[f"ratio_serial_k{k}"] = round(ours[f"serial_k{k}"] / ours[key], 3)
         result[f"ratio_numpy_k{k}"] = round(numpy[key] / ours[key], 3)
-        if llama_cpp:
-            result[f"ratio_llamacpp_q4_1_k{k}"] = round(llama_cpp[key] / ours[key], 3)
+        for name in (each for each in others if others[each]):
+            result[f"ratio_{name}_k{k}"] = round(others[name][key] / ours[key], 3)
     result["max_dlogp"], same = rows[args.engine]
     result["same_ids"] = round(same, 4)
     print(json.dumps(result))
