@@ -50,13 +50,13 @@ class RandomModel:
         steps.append({"[Utility:5]": utility, "[Utility:1]": 1 - utility})
         return say(*steps, str(rng.choice(NEXT)))
 
-    def answer(self, questions, passages=PASSAGES[:2], **options):
-        """Answers and events of one search."""
+    def answer(self, questions, passages=PASSAGES[:2], retriever=None, **options):
+        """Answers and events of one search; passages that are given have no scores."""
         events = []
         answers = answer_questions(
             list(questions),
             engine=self.engine,
-            retriever=GivenPassages(passages),
+            retriever=retriever or GivenPassages(passages),
             config=SearchConfig(**options),
             on_event=events.append,
         )
@@ -129,7 +129,10 @@ def drawn_config(rng, *, budget_of_time=True):
         max_segments=pick(1, 2, 3, 4),
         max_new_tokens=pick(2, 6, 20, 20),
         max_passage_tokens=pick(3, 200),
-        weights=pick(ScoreWeights(), ScoreWeights(relevance=0, support=2, utility=3, sequence=0)),
+        weights=pick(
+            ScoreWeights(),
+            ScoreWeights(relevance=0, support=2, utility=3, sequence=0, retrieval=1.5),
+        ),
         path_score=pick(*PathScore),
         query=pick(*QueryPolicy),
         n_evidence=pick(1, 1, 2, 3),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from random_model import PASSAGES, RandomModel
+from random_model import PASSAGES, RandomModel, RandomRetriever
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import GateKind, GateNumbers, GateRule, RetrievalMode
 from selfrag.decode.node import PathScore
@@ -26,14 +26,14 @@ WIDE = 1000
 def by_hand():
     """Three questions; the second has no candidate with a passage, the third no gold string.
 
-    Features are relevance, support, utility, sequence.
+    Features are relevance, support, utility, sequence, retrieval.
     """
-    features = np.zeros((3, 3, 4))
-    features[0, 0] = [0.9, 0.1, 0.0, 0.5]  # reads, wrong, cites 1 passage without gold
-    features[0, 1] = [0.4, 0.8, 0.0, 0.3]  # reads, right, cites 2 passages, both with gold
-    features[0, 2] = [0.0, 0.0, 1.0, 0.9]  # reads nothing, wrong
-    features[1, 0] = [0.0, 0.0, 0.2, 0.5]  # reads nothing, right
-    features[2, 0] = [0.5, 0.5, 0.0, 0.5]  # reads
+    features = np.zeros((3, 3, 5))
+    features[0, 0] = [0.9, 0.1, 0.0, 0.5, 0.4]  # reads, wrong, cites 1 passage without gold
+    features[0, 1] = [0.4, 0.8, 0.0, 0.3, 1.0]  # reads, right, cites 2 passages, both with gold
+    features[0, 2] = [0.0, 0.0, 1.0, 0.9, 0.0]  # reads nothing, wrong
+    features[1, 0] = [0.0, 0.0, 0.2, 0.5, 0.0]  # reads nothing, right
+    features[2, 0] = [0.5, 0.5, 0.0, 0.5, 1.0]  # reads
     reads = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
     reads_not = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
     return Traces(
@@ -65,7 +65,7 @@ def test_values_worked_out_by_hand():
     table = rescore(traces, grid)
     thresholds = [0, 0, 0.5, 0.5, 1, 1, np.nan, np.nan]
     assert np.array_equal(table.threshold, thresholds, equal_nan=True)
-    assert table.weights.tolist() == [[1, 0, 0.5, 1], [1, 1, 0.5, 1]] * 4
+    assert table.weights.tolist() == [[1, 0, 0.5, 1, 0], [1, 1, 0.5, 1, 0]] * 4
     assert np.allclose(table.retrieval_rate, np.repeat([3 / 3, 2 / 3, 0, 2 / 3], 2))
     assert table.n_answered.tolist() == [2, 2, 3, 3, 2, 2, 2, 2]
     assert table.n_unrecorded.tolist() == [1, 1, 0, 0, 1, 1, 1, 1]
@@ -88,17 +88,24 @@ def test_values_worked_out_by_hand():
 
 def test_ties_go_to_the_candidate_recorded_first():
     traces = by_hand()
-    traces.features[0, :2] = [[0.25, 0.5, 0, 0.25], [0.5, 0.25, 0, 0.25]]
+    traces.features[0, :2] = [[0.25, 0.5, 0, 0.25, 1], [0.5, 0.25, 0, 0.25, 1]]
     grid = Grid(threshold=(0.0,), w_sup=(0.5, 1.0, 2.0))
     # 0.25 + w_sup * 0.5 against 0.5 + w_sup * 0.25: equal where w_sup is 1
     assert choose(traces, grid)[:, 0].tolist() == [1, 0, 0]
+
+
+def test_the_weight_of_the_retriever_moves_the_choice():
+    # Without support 1.4 against 0.7, as above; the retriever adds 0.4 and 1.0 times its weight:
+    # 0.6 more for the second, so from w_ret 0.7 / 0.6 = 1.17 on it leads.
+    grid = Grid(threshold=(0.0,), w_sup=(0.0,), w_ret=(0.0, 1.1, 1.2))
+    assert choose(by_hand(), grid)[:, 0].tolist() == [0, 0, 1]
 
 
 def random_traces(rng, n_questions, n_candidates):
     branch = rng.integers(0, 4, (n_questions, n_candidates))  # 0: padding, 3: serves both branches
     n_cited = rng.integers(0, 4, branch.shape)
     return Traces(
-        features=rng.uniform(0, 1, (*branch.shape, 4)),
+        features=rng.uniform(0, 1, (*branch.shape, 5)),
         reads=branch % 2 == 1,
         reads_not=branch >= 2,
         correct=rng.random(branch.shape) < 0.5,
@@ -118,7 +125,7 @@ def share(part, whole):
 def brute_force(traces, grid):
     """The table, by loops and by `GateRule` itself."""
     rows = []
-    axes = (grid.threshold, grid.w_rel, grid.w_sup, grid.w_use, grid.w_seq)
+    axes = (grid.threshold, grid.w_rel, grid.w_sup, grid.w_use, grid.w_seq, grid.w_ret)
     for threshold, *weights in itertools.product(*axes):
         rule = GateRule(threshold=threshold)
         n_yes = n_answered = n_judged = n_right = n_cited = n_gold = 0
@@ -158,7 +165,11 @@ def test_every_setting_equals_a_loop_over_questions(seed, chunk_bytes):
     rng = np.random.default_rng(seed)
     traces = random_traces(rng, int(rng.integers(1, 6)), int(rng.integers(0, 5)))
     grid = Grid(
-        threshold=(0.0, 0.25, 1.0, None), w_rel=(0.0, 1.0), w_sup=(0.3, 2.0), w_use=(0.5, 0.0)
+        threshold=(0.0, 0.25, 1.0, None),
+        w_rel=(0.0, 1.0),
+        w_sup=(0.3, 2.0),
+        w_use=(0.5, 0.0),
+        w_ret=(0.0, 1.5),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selfrag.trace.rescore.CHUNK_BYTES", chunk_bytes)
@@ -170,21 +181,24 @@ def test_every_setting_equals_a_loop_over_questions(seed, chunk_bytes):
 
 # Not so small that products with it vanish, which would make ties of what is none.
 weight = st.just(0.0) | st.floats(0.01, 3)
-PARTS = ("relevance", "support", "utility", "sequence")
+PARTS = ("relevance", "support", "utility", "sequence", "retrieval")
+five_weights = st.tuples(*[weight] * 5)
 
 
 def grid_of(threshold, weights):
     """The grid of one setting."""
-    rel, sup, use, seq = weights
-    return Grid(threshold=(threshold,), w_rel=(rel,), w_sup=(sup,), w_use=(use,), w_seq=(seq,))
+    names = ("w_rel", "w_sup", "w_use", "w_seq", "w_ret")
+    values = {name: (value,) for name, value in zip(names, weights, strict=True)}
+    return Grid(threshold=(threshold,), **values)
 
 
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
-    weights=st.tuples(weight, weight, weight, weight),
+    weights=five_weights,
     threshold=st.none() | st.sampled_from([0.0, 1.0]) | st.floats(0, 1),
     max_segments=st.integers(1, 3),
+    retriever=st.sampled_from([None, RandomRetriever()]),
     n_passages=st.integers(0, 2),
     drop_unsupported=st.booleans(),
     max_tokens=st.none() | st.integers(8, 60),
@@ -196,6 +210,7 @@ def test_the_settings_of_the_search_choose_what_the_search_chose(
     weights,
     threshold,
     max_segments,
+    retriever,
     n_passages,
     drop_unsupported,
     max_tokens,
@@ -205,6 +220,7 @@ def test_the_settings_of_the_search_choose_what_the_search_chose(
     answers, events = RandomModel(seed).answer(
         ["Q one", "Q two"],
         passages=PASSAGES[:n_passages],
+        retriever=retriever,
         beam_width=WIDE,
         threshold=threshold,
         max_segments=max_segments,
@@ -227,11 +243,12 @@ def test_the_settings_of_the_search_choose_what_the_search_chose(
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 2**32), weights=st.tuples(weight, weight, weight, weight))
+@given(seed=st.integers(0, 2**32), weights=five_weights)
 def test_other_weights_choose_what_a_search_with_them_chooses(tmp_path_factory, seed, weights):
     # A beam that keeps all records all, so that one search stands for every other.
     path = tmp_path_factory.mktemp("traces") / "t"
     options = {"beam_width": WIDE, "max_segments": 2, "threshold": 0.0}
+    options["retriever"] = RandomRetriever()
     _, events = RandomModel(seed).answer(["Q"], **options)
     save_trace(path, ["Q"], events)
     given_weights = ScoreWeights(**dict(zip(PARTS, weights, strict=True)))
@@ -379,12 +396,12 @@ def test_settings_are_ordered_with_the_threshold_slowest():
     assert grid.weights[:, [0, 3]].tolist() == [[1, 3], [1, 4], [2, 3], [2, 4]]
 
 
-@given(arrays(float, (3, 3, 4), elements=st.floats(0, 1)), st.floats(0.1, 10))
+@given(arrays(float, (3, 3, 5), elements=st.floats(0, 1)), st.floats(0.1, 10))
 def test_scaling_all_weights_chooses_the_same_score(features, scale):
     traces = by_hand()
     traces.features[:] = features
     (one,) = choose(traces, Grid(threshold=(0.5,)))
-    (two,) = choose(traces, grid_of(0.5, (scale, scale, scale / 2, scale)))
-    totals = features @ [1, 1, 0.5, 1]
+    (two,) = choose(traces, grid_of(0.5, (scale, scale, scale / 2, scale, 0)))
+    totals = features @ [1, 1, 0.5, 1, 0]
     # Rounding may decide between equals, so the scores are compared, not the places.
     assert np.allclose(totals[range(3), one], totals[range(3), two])

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from random_model import PASSAGES, RandomModel
 from selfrag.cli import rescore as command
+from selfrag.cli.app import app
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.errors import ConfigError, SelfRAGError, StorageError
@@ -38,6 +39,12 @@ def trace(tmp_path):
     return path
 
 
+def rescore(trace, out, *, as_json=False, **values):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    arguments = ["rescore", str(trace), "--out", str(out), *options, *["--json"] * as_json]
+    assert not app(args=arguments, standalone_mode=False)
+
+
 def read(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -47,11 +54,11 @@ def test_tables_curves_and_paths(trace, tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=100, soft_wrap=True)
     monkeypatch.setattr(command, "stdout", console)
     out = tmp_path / "new" / "out"
-    command.rescore([trace], out, threshold="0.5,none,0", w_sup="1,0:2:1")
+    rescore(trace, out, threshold="0.5,none,0", w_sup="1,0:2:1")
     assert {path.name for path in out.iterdir()} == FILES
     table = read(out / "table.csv")
     assert list(table[0]) == [
-        *("threshold", "w_rel", "w_sup", "w_use", "w_seq"),
+        *("threshold", "w_rel", "w_sup", "w_use", "w_seq", "w_ret"),
         *("retrieval_rate", "accuracy", "citation_precision"),
         *("n_answered", "n_judged", "n_unrecorded"),
     ]
@@ -78,7 +85,7 @@ def test_tables_curves_and_paths(trace, tmp_path, monkeypatch):
 
 
 def test_one_json_object_names_the_best_setting_and_the_files(trace, tmp_path, capsys):
-    command.rescore([trace], tmp_path / "out", threshold="0:1:0.25", w_sup="1", as_json=True)
+    rescore(trace, tmp_path / "out", threshold="0:1:0.25", w_sup="1", as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert set(report) == {"traces", "questions", "settings", "best", "files"}
     assert (report["questions"], report["settings"]) == (6, 5)
@@ -91,7 +98,7 @@ def test_without_gold_strings_nothing_is_judged(tmp_path, capsys):
     path = tmp_path / "t"
     _, events = RandomModel(3).answer(["Q"], threshold=0.0)
     save_trace(path, ["Q"], events)
-    command.rescore([path], tmp_path / "out", threshold="0,1", as_json=True)
+    rescore(path, tmp_path / "out", threshold="0,1", as_json=True)
     assert json.loads(capsys.readouterr().out)["best"] is None
     assert {row["accuracy"] for row in read(tmp_path / "out" / "table.csv")} == {""}
 
@@ -107,7 +114,7 @@ def test_a_run_again_replaces_the_files_and_leaves_others(trace, tmp_path):
     out.mkdir()
     (out / "mine.txt").write_text("kept", encoding="utf-8")
     for weights in ("1,2", "3"):
-        command.rescore([trace], out, threshold="0.5", w_sup=weights, as_json=True)
+        rescore(trace, out, threshold="0.5", w_sup=weights, as_json=True)
     assert {row["w_sup"] for row in read(out / "table.csv")} == {"3.0"}
     assert {path.name for path in out.iterdir()} == {*FILES, "mine.txt"}
 
@@ -118,18 +125,18 @@ def test_a_failure_while_drawing_leaves_nothing(trace, tmp_path, monkeypatch):
 
     monkeypatch.setattr(report, "_plot_w_sup", fail)
     with pytest.raises(StorageError, match="cannot write the tables of a rescoring to"):
-        command.rescore([trace], tmp_path / "out", threshold="0.5")
+        rescore(trace, tmp_path / "out", threshold="0.5")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_missing_matplotlib_is_told_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SelfRAGError, match=r'run `pip install "selfrag\[eval\]"`'):
-        command.rescore([tmp_path / "none"], tmp_path / "out")
+        rescore(tmp_path / "none", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_range_is_told_before_the_work(tmp_path):
     with pytest.raises(ConfigError, match="w_sup is '0:2'"):
-        command.rescore([tmp_path / "none"], tmp_path / "out", w_sup="0:2")
+        rescore(tmp_path / "none", tmp_path / "out", w_sup="0:2")
     assert not (tmp_path / "out").exists()

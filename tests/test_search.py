@@ -15,12 +15,13 @@ from selfrag.decode.events import (
     RetrievalEvent,
 )
 from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.score import ScoreWeights
 from selfrag.decode.search import follow_up_query
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
-from selfrag.retrieval.base import FixedRetriever
+from selfrag.retrieval.base import FixedRetriever, GivenPassages
 
 END = "</s>"
 YES = {"[Retrieval]": 0.7, "[No Retrieval]": 0.2}
@@ -95,8 +96,6 @@ def test_the_best_scored_passage_gives_the_answer_and_its_citation():
 
 
 def test_weights_change_the_winner():
-    from selfrag.decode.score import ScoreWeights
-
     found = hits("a", "b")
     table = {
         head("Q"): say(YES),
@@ -109,6 +108,29 @@ def test_weights_change_the_winner():
     relevance_only = ScoreWeights(relevance=1, support=0, utility=0, sequence=0)
     (relevant_one,), _ = run(engine(table), retriever, weights=relevance_only)
     assert relevant_one.text == "A"
+
+
+def test_the_retrievers_own_score_counts_as_much_as_its_weight_says():
+    # Paris: 0.6 + 0.1 + 0.3 + (0.6 * 0.9 * 0.8) ** (1 / 5) = 1.843, and 1 of the retriever.
+    # Rome: 0.8 + 0.9 + 0.3 + (0.8 * 0.9 * 0.8) ** (1 / 5) = 2.895, and 1/2, the score of rank 2.
+    # So Paris leads from a weight of 1.053 / (1 / 2) = 2.106 on.
+    for weight, best, share in ((2.1, "Rome", 0.5), (2.12, "Paris", 1.0)):
+        weights = ScoreWeights(retrieval=weight)
+        (answer,), _ = run(*one_question_two_passages(), weights=weights)
+        assert answer.text == best
+        scores = answer.segments[0].scores
+        assert scores.retrieval == share
+        bare = run(*one_question_two_passages(), weights=ScoreWeights(retrieval=0))[0][0]
+        assert bare.segments[0].scores.total == pytest.approx(0.8 + 0.9 + 0.3 + 0.8955, abs=1e-3)
+        assert answer.score == pytest.approx(scores.total)
+
+
+def test_passages_that_are_given_have_no_retrieval_score():
+    passages = [hit.passage for hit in hits("Paris is big.", "Rome is old.")]
+    model, _ = one_question_two_passages()
+    (answer,), _ = run(model, GivenPassages(passages), weights=ScoreWeights(retrieval=9.0))
+    assert answer.text == "Rome"
+    assert answer.segments[0].scores.retrieval is None
 
 
 def test_a_closed_gate_answers_without_searching():
@@ -341,6 +363,7 @@ def test_the_json_form_holds_what_is_documented():
         "sequence",
         "total",
         "missing",
+        "retrieval",
     }
     assert set(data["passages"][0]) == {"id", "title", "text", "source", "score", "rank"}
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from random_model import PASSAGES, RandomModel
+from random_model import PASSAGES, RandomModel, RandomRetriever
 from selfrag.cli.render import show_tree
 from selfrag.decode.answer import answer_to_json, collect_answers
 from selfrag.decode.config import QueryPolicy, SearchConfig
@@ -192,6 +192,26 @@ def test_numbers_that_json_lacks_survive(tmp_path):
     save_trace(tmp_path / "t", ["Q"], events)
     assert "Infinity" not in (tmp_path / "t").read_text(encoding="utf-8")
     assert facts(load_trace(tmp_path / "t").events) == facts(events)
+
+
+def test_traces_of_earlier_versions_get_the_scores_of_their_hits(tmp_path):
+    # What these lack is a share of scores that they hold.
+    for seed in range(20):
+        path = tmp_path / f"t{seed}"
+        _, events = RandomModel(seed).answer(
+            ["Q one", "Q two"], retriever=RandomRetriever(), threshold=0.0, n_evidence=2
+        )
+        save_trace(path, ["Q one", "Q two"], events)
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        shares = [
+            row["segment"]["scores"].pop("retrieval")
+            for row in rows
+            if row["type"] == "node" and row["segment"]
+        ]
+        assert any(share not in (None, 1.0) for share in shares)
+        old = tmp_path / f"old{seed}"
+        old.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        assert facts(load_trace(old).events) == facts(events)
 
 
 def test_runs_one_after_the_other_and_several_files_get_numbers_of_their_own(tmp_path):

@@ -169,7 +169,10 @@ def _describe_scores(scores: SegmentScores) -> str:
     for name in ("relevance", "support", "utility"):
         value = getattr(scores, name)
         parts.append(f"{name} {value:.2f}" if value is not None else f"{name} -")
-    parts += [f"sequence {scores.sequence:.2f}", f"total {scores.total:.2f}"]
+    parts.append(f"sequence {scores.sequence:.2f}")
+    if scores.retrieval is not None:
+        parts.append(f"retrieval {scores.retrieval:.2f}")
+    parts.append(f"total {scores.total:.2f}")
     line = ", ".join(parts)
     reasons = "; ".join(f"no {name}: {why}" for name, why in scores.missing.items())
     return f"{line} ({reasons})" if reasons else line

@@ -1,6 +1,7 @@
 """`selfrag rescore`: recorded searches under a grid of settings, as tables and curves."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from rich.table import Table
 
 from selfrag import plots
+from selfrag.cli import options
 from selfrag.cli.console import print_json, stdout
 from selfrag.trace.report import Row, rank, save_report, shown, table_rows
 from selfrag.trace.rescore import Grid, load_traces
@@ -20,6 +22,7 @@ HEADINGS = {
     "w_sup": "w_sup",
     "w_use": "w_use",
     "w_seq": "w_seq",
+    "w_ret": "w_ret",
     "retrieval_rate": "retr",
     "accuracy": "acc",
     "citation_precision": "cit",
@@ -28,22 +31,32 @@ HEADINGS = {
 }
 
 
-def rescore(
-    traces: Annotated[list[Path], typer.Argument(help="JSONL files written with --trace.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for tables and curves.")],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """The values of each setting as texts, as `Grid.parse` reads them."""
+
     threshold: Annotated[
         str, typer.Option(help="Gate thresholds: 0.2, a list 0.1,0.5,none or a range 0:1:0.05.")
-    ] = "0.2,0:1:0.05",
+    ] = "0.2,0:1:0.05"
     w_rel: Annotated[
         str, typer.Option("--w-rel", "--w_rel", help="Weights of relevance, written so too.")
-    ] = "1",
-    w_sup: Annotated[str, typer.Option("--w-sup", "--w_sup", help="Of support.")] = "1,0:2:0.25",
-    w_use: Annotated[str, typer.Option("--w-use", "--w_use", help="Of utility.")] = "0.5",
-    w_seq: Annotated[str, typer.Option("--w-seq", "--w_seq", help="Of the sequence score.")] = "1",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    ] = "1"
+    w_sup: Annotated[str, typer.Option("--w-sup", "--w_sup", help="Of support.")] = "1,0:2:0.25"
+    w_use: Annotated[str, typer.Option("--w-use", "--w_use", help="Of utility.")] = "0.5"
+    w_seq: Annotated[str, typer.Option("--w-seq", "--w_seq", help="Of the sequence score.")] = "1"
+    w_ret: Annotated[str, typer.Option("--w-ret", help="Of the retriever's own score.")] = "0"
+
+
+@options.command
+def rescore(
+    *,
+    traces: Annotated[list[Path], typer.Argument(help="JSONL files written with --trace.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for tables and curves.")],
+    values: Values,
+    as_json: options.Json = False,
 ) -> None:
     """Rescore recorded searches under other thresholds and weights, without a model."""
-    grid = Grid.parse(threshold=threshold, w_rel=w_rel, w_sup=w_sup, w_use=w_use, w_seq=w_seq)
+    grid = Grid.parse(**asdict(values))
     plots.require_matplotlib()  # a missing library is told before the work
     recorded = load_traces(*traces)
     rows = table_rows(rescore_traces(recorded, grid))

@@ -11,15 +11,12 @@ from selfrag.decode.drive import search
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent, Usage
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node, least_support
-from selfrag.decode.score import SegmentScores
+from selfrag.decode.score import FULL, PARTIAL, SegmentScores
 from selfrag.engine.base import Engine
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn
 from selfrag.reflection import Relevance
 from selfrag.retrieval.base import Retriever
-
-# From which support on the verdict says fully and partially supported.
-FULL, PARTIAL = 0.75, 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ answers and numbers, not the meaning of sentences.
 import re
 from collections.abc import Iterable
 
-from selfrag.decode.answer import FULL
 from selfrag.decode.node import Node
+from selfrag.decode.score import FULL
 from selfrag.reflection import Relevance
 from selfrag.text import split_sentences
 

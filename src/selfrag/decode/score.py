@@ -1,10 +1,11 @@
-"""What a segment is worth: relevance, support, utility and sequence score.
+"""What a segment is worth: relevance, support, utility, sequence and retrieval score.
 
 Arrays of watched log-probabilities in, numbers out. Formulas: Self-RAG (arXiv 2310.11511) section
 3.3 and the released `run_short_form.py` (AkariAsai/self-rag 1fcdc42); only ratios within a group
 count, so mass on other tokens is dropped.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ FloatArray = NDArray[np.float64]
 UTILITY_WORTH = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 SUPPORT_WORTH = np.array([1.0, 0.5, 0.0])
 RELEVANCE_WORTH = np.array([0.0, 1.0])
+
+# From which support on an answer is called fully and partially supported.
+FULL, PARTIAL = 0.75, 0.4
 
 
 def _expected_worth(logprobs: FloatArray, worth: FloatArray) -> float:
@@ -56,14 +60,33 @@ def mean_logprob(logprobs: FloatArray) -> float:
     return float(logprobs.mean()) if len(logprobs) else float("-inf")
 
 
+def retrieval_score(score: float, best: float) -> float | None:
+    """A hit's score as a share of the best one of its look-up, in [0, 1]: a ratio has no unit.
+
+    Where the best is below 0, as log-odds of a reranker may be, the ratio of their odds. None where
+    it is 0: passages that were given have no scores.
+    """
+    if best == 0.0 or not math.isfinite(best):
+        return None
+    if best < 0.0:
+        return math.exp(min(score - best, 0.0))
+    return min(max(score, 0.0) / best, 1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreWeights:
-    """How much each part counts. Defaults are the paper's; `sequence` is 1 there by Eq. 3."""
+    """How much each part counts. Defaults are the paper's; `sequence` is 1 there by Eq. 3.
+
+    `retrieval`, which the paper does not have, is the weight of `retrieval_score`.
+    """
 
     relevance: NonNegative = setting(1.0, "Weight of relevance.", "--w-rel", "--w_rel")
     support: NonNegative = setting(1.0, "Weight of support.", "--w-sup", "--w_sup")
     utility: NonNegative = setting(0.5, "Weight of utility.", "--w-use", "--w_use")
     sequence: NonNegative = 1.0
+    retrieval: NonNegative = setting(
+        0.0, "Weight of the retriever's own score, as a share of its best.", "--w-ret"
+    )
 
     def __post_init__(self) -> None:
         check_config(self, "decode.weights", doing="score segments")
@@ -73,7 +96,8 @@ class ScoreWeights:
 class SegmentScores:
     """The scores of one segment. None: the model did not emit that group; `missing` says why.
 
-    A missing group counts 0 in `total`, never a made-up penalty.
+    A missing group counts 0 in `total`, never a made-up penalty. `retrieval` is that of the first
+    passage that was read for the segment, None where none was found for it.
     """
 
     relevance: float | None
@@ -82,6 +106,7 @@ class SegmentScores:
     sequence: float
     total: float
     missing: dict[str, str]
+    retrieval: float | None = None
 
 
 def weigh(
@@ -92,6 +117,7 @@ def weigh(
     sequence: float,
     weights: ScoreWeights,
     missing: dict[str, str],
+    retrieval: float | None = None,
 ) -> SegmentScores:
     """The parts with their weighted sum (paper Eq. 4, plus the sequence score of Eq. 3)."""
     total = (
@@ -99,6 +125,7 @@ def weigh(
         + weights.support * (support or 0.0)
         + weights.utility * (utility or 0.0)
         + weights.sequence * sequence
+        + weights.retrieval * (retrieval or 0.0)
     )
     return SegmentScores(
         relevance=relevance,
@@ -107,4 +134,5 @@ def weigh(
         sequence=sequence,
         total=total,
         missing=missing,
+        retrieval=retrieval,
     )

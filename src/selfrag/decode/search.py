@@ -29,7 +29,7 @@ from selfrag.decode.events import (
 from selfrag.decode.gate import Gate, RetrievalMode, decide
 from selfrag.decode.node import Node
 from selfrag.decode.passages import as_read
-from selfrag.decode.score import relevance_score
+from selfrag.decode.score import relevance_score, retrieval_score
 from selfrag.decode.segment import COLUMNS, cut_segment
 from selfrag.engine.base import Completion, Engine, Request
 from selfrag.errors import BadInput
@@ -114,13 +114,19 @@ def steps(
 class _Step:
     """One candidate to be written: the node that it continues and the passages that it reads.
 
-    `fresh`: the passages are read here for the first time.
+    `fresh`: the passages are read here for the first time; `best` is the highest score among all
+    that are read beside them.
     """
 
     parent: Node
     hits: tuple[Hit, ...] = ()
     lead_ids: tuple[int, ...]
     fresh: bool = False
+    best: float = 0.0
+
+    @property
+    def retrieval(self) -> float | None:
+        return retrieval_score(self.hits[0].score, self.best) if self.fresh else None
 
     @property
     def reads_one(self) -> bool:
@@ -276,20 +282,21 @@ class _Search:
     def _steps(self, node: Node, hits: tuple[Hit, ...]) -> list[_Step]:
         """Reads each of `hits`, or goes on with the evidence at hand, or without any."""
         ids = self.fmt.ids
-        planned = [self._reading(node, (hit,)) for hit in hits]
+        best = max((hit.score for hit in hits), default=0.0)
+        planned = [self._reading(node, (hit,), best) for hit in hits]
         if self.config.n_evidence > 1 and len(hits) > 1:
-            planned.append(self._reading(node, hits[: self.config.n_evidence]))
+            planned.append(self._reading(node, hits[: self.config.n_evidence], best))
         if not hits and node.wants is Retrieve.CONTINUE and node.hits:
             return [_Step(parent=node, hits=node.hits, lead_ids=(ids[Retrieve.CONTINUE],))]
         if not hits or self.config.with_no_retrieval:
             planned.append(_Step(parent=node, lead_ids=(ids[Retrieve.NO],)))
         return planned
 
-    def _reading(self, node: Node, hits: tuple[Hit, ...]) -> _Step:
+    def _reading(self, node: Node, hits: tuple[Hit, ...], best: float) -> _Step:
         lead = [self.fmt.ids[Retrieve.YES]]
         for hit in hits:
             lead += self.fmt.passage(hit.passage, self.config.max_passage_tokens)
-        return _Step(parent=node, hits=hits, lead_ids=tuple(lead), fresh=True)
+        return _Step(parent=node, hits=hits, lead_ids=tuple(lead), fresh=True, best=best)
 
     def _request(self, step: _Step, max_new_tokens: int) -> Request:
         return Request(
@@ -333,7 +340,7 @@ class _Search:
             if len(stays) == len(step.hits):
                 kept.append(step)
             elif len(stays) > 1:
-                kept.append(self._reading(node, tuple(stays)))
+                kept.append(self._reading(node, tuple(stays), step.best))
             elif len(step.hits) == 1:
                 hit = step.hits[0]
                 yield SkipEvent(
@@ -376,7 +383,13 @@ class _Search:
 
     def _child(self, step: _Step, done: Completion) -> Node:
         config, parent = self.config, step.parent
-        segment = cut_segment(done, self.fmt, config.weights, read_passage=step.fresh)
+        segment = cut_segment(
+            done,
+            self.fmt,
+            config.weights,
+            read_passage=step.fresh,
+            retrieval=step.retrieval,
+        )
         wants = None
         if segment.next_retrieve is not None:
             gate = decide(segment.next_retrieve, segment.ends_on, config.gate_rule)

@@ -71,9 +71,17 @@ class Segment:
 
 
 def cut_segment(
-    completion: Completion, fmt: PromptFormat, weights: ScoreWeights, *, read_passage: bool
+    completion: Completion,
+    fmt: PromptFormat,
+    weights: ScoreWeights,
+    *,
+    read_passage: bool,
+    retrieval: float | None = None,
 ) -> Segment:
-    """The segment in `completion`, whose request watched all 15 reflection ids in order."""
+    """The segment in `completion`, whose request watched all 15 reflection ids in order.
+
+    `retrieval` is the score of the passage that it was written from.
+    """
     ids = completion.token_ids
     stopped = completion.finish_reason is FinishReason.STOP
     body = ids[:-1] if stopped else ids
@@ -88,7 +96,10 @@ def cut_segment(
         body_ids=tuple(body),
         critique=tuple(token for token in tokens if token is not None),
         scores=score_groups(
-            logprobs, weights, missing=_reasons(logprobs, read_passage, irrelevant)
+            logprobs,
+            weights,
+            missing=_reasons(logprobs, read_passage, irrelevant),
+            retrieval=retrieval,
         ),
         finished=ends_on is None,
         truncated=not stopped,
@@ -105,7 +116,11 @@ def _without_torn_character(text: str, truncated: bool) -> str:
 
 
 def score_groups(
-    logprobs: GroupLogprobs, weights: ScoreWeights, *, missing: dict[str, str]
+    logprobs: GroupLogprobs,
+    weights: ScoreWeights,
+    *,
+    missing: dict[str, str],
+    retrieval: float | None = None,
 ) -> SegmentScores:
     """The scores of a segment; `missing` gives the reason for every group that is None."""
     relevance, support, utility = logprobs.relevance, logprobs.support, logprobs.utility
@@ -116,6 +131,7 @@ def score_groups(
         sequence=float(np.exp(logprobs.mean)),
         weights=weights,
         missing=missing,
+        retrieval=retrieval,
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from selfrag.decode.answer import (
-    PARTIAL,
     Answer,
     AnswerSegment,
     answer_to_json,
@@ -20,7 +19,7 @@ from selfrag.decode.answer import (
 from selfrag.decode.citation import cited_span, url_of
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.node import Node
-from selfrag.decode.score import ScoreWeights
+from selfrag.decode.score import PARTIAL, ScoreWeights
 from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.prompt import Turn

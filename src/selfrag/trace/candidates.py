@@ -29,6 +29,8 @@ from selfrag.trace.file import Trace, TracedQuestion
 
 logger = logging.getLogger(__name__)
 
+N_PARTS = 5  # scores of a path that a weight multiplies
+
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
@@ -37,13 +39,13 @@ IntArray = NDArray[np.int64]
 class Traces:
     """Q questions with up to C candidates each, padded; candidates in the order recorded.
 
-    `features`: (Q, C, 4), a path's sum of relevance, support, utility and sequence scores, 0 for a
-    score that is missing. `reads` and `reads_not`: (Q, C) bool, what may be chosen when the gate
-    retrieves and when it does not; False in the padding. `correct`: (Q, C), a gold string stands
-    in the answer. `n_cited`, `n_cited_gold`: (Q, C) int, passages that the answer cites, and those
-    of them that hold a gold string. `paper`: (Q,), the gate's number; `emitted_yes`: (Q,) bool,
-    the model wrote the retrieval token; `has_gold`: (Q,) bool. `texts`: a tuple of answers for
-    each question, not padded.
+    `features`: (Q, C, 5), a path's sum of relevance, support, utility, sequence and retrieval
+    scores, 0 for a score that is missing. `reads` and `reads_not`: (Q, C) bool, what may be chosen
+    when the gate retrieves and when it does not; False in the padding. `correct`: (Q, C), a gold
+    string stands in the answer. `n_cited`, `n_cited_gold`: (Q, C) int, passages that the answer
+    cites, and those of them that hold a gold string. `paper`: (Q,), the gate's number;
+    `emitted_yes`: (Q,) bool, the model wrote the retrieval token; `has_gold`: (Q,) bool. `texts`: a
+    tuple of answers for each question, not padded.
     """
 
     features: FloatArray
@@ -74,9 +76,12 @@ class Candidate:
 
     @property
     def features(self) -> FloatArray:
-        """Shape (4,): relevance, support, utility, sequence, each summed over the path."""
+        """Shape (5,), each summed over the path; the order is that of `weight_row`."""
         scores = [node.segment.scores for node in self.leaf.path if node.segment is not None]
-        rows = [(s.relevance or 0, s.support or 0, s.utility or 0, s.sequence) for s in scores]
+        rows = [
+            (s.relevance or 0, s.support or 0, s.utility or 0, s.sequence, s.retrieval or 0)
+            for s in scores
+        ]
         summed: FloatArray = np.array(rows, dtype=float).sum(axis=0)
         return summed
 
@@ -147,7 +152,7 @@ def _complements(first: RecordedQuestion, second: RecordedQuestion) -> bool:
 def to_arrays(questions: Sequence[RecordedQuestion]) -> Traces:
     """The candidates of all questions, padded to the longest list."""
     shape = (len(questions), max((len(q.candidates) for q in questions), default=0))
-    features = np.zeros((*shape, 4))
+    features = np.zeros((*shape, N_PARTS))
     reads, reads_not, correct = (np.zeros(shape, dtype=bool) for _ in range(3))
     n_cited, n_cited_gold = (np.zeros(shape, dtype=np.int64) for _ in range(2))
     for row, recorded in enumerate(questions):

@@ -36,6 +36,7 @@ from selfrag.trace.rows import (
     node_from_row,
     node_to_row,
     typed,
+    with_retrieval,
 )
 
 logger = logging.getLogger(__name__)
@@ -231,11 +232,13 @@ class _Reader:
         self.events: list[Event] = []
         self._numbers: dict[int, int] = {}  # as recorded in this run: as told
         self._nodes: dict[tuple[int, int], Node] = {}
+        self._best: dict[tuple[int, int], float] = {}  # of a look-up, by the node that it was for
 
     def end_run(self) -> None:
         """What comes next may use all numbers again."""
         self._numbers.clear()
         self._nodes.clear()
+        self._best.clear()
 
     def take(self, row: dict[str, Any]) -> None:
         recorded = typed(row, "question", int)
@@ -255,9 +258,16 @@ class _Reader:
             return self._nodes[question, serial]
 
         if row["type"] == "node":
-            self._nodes[question, typed(row, "node", int)] = node_from_row(row, node_of)
+            node = node_from_row(row, node_of)
+            parent = row["parent"]
+            if parent is not None and "retrieval" not in row["segment"]["scores"]:
+                node = with_retrieval(node, self._best.get((question, parent), 0.0))
+            self._nodes[question, typed(row, "node", int)] = node
         else:
-            self.events.append(event_from_row(row, question, node_of))
+            event = event_from_row(row, question, node_of)
+            if isinstance(event, RetrievalEvent) and event.hits:
+                self._best[question, row["parent"]] = max(hit.score for hit in event.hits)
+            self.events.append(event)
 
 
 def _question_from_row(row: dict[str, Any]) -> TracedQuestion:

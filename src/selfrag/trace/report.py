@@ -17,7 +17,7 @@ from selfrag.files import storage_errors
 from selfrag.statistics import FloatArray
 from selfrag.trace.rescore import RescoreTable
 
-SETTINGS = ("threshold", "w_rel", "w_sup", "w_use", "w_seq")
+SETTINGS = ("threshold", "w_rel", "w_sup", "w_use", "w_seq", "w_ret")
 SHARES = ("retrieval_rate", "accuracy", "citation_precision")
 
 Row = dict[str, Any]

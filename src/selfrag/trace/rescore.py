@@ -22,6 +22,7 @@ from selfrag.decode.score import ScoreWeights, weigh
 from selfrag.engine.base import FloatArray
 from selfrag.errors import BadInput, ConfigError
 from selfrag.trace.candidates import (
+    N_PARTS,
     BoolArray,
     Candidate,
     IntArray,
@@ -42,7 +43,7 @@ class Grid:
     """All combinations of the values given for each setting; defaults are the paper's.
 
     `threshold` in [0, 1], None decides by the emitted token; weights are at least 0. Settings are
-    ordered with `threshold` slowest and `w_seq` fastest, each in the order of its values.
+    ordered with `threshold` slowest and `w_ret` fastest, each in the order of its values.
     """
 
     threshold: tuple[float | None, ...] = (0.2,)
@@ -50,6 +51,7 @@ class Grid:
     w_sup: tuple[float, ...] = (1.0,)
     w_use: tuple[float, ...] = (0.5,)
     w_seq: tuple[float, ...] = (1.0,)
+    w_ret: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
         for value in self.threshold:
@@ -58,7 +60,7 @@ class Grid:
                     f"cannot rescore: threshold is {value}, but it is a share; "
                     "choose numbers from 0 to 1, or none"
                 )
-        for name in ("w_rel", "w_sup", "w_use", "w_seq"):
+        for name in ("w_rel", "w_sup", "w_use", "w_seq", "w_ret"):
             for value in getattr(self, name):
                 if not (math.isfinite(value) and value >= 0.0):
                     raise ConfigError(
@@ -80,6 +82,7 @@ class Grid:
         w_sup: str = "1",
         w_use: str = "0.5",
         w_seq: str = "1",
+        w_ret: str = "0",
     ) -> "Grid":
         """The grid of texts such as `0.2`, `0,0.5,none` and `0:1:0.05`, the end included.
 
@@ -91,6 +94,7 @@ class Grid:
             w_sup=_numbers("w_sup", w_sup),
             w_use=_numbers("w_use", w_use),
             w_seq=_numbers("w_seq", w_seq),
+            w_ret=_numbers("w_ret", w_ret),
         )
 
     @property
@@ -101,21 +105,30 @@ class Grid:
     @property
     def n_weights(self) -> int:
         """How many combinations of weights there are, thresholds aside."""
-        return len(self.w_rel) * len(self.w_sup) * len(self.w_use) * len(self.w_seq)
+        return math.prod(map(len, self._axes))
 
     @property
     def weights(self) -> FloatArray:
-        """Shape (n_weights, 4): relevance, support, utility, sequence; the last one fastest."""
-        combined = itertools.product(self.w_rel, self.w_sup, self.w_use, self.w_seq)
-        return np.array(list(combined), dtype=float).reshape(-1, 4)
+        """Shape (n_weights, 5), columns as in `weight_row`; the last one fastest."""
+        return np.array(list(itertools.product(*self._axes)), dtype=float).reshape(-1, N_PARTS)
+
+    @property
+    def _axes(self) -> tuple[tuple[float, ...], ...]:
+        return (self.w_rel, self.w_sup, self.w_use, self.w_seq, self.w_ret)
+
+
+def weight_row(weights: ScoreWeights) -> FloatArray:
+    """Shape (5,): relevance, support, utility, sequence, retrieval."""
+    parts = (weights.relevance, weights.support, weights.utility)
+    return np.array([*parts, weights.sequence, weights.retrieval])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RescoreTable:
     """One row for each of S settings, in the order of `Grid`.
 
-    `threshold`: (S,), NaN where the emitted token decides. `weights`: (S, 4): relevance, support,
-    utility, sequence. `retrieval_rate`: (S,), share of all questions for which the gate retrieves.
+    `threshold`: (S,), NaN where the emitted token decides. `weights`: (S, 5), as in `weight_row`.
+    `retrieval_rate`: (S,), share of all questions for which the gate retrieves.
     `n_answered`, `n_unrecorded`: (S,), questions with and without a candidate in the branch that
     the gate asks for. `n_judged`: (S,), answered questions with gold strings. `accuracy`: (S,),
     share of these whose answer holds one. `citation_precision`: (S,), share of the passages cited
@@ -223,8 +236,7 @@ def choose_one(
         retrieve = rule.would_retrieve(rule.kind, question.gate.numbers)
     gate = replace(question.gate, rule=rule, retrieve=retrieve)
     traces = to_arrays([question])
-    row = [[weights.relevance, weights.support, weights.utility, weights.sequence]]
-    scores = _path_scores(traces.features, np.array(row))
+    scores = _path_scores(traces.features, weight_row(weights)[None])
     best = int(_best(scores, traces.reads if retrieve else traces.reads_not)[0, 0])
     totals = tuple(float(score) for score in scores[0, 0])
     candidates = tuple(
@@ -250,6 +262,7 @@ def _weighed(answer: Answer, weights: ScoreWeights, gate: Gate, score: float) ->
                 sequence=each.scores.sequence,
                 weights=weights,
                 missing=each.scores.missing,
+                retrieval=each.scores.retrieval,
             ),
         )
         for each in answer.segments
@@ -277,11 +290,11 @@ def _chosen(traces: Traces, grid: Grid) -> Iterator[tuple[slice, IntArray, IntAr
 
 
 def _path_scores(features: FloatArray, weights: FloatArray) -> FloatArray:
-    """Shape (n, Q, C) from (Q, C, 4) and (n, 4)."""
+    """Shape (n, Q, C) from (Q, C, 5) and (n, 5)."""
     # Not a matrix product: the same sums in the same order as `score.weigh`, so that candidates
     # that tie in a search tie here, and a path of one segment scores the same to the last bit.
     scores = weights[:, 0, None, None] * features[..., 0]
-    for group in range(1, 4):
+    for group in range(1, N_PARTS):
         scores += weights[:, group, None, None] * features[..., group]
     return scores
 

@@ -11,7 +11,7 @@ critique is a union of several enums.
 import math
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from types import NoneType
@@ -34,6 +34,7 @@ from selfrag.decode.events import (
 )
 from selfrag.decode.gate import Gate, GateKind, GateNumbers, GateRule, RetrievalMode
 from selfrag.decode.node import Node
+from selfrag.decode.score import retrieval_score
 from selfrag.engine.base import FloatArray
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import (
@@ -62,6 +63,8 @@ _KIND_OF = {
 }
 _TYPE_OF: dict[type, str] = {kind: name for name, kind in _KIND_OF.items()}
 _TOKEN_OF = {token.value: token for token in REFLECTION_TOKENS}
+# What traces of earlier versions lack; see also `with_retrieval`.
+_LATER: Row = {"likelihoods": {}, "retrieval": None}
 # How many log-probabilities a field holds.
 _SIZES = {
     "next_retrieve": len(Retrieve),
@@ -93,6 +96,15 @@ def node_from_row(row: Row, node_of: NodeOf) -> Node:
     return node
 
 
+def with_retrieval(node: Node, best: float) -> Node:
+    """The node of an earlier version's trace with its retrieval score; `best` of its look-up."""
+    if node.segment is None or not node.hits:
+        return node
+    found = retrieval_score(node.hits[0].score, best)
+    scores = replace(node.segment.scores, retrieval=found)
+    return replace(node, segment=replace(node.segment, scores=scores))
+
+
 def event_to_row(event: Event, serial_of: SerialOf) -> dict[str, Any]:
     """One event with `type` and `question`; nodes by their serial numbers."""
     values = {each.name: _plain(getattr(event, each.name), serial_of) for each in fields(event)}
@@ -103,8 +115,7 @@ def event_from_row(row: Row, question: int, node_of: NodeOf) -> Event:
     """The event of `row`, told of `question`; its nodes are those that `node_of` knows."""
     if row["type"] not in _KIND_OF:
         raise ValueError(f"unknown type {row['type']!r}")
-    # Traces of the first edition have no likelihoods.
-    values = {"likelihoods": {}, **row, "question": question}
+    values = {**row, "question": question}
     event: Event = _read_fields(_KIND_OF[row["type"]], values, node_of)
     return event
 
@@ -131,7 +142,8 @@ def _plain(value: Any, serial_of: SerialOf) -> Any:
 
 def _read_fields(kind: Any, row: Row, node_of: NodeOf) -> Any:
     """The dataclass `kind` whose fields `row` holds by name."""
-    return kind(**{name: read(row[name], node_of) for name, read in _readers(kind)})
+    values = {**_LATER, **row}
+    return kind(**{name: read(values[name], node_of) for name, read in _readers(kind)})
 
 
 @cache

@@ -14,7 +14,7 @@ export const fixed = (value) => (typeof value === "number" ? value.toFixed(2) : 
 
 // The scores of a segment, as names and values.
 export function scoreList(scores, extra = []) {
-  const names = { relevance: "Relevance", support: "Support", utility: "Utility", sequence: "Sequence" };
+  const names = { relevance: "Relevance", support: "Support", utility: "Utility", sequence: "Sequence", retrieval: "Retrieval" };
   const rows = Object.entries(names).map(([name, label]) => [label, fixed(scores[name]), scores.missing?.[name]]);
   return h("dl", { className: "scores" }, [...rows, ...extra].map(([label, value, why]) =>
     h("div", { title: why ?? "" }, h("dt", {}, label), h("dd", {}, value))));

@@ -1,5 +1,5 @@
 // What a search has told so far: its rows as they came, and the tree that they make.
-export const NAMES = ["relevance", "support", "utility", "sequence"];
+export const NAMES = ["relevance", "support", "utility", "sequence", "retrieval"];
 
 export class Search {
   rows = [];

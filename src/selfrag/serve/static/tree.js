@@ -2,7 +2,7 @@
 import { fixed, h, scoreList } from "./dom.js";
 import { NAMES } from "./search.js";
 
-const LABELS = { threshold: "Threshold", relevance: "Relevance", support: "Support", utility: "Utility", sequence: "Sequence" };
+const LABELS = { threshold: "Threshold", relevance: "Relevance", support: "Support", utility: "Utility", sequence: "Sequence", retrieval: "Retrieval" };
 
 export const settingsOf = (config) => ({ threshold: config.threshold, weights: { ...config.weights } });
 
@@ -33,7 +33,7 @@ export function sliders(config, onChange) {
   });
   const reset = () => {
     Object.keys(LABELS).forEach((name) => {
-      inputs[name].value = (name === "threshold" ? start.threshold : start.weights[name]) ?? 0.2;
+      inputs[name].value = (name === "threshold" ? start.threshold : start.weights[name]) ?? (name === "threshold" ? 0.2 : 0);
       inputs[name].moved = false;
     });
     show();
