@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from selfrag.decode.answer import Answer, answer_questions
+from selfrag.decode.check import check_texts
+from selfrag.decode.checked import Check
 from selfrag.decode.config import QueryPolicy, SearchConfig
 from selfrag.decode.drive import search
 from selfrag.decode.events import Event
 from selfrag.decode.gate import GateKind, RetrievalMode
+from selfrag.decode.grounding import Grounding
 from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import Engine, Request
 from selfrag.errors import BadInput, ConfigError, SelfRAGError
 from selfrag.open.engines import DEFAULT, EngineKind, ModelOptions, check_name, open_engine
+from selfrag.open.grounding import grounding_of
 from selfrag.open.indexes import open_index
 from selfrag.passage import Hit, Passage
 from selfrag.progress import SILENT, Progress
@@ -41,7 +45,12 @@ class SelfRAG:
     """
 
     def __init__(
-        self, engine: Engine, retriever: Retriever, *, config: SearchConfig | None = None
+        self,
+        engine: Engine,
+        retriever: Retriever,
+        *,
+        config: SearchConfig | None = None,
+        grounding: Grounding | None = None,
     ) -> None:
         for name, part, method in (
             ("engine", engine, "generate"),
@@ -55,6 +64,7 @@ class SelfRAG:
         self.engine = engine
         self.retriever = retriever
         self.config = _config(config)
+        self.grounding = grounding or Grounding()
 
     @classmethod
     def from_pretrained(
@@ -88,7 +98,9 @@ class SelfRAG:
             retriever = GivenPassages(passages)
         else:
             retriever = open_index(index, progress)
-        return cls(open_engine(options, progress), retriever, config=config)
+        grounding = grounding_of(options)
+        engine_ = open_engine(options, progress)
+        return cls(engine_, retriever, config=config, grounding=grounding)
 
     def close(self) -> None:
         """Lets go of the model; asking is an error after."""
@@ -176,7 +188,25 @@ class SelfRAG:
 
     def with_config(self, config: SearchConfig) -> "SelfRAG":
         """The same model and passages, searched differently."""
-        return SelfRAG(self.engine, self.retriever, config=config)
+        return SelfRAG(self.engine, self.retriever, config=config, grounding=self.grounding)
+
+    def check(self, text: str, question: str | None = None, passages: Given | None = None) -> Check:
+        """What supports each sentence of a text that anyone wrote, what contradicts it, and where.
+
+        `question`: what the text answers. Sentences are compared with `passages` where they are
+        given, else with the passages of this object or what its index finds. `SearchConfig` says
+        how many, and for how long. Nothing is generated.
+        """
+        (found,) = check_texts(
+            [_text(text, "text")],
+            engine=self.engine,
+            retriever=self.retriever,
+            question=_text(question or "", "question"),
+            passages=self._given(passages),
+            grounding=self.grounding,
+            config=self.config,
+        )
+        return found
 
     def _given(self, passages: Given | None) -> list[Passage] | None:
         if passages is not None:
@@ -193,6 +223,12 @@ def _config(config: SearchConfig | None) -> SearchConfig:
             "SearchConfig(top_k=3); make one"
         )
     return config
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"cannot check {value!r:.80}: expected the {what} as a string; give one")
+    return value
 
 
 def _questions(questions: Any) -> list[str]:

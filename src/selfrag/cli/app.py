@@ -18,6 +18,7 @@ from selfrag.errors import SelfRAGError
 # Where each is, in the order of the help: a function, or a group of commands.
 COMMANDS = {
     "ask": "ask:ask",
+    "check": "check:check",
     "chat": "ask:chat",
     "batch": "ask:batch",
     "rescore": "rescore:rescore",

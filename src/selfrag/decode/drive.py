@@ -110,11 +110,12 @@ def drive(
     Every question is asked what it would be asked alone: look-ups share a call where they want the
     same number of hits.
     """
-    servers: dict[type, Server] = {
-        Lookup: partial(look_up, retriever),
-        Generate: partial(generate, engine),
-    }
-    return run(searches, servers, at_once=at_once)
+    return run(searches, servers_of(engine, retriever), at_once=at_once)
+
+
+def servers_of(engine: Engine, retriever: Retriever) -> dict[type, Server]:
+    """Who replies to what a search asks for."""
+    return {Lookup: partial(look_up, retriever), Generate: partial(generate, engine)}
 
 
 def look_up(retriever: Retriever, asks: Sequence[Lookup]) -> list[list[list[Hit]]]:
