@@ -246,6 +246,7 @@ def test_an_answer_as_json_holds_what_is_documented(run, scripted):
         "segments",
         "passages",
         "verdict",
+        "probability",
         "abstained",
         "stopped_by",
         "choices",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from selfrag.decode.answer import Answer, answer_questions
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.check import check_texts
 from selfrag.decode.checked import Check
 from selfrag.decode.config import QueryPolicy, SearchConfig
@@ -26,6 +27,7 @@ from selfrag.decode.node import PathScore
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import Engine, Request
 from selfrag.errors import BadInput, ConfigError, SelfRAGError
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import DEFAULT, EngineKind, ModelOptions, check_name, open_engine
 from selfrag.open.grounding import grounding_of
 from selfrag.open.indexes import open_index
@@ -51,7 +53,9 @@ class SelfRAG:
         *,
         config: SearchConfig | None = None,
         grounding: Grounding | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
+        """`calibration` is that of the model: with it answers have a probability."""
         for name, part, method in (
             ("engine", engine, "generate"),
             ("retriever", retriever, "search"),
@@ -65,6 +69,7 @@ class SelfRAG:
         self.retriever = retriever
         self.config = _config(config)
         self.grounding = grounding or Grounding()
+        self.calibration = calibration
 
     @classmethod
     def from_pretrained(
@@ -76,16 +81,23 @@ class SelfRAG:
         engine: EngineKind | str = EngineKind.AUTO,
         device: str = "cpu",
         config: SearchConfig | None = None,
+        calibration: str | Path | None = None,
         progress: Progress = SILENT,
     ) -> "SelfRAG":
         """The default model, a Hugging Face folder, or an id on the hub, with the 15 tokens.
 
         Every answer is from `passages` where they are given, else from the index in the folder or
         at the s3://bucket/prefix `index`, else from the demo index; what is missing of all these is
-        fetched and built on first use, which `progress` is told of.
+        fetched and built on first use, which `progress` is told of. `calibration` is a file of
+        `selfrag calibrate` for the model; the default model has its own.
         """
         name = str(model) if isinstance(model, Path) else model
-        options = ModelOptions(model=name, engine=cast(EngineKind, engine), device=device)
+        options = ModelOptions(
+            model=name,
+            engine=cast(EngineKind, engine),
+            device=device,
+            calibration=str(calibration or ""),
+        )
         config = _config(config)
         check_name(options.model)  # before an index is fetched and built
         if passages is not None and index is not None:
@@ -98,9 +110,11 @@ class SelfRAG:
             retriever = GivenPassages(passages)
         else:
             retriever = open_index(index, progress)
-        grounding = grounding_of(options)
+        grounding, calibration = grounding_of(options), open_calibration(options)
         engine_ = open_engine(options, progress)
-        return cls(engine_, retriever, config=config, grounding=grounding)
+        return cls(
+            engine_, retriever, config=config, grounding=grounding, calibration=calibration
+        )
 
     def close(self) -> None:
         """Lets go of the model; asking is an error after."""
@@ -146,6 +160,7 @@ class SelfRAG:
             config=self.config,
             histories=_histories(histories, len(asked)),
             passages=[self._given(passages)] * len(asked),
+            calibration=self.calibration,
         )
 
     def stream(
@@ -159,6 +174,7 @@ class SelfRAG:
             config=self.config,
             histories=_histories([history], 1),
             passages=[self._given(passages)],
+            calibration=self.calibration,
         )
 
     def generate(
@@ -188,7 +204,13 @@ class SelfRAG:
 
     def with_config(self, config: SearchConfig) -> "SelfRAG":
         """The same model and passages, searched differently."""
-        return SelfRAG(self.engine, self.retriever, config=config, grounding=self.grounding)
+        return SelfRAG(
+            self.engine,
+            self.retriever,
+            config=config,
+            grounding=self.grounding,
+            calibration=self.calibration,
+        )
 
     def check(self, text: str, question: str | None = None, passages: Given | None = None) -> Check:
         """What supports each sentence of a text that anyone wrote, what contradicts it, and where.

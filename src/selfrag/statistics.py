@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from selfrag.errors import SelfRAGError
 
@@ -211,7 +211,7 @@ class Reliability:
         )
 
 
-def reliability(scores: Sequence[float], labels: Sequence[bool]) -> Reliability:
+def reliability(scores: ArrayLike, labels: ArrayLike) -> Reliability:
     """Bins of `scores` in [0, 1] against `labels`; 1.0 belongs to the last bin."""
     score, label = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
     place = np.minimum((score * N_BINS).astype(int), N_BINS - 1)
@@ -287,7 +287,7 @@ class RiskCoverage:
         return len(self.coverage)
 
 
-def risk_coverage(support: Sequence[float], correct: Sequence[float]) -> RiskCoverage:
+def risk_coverage(support: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Answers from the most to the least supported; ties keep the order of the questions."""
     right = np.asarray(correct, dtype=float)
     order = np.argsort(-np.asarray(support, dtype=float), kind="stable")

@@ -22,6 +22,7 @@ COMMANDS = {
     "chat": "ask:chat",
     "batch": "ask:batch",
     "rescore": "rescore:rescore",
+    "calibrate": "calibrate:calibrate",
     "replay": "ask:replay",
     "report": "evaluate:report",
     "retrieve": "search:retrieve",

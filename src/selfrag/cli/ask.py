@@ -38,6 +38,7 @@ from selfrag.engine.base import Engine
 from selfrag.errors import UserError
 from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.prompt import Turn
 from selfrag.retrieval.base import FixedRetriever, Retriever
@@ -53,6 +54,7 @@ Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add t
 # same, and the released commands give them in every mode.
 UNREAD = (
     *("index", "top_k", "query", "drop_unsupported", "min_support", "max_passages"),
+    *("calibration", "min_probability"),
     *("weights.relevance", "weights.support", "n_evidence", "with_no_retrieval"),
     *("weights.retrieval", "prune_relevance", "inline_passages", "max_passage_tokens"),
 )
@@ -185,10 +187,13 @@ def _answer_one(
     show: Show,
 ) -> None:
     started = time.perf_counter()
+    calibration = open_calibration(model)
     store, engine = indexes.load(index, model, Reporter())
     loaded = time.perf_counter()
     events: list[Event] = []
-    found = run_search([text], engine=engine, retriever=store, config=config)
+    found = run_search(
+        [text], engine=engine, retriever=store, config=config, calibration=calibration
+    )
     told = render.narrate(stdout, found) if show.stream else found
     (answer,) = collect_answers([text], told, configs=[config], on_event=events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
@@ -236,12 +241,18 @@ def chat(
 ) -> None:
     """Ask one question after another; earlier turns are context. An empty line ends."""
     config = _config(search, changes, given)
+    calibration = open_calibration(model)
     store, engine = indexes.load(index, model, Reporter())
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
         try:
             (answer,) = answer_questions(
-                [question], engine=engine, retriever=store, config=config, histories=[turns]
+                [question],
+                engine=engine,
+                retriever=store,
+                config=config,
+                histories=[turns],
+                calibration=calibration,
             )
         except UserError as error:  # the conversation so far is kept
             stderr.print(one_line(f"selfrag: {error}"), markup=False)
@@ -294,14 +305,16 @@ def batch(
     outputs = {"--out": files.out, "--trace": files.trace, "the rejects": rejected}
     check_outputs(outputs, {"the questions": questions})
     rows, rejects = read_questions(questions)
+    calibration = open_calibration(model)
     report = Reporter()
     is_open = index is None and all(row.get("ctxs") is not None for row in rows.values())
     store, engine = _load(index, model, report, without_index=is_open)
-    asked, unasked = _askable(rows, Model.of(engine), config)
+    asked, unasked = _askable(rows, Model.of(engine, calibration), config)
     facts = {
         **({"index": "ctxs"} if is_open else index_facts(index, store)),
         "model": engine.name,
         "trace": str(files.trace) if files.trace else None,
+        "calibration": model.calibration or None,
         "search": config_to_row(config),
     }
     done = [each.row for each in asked]
@@ -417,11 +430,16 @@ def _answer_json(
 
 def demo() -> None:
     """Fetch the assets, build the demo index and answer three questions."""
+    calibration = open_calibration(ModelOptions())
     store, engine = indexes.load(None, progress=Reporter())
     for question in DEMO_QUESTIONS:
         stdout.rule(f"[bold]{question}[/bold]", align="left")
         answer = answer_questions(
-            [question], engine=engine, retriever=store, config=SearchConfig()
+            [question],
+            engine=engine,
+            retriever=store,
+            config=SearchConfig(),
+            calibration=calibration,
         )[0]
         render.show_answer(stdout, answer)
         stdout.print()

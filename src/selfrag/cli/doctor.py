@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Annotated
 
 import typer
 
@@ -49,7 +50,7 @@ class Finding:
 
 
 @options.command
-def doctor(*, model: ModelOptions) -> None:
+def doctor(*, model: Annotated[ModelOptions, options.Without({"calibration"})]) -> None:
     """Show what is installed and cached, what is wrong, and how to fix it; fetches nothing."""
     wrong = 0
     for finding in examine(model):

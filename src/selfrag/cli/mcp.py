@@ -7,6 +7,7 @@ import typer
 from selfrag.cli import options
 from selfrag.cli.console import Reporter
 from selfrag.decode.config import SearchConfig
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, check_name
 from selfrag.serial import override
 
@@ -29,12 +30,13 @@ def mcp(
     from selfrag.integrations.mcp import mcp_server, run_server
 
     check_name(model.model)
+    calibration = open_calibration(model)
     config = override(SearchConfig(), changes or [], table="decode")
 
     def opening() -> SelfRAG:
         from selfrag.open import indexes
 
         retriever, engine = indexes.load(index, model, Reporter())
-        return SelfRAG(engine, retriever, config=config)
+        return SelfRAG(engine, retriever, config=config, calibration=calibration)
 
     run_server(mcp_server(opening), port=http)

@@ -56,7 +56,8 @@ def _headline(answer: Answer) -> str:
         what = "no candidate named one; likelihood" if answer.choices_rated else "scores"
         return f"{answer.text}  ({what}: {sums})"
     if answer.abstained:
-        return "No passage supports an answer."
+        asked = answer.min_probability is not None
+        return "No answer is probable enough." if asked else "No passage supports an answer."
     return answer.cited_text or "(the model wrote nothing)"
 
 

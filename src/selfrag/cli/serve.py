@@ -15,6 +15,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.engine.base import Engine
 from selfrag.errors import SelfRAGError
 from selfrag.open import indexes
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, check_name, open_engine
 from selfrag.retrieval.manifest import Manifest
 from selfrag.serial import override
@@ -63,6 +64,7 @@ def serve(
     limits = limits.with_environment(os.environ, given)
     config = limits.check(override(search, changes or [], table="decode"))
     check_name(model.model)
+    calibration = open_calibration(model)
     if index is not None and not indexes.is_postgres(index):
         Manifest.load(index)  # a name that is wrong is told at once
     try:
@@ -83,7 +85,7 @@ def serve(
         return served, open_engine(model, loading)
 
     app.serve(
-        Service(opened, limits, config),
+        Service(opened, limits, config, calibration),
         access,
         host=where.host,
         port=where.port,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.choices import choice_of
 from selfrag.decode.closed_set import vote, voters
 from selfrag.decode.config import SearchConfig
@@ -34,7 +35,9 @@ class Answer:
     """An answer to one question. `passages` holds the hits read on the way, in order.
 
     `abstained`: nothing was supported enough; there are no segments then, and `passages` holds the
-    best evidence. `stopped_by` names the budget that ended the search early. `choices`: the sum of
+    best evidence. `stopped_by` names the budget that ended the search early. `probability`: that
+    the answer is right, or would have been, where a calibration speaks of it; `min_probability` as
+    in the settings. `choices`: the sum of
     scores for each answer of a closed set that a candidate gave, best first; where none gave one,
     `choices_rated`, the share of each by its likelihood.
     """
@@ -47,6 +50,8 @@ class Answer:
     usage: Usage
     abstained: bool = False
     stopped_by: str | None = None
+    probability: float | None = None
+    min_probability: float | None = None
     choices: dict[str, float]
     choices_rated: bool = False
 
@@ -109,17 +114,27 @@ class Answer:
         The model judges itself; this is no verification.
         """
         if self.abstained:
-            return "no answer: nothing was supported enough; the best evidence is shown"
+            return f"no answer: {self._withheld()}; the best evidence is shown"
         if not self.text:
             by = f"{self.stopped_by} ended the search before anything was said"
             return f"no answer: {by if self.stopped_by else 'the model wrote nothing'}"
         said = self._carried()
+        if self.probability is not None:
+            said = f"{percent(self.probability)} likely to be right: {said}"
         if self.utility is not None and self.utility < 0 and not self.choices_rated:
             said += f"; judged of little use ({3 + 2 * self.utility:.1f} of 5)"
         is_cut = bool(self.segments) and self.segments[-1].truncated
         if self.stopped_by or is_cut:
             said += f"; incomplete, ended by {self.stopped_by or 'max_new_tokens'}"
         return said
+
+    def _withheld(self) -> str:
+        bound, found = self.min_probability, self.probability
+        if bound is None or (found is not None and found >= bound):
+            return "nothing was supported enough"
+        if found is None:
+            return "nothing tells how probable the best one is"
+        return f"the best one is {percent(found)} likely to be right, and {bound:.0%} is asked for"
 
     def _carried(self) -> str:
         if self.choices_rated:
@@ -133,12 +148,19 @@ class Answer:
                 return "not judged: the answer ends before its support was judged"
             return "not supported: no retrieved passage was judged to answer the question"
         least = min(judged)
+        # The probability stands in place of the raw number, which is high for wrong answers too.
+        shown = f" ({least:.2f})" if self.probability is None else ""
         if least < PARTIAL:
-            return f"not supported ({least:.2f})"
+            return f"not supported{shown}"
         if len(judged) < len(said):
             found = f"only {len(judged)} of {len(said)} segments were judged"
-            return f"partially supported ({least:.2f}): {found}"
-        return f"{'fully' if least >= FULL else 'partially'} supported ({least:.2f})"
+            return f"partially supported{shown}: {found}"
+        return f"{'fully' if least >= FULL else 'partially'} supported{shown}"
+
+
+def percent(probability: float) -> str:
+    """A probability for people; never certain."""
+    return f"{min(max(round(100 * probability), 1), 99)}%"
 
 
 def answer_questions(
@@ -149,11 +171,12 @@ def answer_questions(
     config: SearchConfig,
     histories: Sequence[Sequence[Turn]] = (),
     passages: Sequence[Sequence[Passage] | None] = (),
+    calibration: Calibration | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Answer]:
     """One answer a question, in order. `on_event` sees every event of the search as it happens.
 
-    `histories` and `passages` are as in `drive.search`.
+    `histories`, `passages` and `calibration` are as in `drive.search`.
     """
     events = search(
         questions,
@@ -162,6 +185,7 @@ def answer_questions(
         config=config,
         histories=histories,
         passages=passages,
+        calibration=calibration,
     )
     configs = [config] * len(questions)
     return collect_answers(questions, events, configs=configs, on_event=on_event)
@@ -234,6 +258,8 @@ def build_answer(
         usage=finish.usage,
         abstained=finish.abstained,
         stopped_by=finish.stopped_by,
+        probability=finish.probability,
+        min_probability=None if config is None else config.min_probability,
         choices=votes or finish.likelihoods,
         choices_rated=not votes and bool(finish.likelihoods),
     )
@@ -288,6 +314,7 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "segments": [_segment_to_json(segment) for segment in answer.segments],
         "passages": [hit_to_json(hit) for hit in answer.passages],
         "verdict": answer.verdict,
+        "probability": answer.probability,
         "abstained": answer.abstained,
         "stopped_by": answer.stopped_by,
         "choices": answer.choices,

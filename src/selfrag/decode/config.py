@@ -37,8 +37,9 @@ class SearchConfig:
     `drop_unsupported` takes segments judged [No support / Contradictory] out of the search.
     `prune_relevance` in [0, 1] drops a passage after one token when its relevance is lower.
     `max_seconds`, `max_tokens` (written) and `max_passages` (read) bound one question; None is no
-    bound. `min_support` in [0, 1]: answers from passages with less are withheld. `choices`: the
-    closed set that an answer comes from.
+    bound. `min_support` in [0, 1]: answers from passages with less are withheld. `min_probability`
+    in [0, 1]: answers from passages that are less probable by the model's calibration, or of which
+    it does not speak, are withheld. `choices`: the closed set that an answer comes from.
     """
 
     mode: RetrievalMode = setting(RetrievalMode.ADAPTIVE, "adaptive, always or never.")
@@ -68,6 +69,9 @@ class SearchConfig:
     max_tokens: Count | None = setting(None, "Budget of tokens written.")
     max_passages: Count | None = setting(None, "Budget of passages read.")
     min_support: Share | None = setting(None, "Say nothing that is supported less.")
+    min_probability: Share | None = setting(
+        None, "Say nothing that is less likely to be right; see `selfrag calibrate`."
+    )
     choices: tuple[str, ...] = setting((), "A closed set of answers, as in true,false.")
 
     def __post_init__(self) -> None:
@@ -78,6 +82,11 @@ class SearchConfig:
             raise ConfigError(
                 f"cannot search: decode.choices is {list(self.choices)}, expected two or more "
                 "different answers that are not empty; name them all"
+            )
+        if self.choices and self.min_probability is not None:
+            raise ConfigError(
+                "cannot search: decode.min_probability and decode.choices are both set, but a "
+                "calibration does not speak of closed sets; expected one of them, so leave one out"
             )
         if alike := colliding(self.choices):
             raise ConfigError(

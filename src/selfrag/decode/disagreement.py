@@ -35,7 +35,7 @@ def disagreements(best: Node, candidates: Iterable[Node]) -> list[Node]:
     for node in sorted(candidates, key=lambda each: -each.path_score):
         is_other = node.depth == 1 and read.isdisjoint(hit.passage.id for hit in node.hits)
         is_rival = is_other and _is_supported(node) and _total(node) >= least
-        if is_rival and _differ(first.text, node.text):
+        if is_rival and differ(first.text, node.text):
             found.setdefault(" ".join(_words(_opening(node.text))), node)
     return list(found.values())
 
@@ -51,8 +51,8 @@ def _total(node: Node) -> float:
     return node.segment.scores.total if node.segment is not None else 0.0
 
 
-def _differ(one: str, other: str) -> bool:
-    """Whether two texts give different answers; not where either holds the opening of the other."""
+def differ(one: str, other: str) -> bool:
+    """Whether texts give different short answers; not where either holds the other's opening."""
     first, second = _words(_opening(one)), _words(_opening(other))
     if not first or not second or _holds(one, second) or _holds(other, first):
         return False

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.config import MAX_PASSAGES, SearchConfig
 from selfrag.decode.events import Event
 from selfrag.decode.passages import given_hits
@@ -141,16 +142,17 @@ def search(
     config: SearchConfig,
     histories: Sequence[Sequence[Turn]] = (),
     passages: Sequence[Sequence[Passage] | None] = (),
+    calibration: Calibration | None = None,
 ) -> Iterator[Event]:
     """The events of all questions under one configuration, numbered from 0 in their order.
 
     `histories` holds the earlier turns of every question, oldest first; empty: there are none.
     `passages` holds what each question is to be answered from, read whole whatever `top_k` is, or
-    None for what is found for it; empty: None for all.
+    None for what is found for it; empty: None for all. `calibration` is that of the engine's model.
     Raises `BadInput` for a question that is empty or longer than the context allows, before the
     engine is asked anything.
     """
-    model = Model.of(engine)
+    model = Model.of(engine, calibration)
     turns = histories or [()] * len(questions)
     given = passages or [None] * len(questions)
     searches = [

@@ -77,8 +77,10 @@ class FinishEvent:
 
     `best` ends the winning path; it is the root where nothing was written or nothing may be said.
     `beam` holds the last hypotheses, best first. `stopped_by` names the budget that ended the
-    search early, if one did. `abstained`: no hypothesis reached `min_support`, or all were
-    contradicted. `likelihoods`: the share of every choice of a closed set that no candidate named.
+    search early, if one did. `abstained`: no hypothesis reached `min_support`, all were
+    contradicted, or the best is under `min_probability`. `likelihoods`: the share of every choice
+    of a closed set that no candidate named. `probability`: that the best hypothesis is right, said
+    or not; None where no calibration speaks of it.
     """
 
     question: int
@@ -89,6 +91,7 @@ class FinishEvent:
     stopped_by: str | None = None
     abstained: bool = False
     likelihoods: dict[str, float] = field(default_factory=dict)
+    probability: float | None = None
 
 
 Event = (

@@ -7,11 +7,13 @@ Does no I/O and knows nothing of engines, retrievers and other questions: see `d
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+from selfrag.decode.beam import is_probable, keep_best
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.choices import choice_of
 from selfrag.decode.closed_set import Rating, voters
 from selfrag.decode.config import QueryPolicy, SearchConfig
@@ -20,8 +22,6 @@ from selfrag.decode.events import (
     Event,
     FinishEvent,
     GateEvent,
-    KeepEvent,
-    PruneEvent,
     RetrievalEvent,
     SkipEvent,
     Usage,
@@ -32,7 +32,7 @@ from selfrag.decode.passages import as_read
 from selfrag.decode.score import relevance_score, retrieval_score
 from selfrag.decode.segment import COLUMNS, cut_segment
 from selfrag.engine.base import Completion, Engine, Request
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Relevance, Retrieve
@@ -66,12 +66,17 @@ class Model:
     fmt: PromptFormat
     max_context: int
     name: str
+    calibration: Calibration | None = None
 
     @classmethod
-    def of(cls, engine: Engine) -> "Model":
-        """The facts of `engine`, which is asked nothing."""
-        fmt = PromptFormat.of(engine.tokenizer, model=engine.name)
-        return cls(fmt=fmt, max_context=engine.max_context, name=engine.name)
+    def of(cls, engine: Engine, calibration: Calibration | None = None) -> "Model":
+        """The facts of `engine`, which is asked nothing, and what its scores mean."""
+        return cls(
+            fmt=PromptFormat.of(engine.tokenizer, model=engine.name),
+            max_context=engine.max_context,
+            name=engine.name,
+            calibration=calibration,
+        )
 
 
 def steps(
@@ -91,13 +96,19 @@ def steps(
     would find. `history` holds the earlier turns, oldest first. `number` is what the events call
     the question. Ends after at most `max_segments` levels; budgets are checked between levels, so a
     level in progress always completes. Raises `BadInput` at once for a question that is empty or
-    longer than the context allows.
+    longer than the context allows, `ConfigError` for `min_probability` without a calibration.
     """
     asked = question.strip()
     if not asked:
         raise BadInput(
             "cannot answer: the question is empty; expected a question or an instruction, "
             "so write one in quotes"
+        )
+    if config.min_probability is not None and model.calibration is None:
+        raise ConfigError(
+            f"cannot answer with decode.min_probability {config.min_probability:g}: nothing says "
+            f"how probable answers of {model.name} are; expected a calibration of it, so name one "
+            "with --calibration (`selfrag calibrate` makes it)"
         )
     search = _Search(
         model=model,
@@ -206,7 +217,7 @@ class _Search:
             if not children:
                 break
             first_level = first_level or children
-            beam = yield from _keep_best(
+            beam = yield from keep_best(
                 beam, children, self.config, number=self.number, new_ids=self.new_ids
             )
         yield (yield from self._finish(gate, beam, first_level))
@@ -415,11 +426,15 @@ class _Search:
     ) -> Generator[Ask | Event, Any, FinishEvent]:
         """The best hypothesis that may be said, the root when none may.
 
-        With the likelihood of every choice where the search came to its end but named none.
+        With its probability, and the likelihood of every choice where the search came to its end
+        but named none.
         """
         config = self.config
         nodes = [node for node in beam if node.segment is not None]
         sayable = [node for node in nodes if node.meets(config.min_support)]
+        probability = self._probability([*sayable, *nodes][:1], first_level)
+        if not is_probable(sayable, probability, config.min_probability):
+            sayable = []
         abstained = not sayable and (bool(nodes) or self.stopped_by is None)
         best = sayable[0] if sayable else beam[0].start
         likelihoods: dict[str, float] = {}
@@ -434,7 +449,15 @@ class _Search:
             stopped_by=self.stopped_by or self._cut_by(best),
             abstained=abstained,
             likelihoods=likelihoods,
+            probability=probability,
         )
+
+    def _probability(self, best: Sequence[Node], first_level: Sequence[Node]) -> float | None:
+        """That the path is right, where there is one and a calibration speaks of it."""
+        calibration = self.model.calibration
+        if calibration is None or self.config.choices:
+            return None
+        return next((calibration.probability_of(node, first_level) for node in best), None)
 
     def _cut_by(self, best: Node) -> str | None:
         """The budget that truncated the winning path, where one did."""
@@ -463,54 +486,3 @@ class _Search:
 
 def _read_before(node: Node) -> set[str]:
     return {hit.passage.id for each in node.path for hit in each.hits}
-
-
-def _keep_best(
-    beam: Sequence[Node],
-    grown: Sequence[Node],
-    config: SearchConfig,
-    *,
-    number: int,
-    new_ids: Iterator[int],
-) -> Generator[Event, None, list[Node]]:
-    """Ranks new and finished hypotheses together and keeps `beam_width`, best first.
-
-    Ties keep finished before new ones, and retrieval order within a parent. A hypothesis after
-    which all that was written is forbidden ends as it is, and competes so. `number` is what the
-    events call the question; nodes that end here get their ids from `new_ids`.
-    """
-    width = config.beam_width
-    allowed: list[Node] = []
-    for node in grown:
-        reason = _forbidden(node, config)
-        if reason is None:
-            allowed.append(node)
-        else:
-            yield PruneEvent(question=number, node=node, rank=0, reason=reason)
-    continued = {node.parent.id for node in allowed if node.parent is not None}
-    ended = [
-        node.ended(next(new_ids)) if node.is_open else node
-        for node in beam
-        if node.id not in continued
-    ]
-    pool = [node for node in ended if node.finished] + allowed
-    if not pool:  # all that followed the question itself is forbidden
-        return ended
-    ranked = sorted(pool, key=lambda node: -node.path_score)
-    for rank, node in enumerate(ranked, start=1):
-        if rank <= width:
-            yield KeepEvent(question=number, node=node, rank=rank)
-        else:
-            behind = ranked[width - 1].path_score - node.path_score
-            reason = f"ranked {rank} of {len(ranked)}, {behind:.2f} behind the last of {width} kept"
-            yield PruneEvent(question=number, node=node, rank=rank, reason=reason)
-    return ranked[:width]
-
-
-def _forbidden(node: Node, config: SearchConfig) -> str | None:
-    """Why a segment leaves the search before ranking, or None."""
-    if config.drop_unsupported and node.contradicted:
-        return "judged without support, which drop_unsupported takes out of the search"
-    if not config.repeat and node.repeats:
-        return "says what its answer has said before"
-    return None

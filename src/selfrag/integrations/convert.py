@@ -79,6 +79,7 @@ def facts_of(answer: Answer) -> dict[str, Any]:
     """What an answer says of itself beside its text, for metadata."""
     return {
         "verdict": answer.verdict,
+        "probability": answer.probability,
         "support": answer.support,
         "abstained": answer.abstained,
         "retrieved": answer.retrieved,

@@ -50,10 +50,14 @@ class Source(BaseModel):
 
 
 class Asked(BaseModel):
-    """An answer. `support` is that of its least supported sentence, in [0, 1]."""
+    """An answer. `support` is that of its least supported sentence, in [0, 1].
+
+    `probability` is that of being right, where a calibration speaks of it.
+    """
 
     answer: str
     verdict: str
+    probability: float | None
     support: float | None
     abstained: bool
     sources: list[Source]
@@ -114,6 +118,7 @@ def _shown_answer(answer: Answer) -> CallToolResult:
     asked = Asked(
         answer=answer.cited_text,
         verdict=answer.verdict,
+        probability=answer.probability,
         support=answer.support,
         abstained=answer.abstained,
         sources=sources,

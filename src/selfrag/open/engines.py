@@ -68,7 +68,7 @@ class ModelOptions:
     `model`: `default`, `base` (that model without our training), a folder with `config.json`, a
     hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest, a GGUF file
     (LoRA adapters for it, also GGUF, behind it with commas between), or the address of servers
-    that run the same model, with commas between.
+    that run the same model, with commas between. `calibration` is read by `open.calibrations`.
     """
 
     model: str = setting(
@@ -89,6 +89,9 @@ class ModelOptions:
     )
     tokenizer: str = setting("", "Folder or hub id with the tokenizer of a served model or GGUF.")
     model_key_env: str = setting("", "Environment variable with the key of a model server.")
+    calibration: str = setting(
+        "", "File of `selfrag calibrate` for this model; the default model has its own."
+    )
 
     def __post_init__(self) -> None:
         check_config(self, "", doing="open the model")

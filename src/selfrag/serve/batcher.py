@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.drive import Batch, Server, generate, look_up
 from selfrag.decode.events import Event
 from selfrag.decode.search import Generate, Lookup, Model, Steps
@@ -84,8 +85,16 @@ class Job:
 class Batcher:
     """Runs jobs on an engine. Used from one event loop."""
 
-    def __init__(self, engine: Engine, retriever: Retriever, *, at_once: int, queue: int) -> None:
-        self.model = Model.of(engine)
+    def __init__(
+        self,
+        engine: Engine,
+        retriever: Retriever,
+        *,
+        at_once: int,
+        queue: int,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.model = Model.of(engine, calibration)
         self._engine = engine
         self._at_once, self._queue = at_once, queue
         self._loop = asyncio.get_running_loop()

@@ -282,6 +282,7 @@ class Told:
             "support": answer.support,
             "utility": answer.utility,
             "verdict": answer.verdict,
+            "probability": answer.probability,
             "stopped_by": answer.stopped_by,
             "ignored": list(dict.fromkeys(ignored)),
         }

@@ -3,6 +3,7 @@
 import asyncio
 import mimetypes
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 
 from selfrag.decode.answer import Answer
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.disagreement import disagreements
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent
 from selfrag.decode.node import Node
@@ -34,7 +36,7 @@ from selfrag.serve.schema import (
 )
 from selfrag.serve.service import Question, Service
 from selfrag.serve.stream import KEEP_ALIVE, Stream, best_kept, finished, require_stream, sse, told
-from selfrag.trace.candidates import recorded_questions
+from selfrag.trace.candidates import RecordedQuestion, recorded_questions
 from selfrag.trace.file import TraceEncoder, trace_from_rows
 from selfrag.trace.rescore import choose_one
 
@@ -185,7 +187,11 @@ def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
         )
     choice = choose_one(questions[0], threshold=asked.threshold, weights=asked.weights)
     chosen = None if choice.chosen is None else choice.candidates[choice.chosen]
-    view = chosen and _view(service, chosen.answer, trace.events, chosen.leaf)
+    view = None
+    if chosen is not None:
+        probability = _probability(service.calibration, questions[0], chosen.leaf)
+        answer = replace(chosen.answer, probability=probability)
+        view = _view(service, answer, trace.events, chosen.leaf)
     return {
         "answer": view,
         "node": None if chosen is None else chosen.leaf.id,
@@ -200,6 +206,15 @@ def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
             for each, score in zip(choice.candidates, choice.scores, strict=True)
         ],
     }
+
+
+def _probability(
+    calibration: Calibration | None, recorded: RecordedQuestion, leaf: Node
+) -> float | None:
+    config = recorded.question.config
+    if calibration is None or (config is not None and config.choices):
+        return None
+    return calibration.probability_of(leaf, recorded.first_level)
 
 
 @router.post("/v1/search", tags=["index"], openapi_extra=described(SearchRequest))

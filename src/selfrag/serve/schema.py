@@ -181,9 +181,11 @@ def evidence(segment: AnswerSegment, passages: Sequence[Hit]) -> list[dict[str, 
 
 
 def is_unsure(answer: Answer) -> bool:
-    """Whether passages were read, and do not carry the answer."""
-    support = answer.support
-    return answer.abstained or (answer.retrieved and (support is None or support < PARTIAL))
+    """Whether passages were read, and do not carry the answer, or it is likely to be wrong."""
+    support, probability = answer.support, answer.probability
+    is_improbable = probability is not None and probability < PARTIAL
+    is_carried = support is not None and support >= PARTIAL
+    return answer.abstained or is_improbable or (answer.retrieved and not is_carried)
 
 
 def segment_view(node: Node, serial: int) -> dict[str, Any]:

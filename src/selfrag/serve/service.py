@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from selfrag.decode.answer import Answer, collect_answers
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search_one
 from selfrag.decode.events import Event
@@ -74,6 +75,7 @@ class Service:
     opener: Opener
     limits: Limits
     config: SearchConfig = field(default_factory=SearchConfig)
+    calibration: Calibration | None = None
     on_failure: Callable[[BaseException], None] = lambda error: None
     loading: Loading = field(default_factory=Loading)
     n_streams: int = 0
@@ -157,7 +159,9 @@ class Service:
             # The splitter takes seconds to import: now, not at the first answer, on the event loop.
             await asyncio.to_thread(sentence_spans, "")
             at_once, queue = self.limits.batch, self.limits.queue
-            batcher = Batcher(engine, served, at_once=at_once, queue=queue)
+            batcher = Batcher(
+                engine, served, at_once=at_once, queue=queue, calibration=self.calibration
+            )
         except Exception as error:
             self.failure = error
             logger.error("model or index could not be opened: %s", error)

@@ -74,6 +74,10 @@ class Candidate:
     reads: bool
     reads_not: bool
 
+    def is_right(self, golds: Sequence[str]) -> bool:
+        """Whether a gold string occurs in the answer."""
+        return holds_gold(self.answer.text, golds)
+
     @property
     def features(self) -> FloatArray:
         """Shape (5,), each summed over the path; the order is that of `weight_row`."""
@@ -88,11 +92,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecordedQuestion:
-    """One question with its first decision and its candidates, in the order recorded."""
+    """One question with its first decision and its candidates, in the order recorded.
+
+    `first_level`: all first segments, among which a calibration compares the one that is chosen.
+    """
 
     question: TracedQuestion
     gate: Gate
     candidates: tuple[Candidate, ...]
+    first_level: tuple[Node, ...]
 
 
 def recorded_questions(trace: Trace) -> list[RecordedQuestion]:
@@ -121,8 +129,11 @@ def recorded_questions(trace: Trace) -> list[RecordedQuestion]:
         n_other_rule += config is not None and config.path_score is not PathScore.SUM
         place = place_of.setdefault((question.text, question.id, question.answers), len(found))
         if place < len(found) and _complements(found[place], recorded):
-            both = (*found[place].candidates, *recorded.candidates)
-            found[place] = replace(found[place], candidates=both)
+            found[place] = replace(
+                found[place],
+                candidates=(*found[place].candidates, *recorded.candidates),
+                first_level=(*found[place].first_level, *recorded.first_level),
+            )
         else:
             found.append(recorded)
     if n_unfinished:
@@ -163,7 +174,7 @@ def to_arrays(questions: Sequence[RecordedQuestion]) -> Traces:
             features[row, column] = candidate.features
             reads[row, column] = candidate.reads
             reads_not[row, column] = candidate.reads_not
-            correct[row, column] = holds_gold(answer.text, golds)
+            correct[row, column] = candidate.is_right(golds)
             n_cited[row, column] = len(cited)
             n_cited_gold[row, column] = sum(holds_gold(passage.text, golds) for passage in cited)
     numbers = [recorded.gate.numbers for recorded in questions]
@@ -187,6 +198,7 @@ class _Seen:
 
     gate: Gate | None = None
     nodes: dict[int, Node] = field(default_factory=dict)  # by the id of what was written
+    first_level: list[Node] = field(default_factory=list)
     beam: set[int] = field(default_factory=set)
     forbidden: set[int] = field(default_factory=set)
     found_nothing: bool = False
@@ -199,6 +211,8 @@ class _Seen:
             self.found_nothing = not event.hits
         elif isinstance(event, CandidateEvent):
             self.nodes[event.node.id] = event.node
+            if event.node.depth == 1:
+                self.first_level.append(event.node)
         elif isinstance(event, PruneEvent) and event.rank == 0:
             self.forbidden.add(event.node.id)
         elif isinstance(event, FinishEvent):
@@ -238,7 +252,10 @@ def _recorded(question: TracedQuestion, events: Iterable[Event]) -> RecordedQues
     if seen.gate is None or not seen.ended:
         return None
     candidates = tuple(_candidate(question, leaf, seen.gate, seen) for leaf in seen.leaves())
-    return RecordedQuestion(question=question, gate=seen.gate, candidates=candidates)
+    first_level = tuple(seen.first_level)
+    return RecordedQuestion(
+        question=question, gate=seen.gate, candidates=candidates, first_level=first_level
+    )
 
 
 def _candidate(question: TracedQuestion, leaf: Node, gate: Gate, seen: _Seen) -> Candidate:

@@ -169,11 +169,11 @@ function redraw(turn) {
 function topOf(turn) {
   const { answer } = turn;
   const segments = answer.segments.map((segment) => segmentView(turn, segment));
-  const said = answer.abstained ? "No passage supports an answer." : segments.length && !answer.choices_rated ? segments : answer.answer || "The model wrote nothing.";
+  const said = answer.abstained ? "No answer is given." : segments.length && !answer.choices_rated ? segments : answer.answer || "The model wrote nothing.";
   return h("div", {},
     h("div", { className: "answer" }, said),
     notices(turn),
-    h("p", { className: `verdict ${support(answer.support).kind}` }, verdictOf(answer)),
+    h("p", { className: `verdict ${support(answer.probability ?? answer.support).kind}` }, verdictOf(answer)),
     sourcesOf(turn),
     h("p", { className: "tools" }, copyButton(turn)));
 }
@@ -211,12 +211,18 @@ function verdictOf(answer) {
   return [h("b", {}, `${first[0].toUpperCase()}${first.slice(1)}`), `${rest.join("")}.${read}`];
 }
 
+// Why an answer was withheld, as its verdict says: "no answer: …; the best evidence is shown".
+function reason(answer) {
+  const said = answer.verdict.replace(/^no answer: /, "").replace(/;[^;]*$/, "");
+  return `${said[0].toUpperCase()}${said.slice(1)}.`;
+}
+
 function notices({ answer, search, missing, again }) {
   const found = [];
   if (missing) found.push(h("div", { className: "notice" }, h("b", {}, "Not recorded"), missing, h("p", {}, h("button", { type: "button", onclick: again }, "Ask again with these settings"))));
-  if (answer.abstained) found.push(notice("No answer", "Nothing was supported enough to be said. The best evidence is listed below."));
+  if (answer.abstained) found.push(notice("No answer", `${reason(answer)} The best evidence is listed below.`));
   else if (answer.retrieved && answer.support === null) found.push(notice("Nothing was supported", "The model judged no passage to answer the question. Do not rely on this text."));
-  else if (answer.low_confidence) found.push(notice("Low confidence", "The passages do not carry this answer. Read them before you rely on it."));
+  else if (answer.low_confidence) found.push(notice("Low confidence", "The passages do not carry this answer well. Read them before you rely on it."));
   if (!answer.retrieved && answer.answer) found.push(notice("From the model's memory", "No document was read, so nothing is cited. Small models are often wrong here."));
   if (answer.disagreements?.length) {
     const others = answer.disagreements.map((other) => {
