@@ -110,11 +110,9 @@ class SelfRAG:
             retriever = GivenPassages(passages)
         else:
             retriever = open_index(index, progress)
-        grounding, calibration = grounding_of(options), open_calibration(options)
+        grounding, means = grounding_of(options), open_calibration(options)
         engine_ = open_engine(options, progress)
-        return cls(
-            engine_, retriever, config=config, grounding=grounding, calibration=calibration
-        )
+        return cls(engine_, retriever, config=config, grounding=grounding, calibration=means)
 
     def close(self) -> None:
         """Lets go of the model; asking is an error after."""
