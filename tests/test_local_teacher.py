@@ -102,7 +102,7 @@ def test_a_set_that_is_not_there_or_lacks_a_field_is_named(data):
     with pytest.raises(BadInput, match=r"squad/dev_v2\.0: row 1 lacks a field"):
         list(read_labelled_sets(data, per_label=1, sets=("squad",)))
     (data / "selqa/dev.jsonl.zst").unlink()
-    with pytest.raises(BadInput, match="name the folder that holds the sets"):
+    with pytest.raises(BadInput, match="name the folder that holds them"):
         list(read_labelled_sets(data, per_label=1, groups=(Group.RELEVANCE,)))
 
 
@@ -114,5 +114,5 @@ def test_the_script_writes_seeds_that_are_read_again(monkeypatch, data, tmp_path
     read = list(read_seeds(out))
     assert [(s.gold, s.cases()) for s in read] == [(s.gold, s.cases()) for s in drawn]
     monkeypatch.setattr("sys.argv", ["seeds.py", str(tmp_path / "none"), "--out", str(out)])
-    with pytest.raises(SystemExit, match="name the folder that holds the sets"):
+    with pytest.raises(SystemExit, match="name the folder that holds them"):
         main()

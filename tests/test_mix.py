@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import zstandard
 
-from mix import FACTUAL_SETS, Mined, MixConfig, build_mix, main, mine, untitled
+from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
+from pairs import PAIR_SETS
+from questions import Mined, mine
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
 from selfrag.released import load_records
-from sets import read_set
+from sets import LICENCES, read_set
 
 MOONS = ("Titan", "Rhea", "Dione", "Mimas")
 
@@ -106,6 +108,56 @@ def test_biographies_leave_the_first_hundred_topics_alone(data):
     made = build_mix(data, data.parent, SMALL)
     asked = {record.segments[0].passage.title for record in made if record.id.startswith("bio")}
     assert asked <= {f"Ann {n}" for n in range(100, 110)}
+
+
+def add_set(data, name, rows):
+    path = data / f"{name}.jsonl.zst"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zstandard.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
+
+
+def test_a_question_that_is_evaluated_is_never_trained_on(data):
+    asked = {row["question"].upper().replace("?", " ?") for row in questions()}
+    add_set(data, "nq_open/dev_3610", [{"question": each} for each in asked])
+    made = build_mix(data, data.parent, replace(SMALL, n_contrasts=3, n_two_part=0))
+    assert not any(record.dataset in ("squad", "qed") for record in made)
+    assert {record.dataset for record in made} >= {"topics", "instructions"}
+
+
+def test_contrasts_and_labelled_pairs_are_part_of_a_mix(data):
+    for each in PAIR_SETS:
+        add_set(data, each.name, [])
+    add_set(data, "squad/passages", [])
+    told = {"label": "SUPPORTS"}
+    rows = [
+        {**told, "id": f"{n}", "claim": f"Moon {n} is old.", "evidence": f"It is old: {n}."}
+        for n in range(30)
+    ]
+    add_set(data, "fever/symmetric_dev", rows)
+    config = replace(SMALL, n_contrasts=4, n_claims=2, pair_words=12)
+    kinds = Counter(record.id.split("/")[-1] for record in build_mix(data, data.parent, config))
+    assert kinds["pair"] == 3  # of four words each
+    assert kinds["right"] > 4 and kinds["claim"] + kinds["false-claim"] > 0
+    # Evidence that is measured with another claim is not trained on.
+    add_set(data, "fever/symmetric_test_part", rows)
+    none = build_mix(data, data.parent, config)
+    assert not any(record.id.endswith("/pair") for record in none)
+
+
+def test_the_table_counts_kinds_by_set_and_licence(data):
+    made = build_mix(data, data.parent, SMALL)
+    lines = [line.split(maxsplit=3) for line in table(made).split("\n")]
+    assert ["12", "none", "instructions", LICENCES["instructions"]] in lines
+    assert sum(int(n) for n, *_ in lines) == len(made)
+
+
+def test_reworded_groups_keep_all_but_their_question(data):
+    plain = build_mix(data, data.parent, SMALL)
+    other = build_mix(data, data.parent, replace(SMALL, reworded_share=1.0))
+    changed = [(a, b) for a, b in zip(plain, other, strict=True) if a != b]
+    assert changed
+    assert all(replace(b, instruction=a.instruction) == a for a, b in changed)
+    assert all(b.segments[0].passage is not None for _, b in changed)
 
 
 def test_half_of_the_questions_lose_their_titles_and_nothing_else(data):

@@ -208,19 +208,8 @@ def _negative_records(
     passage = item.negatives[int(rng.integers(len(item.negatives)))]
     if rng.random() < mix.crop_share:
         passage = crop(passage, "", mix.crop_words, rng)
-    segment = SegmentRecord(
-        retrieve=Retrieve.YES,
-        passage=passage,
-        relevance=Relevance.IRRELEVANT,
-        text=NOT_IN_PASSAGE,
-    )
-    honest = GeneratorRecord(
-        id=f"{item.id}/irrelevant",
-        dataset=item.dataset,
-        group=item.id,
-        instruction=item.question,
-        segments=(segment,),
-        utility=Utility.U1,
+    honest = refusal_record(
+        f"{item.id}/irrelevant", item.dataset, item.question, passage, group=item.id
     )
     if rng.random() < 1 - mix.lucky_share:
         return [honest]
@@ -284,6 +273,26 @@ def _critique(
         utility=utility,
         learn_text=False,
         learn_relevance=relevant,
+    )
+
+
+def refusal_record(
+    identity: str, dataset: str, question: str, passage: Passage, *, group: str = ""
+) -> GeneratorRecord:
+    """A passage that does not answer the question, and the sentence that says so."""
+    segment = SegmentRecord(
+        retrieve=Retrieve.YES,
+        passage=passage,
+        relevance=Relevance.IRRELEVANT,
+        text=NOT_IN_PASSAGE,
+    )
+    return GeneratorRecord(
+        id=identity,
+        dataset=dataset,
+        group=group,
+        instruction=question,
+        segments=(segment,),
+        utility=Utility.U1,
     )
 
 

@@ -11,19 +11,22 @@ import argparse
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import bm25s
 import numpy as np
-import Stemmer
 
+from contrasts import (
+    ContrastMix,
+    claim_records,
+    contrast_records,
+    pair_records,
+    unanswerable_records,
+)
 from labelled import (
-    LabelledQuestion,
     QuestionMix,
-    answer_kind,
     no_retrieval_record,
     question_records,
     retrieval_record,
@@ -35,19 +38,27 @@ from longform import (
     biography_records,
     two_part_record,
 )
+from pairs import PAIR_SETS, Part, read_pairs
+from questions import Questions, draw, mine
+from rephrase import asked_otherwise
 from selfrag.errors import SelfRAGError
 from selfrag.files import read_errors
-from selfrag.passage import Passage
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
 from selfrag.released import GeneratorRecord, save_records
-from selfrag.text import holds_gold
 from selfrag.train.config import load_recipe, settings
-from sets import read_set, untokenise, wiki_passages
+from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_passages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixConfig:
-    """How many of each; `seed` fixes every draw. `untitled_share` of the groups lose all titles."""
+    """How many of each; `seed` fixes every draw.
+
+    `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
+    check, and `n_unanswerable`: questions that their passage does not answer, made by rule.
+    `pair_words`: of every labelled set and label so many words of passages, none longer than
+    `longest_pair` words. Of the groups `untitled_share` lose all titles, and of the questions with
+    a passage `reworded_share` are asked in other words.
+    """
 
     n_squad: int = 9000
     n_qed: int = 3500
@@ -57,6 +68,12 @@ class MixConfig:
     n_ambiguous: int = 0
     n_two_part: int = 0
     n_biographies: int = 0
+    n_contrasts: int = 0
+    n_claims: int = 0
+    n_unanswerable: int = 0
+    pair_words: int = 0
+    longest_pair: int = 260
+    reworded_share: float = 0.0
     untitled_share: float = 0.0
     seed: int = 0
 
@@ -115,14 +132,18 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
     """All records of the mix, groups kept together and otherwise shuffled."""
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
-    questions = _Questions(data, passages)
+    questions = Questions(data, passages)
     groups = list(_question_groups(questions, config, rng))
     groups += [[record] for record in _retrieval(data, config, rng)]
     groups += [[record] for record in _no_retrieval(data, recipe_dir, config, rng)]
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
     if config.n_ambiguous or config.n_two_part or config.n_biographies:
         groups += [[record] for record in _long(data, questions, config, rng)]
+    groups += _contrasts(questions, config, rng)
+    groups += _pairs(data, config, rng)
     groups = [groups[int(index)] for index in rng.permutation(len(groups))]
+    if config.reworded_share:
+        groups = [_reworded(group, config.reworded_share, rng) for group in groups]
     if config.untitled_share:
         drawn = rng.random(len(groups)) < config.untitled_share
         groups = [
@@ -130,6 +151,69 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
             for group, without in zip(groups, drawn, strict=True)
         ]
     return [record for group in groups for record in group]
+
+
+def _contrasts(
+    questions: Questions, config: MixConfig, rng: np.random.Generator
+) -> Iterator[list[GeneratorRecord]]:
+    """Questions with texts to judge, claims to check, and questions without an answer."""
+    mix = ContrastMix()
+    amounts = (config.n_contrasts, config.n_claims, config.n_unanswerable)
+    makers = (contrast_records, claim_records, unanswerable_records)
+    asked = []
+    for n, make in zip(amounts, makers, strict=True):
+        # Two thirds of SQuAD, a third of Natural Questions.
+        chosen = [*questions.of("squad", n - n // 3, rng), *questions.of("qed", n // 3, rng)]
+        asked += [(make, row) for row in chosen]
+    found = mine(questions.passages, [row for _, row in asked])
+    for (make, row), mined in zip(asked, found, strict=True):
+        item = questions.item(row, mined.negatives)
+        if records := make(item, questions.pool(item, rng), mix, rng):
+            yield records
+
+
+def _pairs(
+    data: Path, config: MixConfig, rng: np.random.Generator
+) -> Iterator[list[GeneratorRecord]]:
+    """Pairs that people have labelled, those of every set and label up to a number of words.
+
+    What is measured elsewhere in the same words is left out.
+    """
+    if not config.pair_words:
+        return
+    measured = {
+        text
+        for pair_set in PAIR_SETS
+        for pair in read_pairs(data, pair_set.name, Part.MEASURE)
+        for text in (normalised(pair.claim), normalised(pair.passage.text))
+        if text and pair.support is not None
+    }
+    evaluated = evaluation_questions(data)
+    for pair_set in PAIR_SETS:
+        words: dict[str, int] = {}
+        pairs = read_pairs(data, pair_set.name, Part.TRAIN)
+        for number in rng.permutation(len(pairs)):
+            pair = pairs[int(number)]
+            label = f"{pair.support} {pair.relevance}"
+            known = {normalised(pair.claim), normalised(pair.passage.text)} & measured
+            known |= {normalised(pair.question)} & evaluated
+            if known or words.get(label, 0) >= config.pair_words:
+                continue
+            if records := pair_records(pair, f"{pair_set.name}-{number}", config.longest_pair):
+                words[label] = words.get(label, 0) + len(pair.passage.text.split())
+                yield records
+
+
+def _reworded(
+    group: list[GeneratorRecord], share: float, rng: np.random.Generator
+) -> list[GeneratorRecord]:
+    """The group with its question in other words, where it is one question about a passage."""
+    question = group[0].instruction
+    about = group[0].segments[0].passage is not None and len(group[0].segments) == 1
+    if not about or not question.endswith("?") or rng.random() >= share:
+        return group
+    other = asked_otherwise(question, rng)
+    return [replace(record, instruction=other) for record in group]
 
 
 def untitled(record: GeneratorRecord) -> GeneratorRecord:
@@ -143,66 +227,8 @@ def untitled(record: GeneratorRecord) -> GeneratorRecord:
     return replace(record, segments=segments)
 
 
-class _Questions:
-    """The labelled questions of the retrieval benchmark, with what BM25 finds for them."""
-
-    def __init__(self, data: Path, passages: dict[str, Passage]) -> None:
-        self.rows = read_set(data, "wiki_retrieval/qrels_train")
-        self.passages = passages
-        self._pools: dict[str, list[str]] = {}
-        self._asked: dict[str, list[str]] = {}
-        for row in self.rows:
-            answer = row["answers"][0]
-            self._asked.setdefault(row["gold_pids"][0], []).append(answer)
-            for name in (passages[row["gold_pids"][0]].title, answer_kind(answer)):
-                self._pools.setdefault(name, []).append(answer)
-
-    def of(self, dataset: str, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """`n` rows of one set."""
-        return _draw([row for row in self.rows if row["dataset"] == dataset], n, rng)
-
-    def item(self, row: dict[str, Any], negatives: tuple[Passage, ...]) -> LabelledQuestion:
-        """A row as a question; the rows of one passage know of each other's answers."""
-        gold = self.passages[row["gold_pids"][0]]
-        return LabelledQuestion(
-            id=row["qid"],
-            dataset=row["dataset"],
-            question=row["question"].strip(),
-            answers=tuple(untokenise(answer) for answer in row["answers"]),
-            gold=gold,
-            negatives=negatives,
-            elsewhere=tuple(a for a in self._asked[gold.id] if a not in row["answers"]),
-        )
-
-    def pairs(
-        self, n: int, rng: np.random.Generator
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """`n` times two SQuAD rows about different passages of one title."""
-        by_title: dict[str, list[dict[str, Any]]] = {}
-        for row in self.rows:
-            if row["dataset"] == "squad":
-                by_title.setdefault(self.passages[row["gold_pids"][0]].title, []).append(row)
-        titles = [rows for rows in by_title.values() if len({r["gold_pids"][0] for r in rows}) > 1]
-        firsts, seconds = [], []
-        for _ in range(n):
-            rows = titles[int(rng.integers(len(titles)))]
-            first = rows[int(rng.integers(len(rows)))]
-            others = [row for row in rows if row["gold_pids"][0] != first["gold_pids"][0]]
-            firsts.append(first)
-            seconds.append(others[int(rng.integers(len(others)))])
-        return firsts, seconds
-
-    def pool(self, item: LabelledQuestion, rng: np.random.Generator) -> list[str]:
-        """Answers to other questions: of the same title, or of the same kind where it has few."""
-        pool = self._pools[item.gold.title]
-        if len(pool) >= 10:
-            return pool
-        same_kind = self._pools[answer_kind(item.answers[0])]
-        return [same_kind[int(i)] for i in rng.integers(len(same_kind), size=10)]
-
-
 def _question_groups(
-    questions: _Questions, config: MixConfig, rng: np.random.Generator
+    questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
     chosen = [
         *questions.of("squad", config.n_squad, rng),
@@ -215,7 +241,7 @@ def _question_groups(
 
 
 def _long(
-    data: Path, questions: _Questions, config: MixConfig, rng: np.random.Generator
+    data: Path, questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[GeneratorRecord]:
     """Answers of several segments: ambiguous questions, questions of two parts, biographies."""
     mix = LongMix()
@@ -235,56 +261,13 @@ def _long(
     if config.n_biographies:
         # The first hundred are kept for the evaluation.
         topics = read_set(data, "factscore_bio/bio_part")[100:]
-        yield from biography_records(_draw(topics, config.n_biographies, rng), mix, rng)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mined:
-    """What BM25 finds for a question beside its gold passages, best first.
-
-    `negatives`: at most six without an answer string; `related`: at most four with one.
-    """
-
-    negatives: tuple[Passage, ...]
-    related: tuple[Passage, ...]
-
-
-def mine(
-    passages: dict[str, Passage], rows: Sequence[dict[str, Any]], depth: int = 20
-) -> list[Mined]:
-    """For every row what the BM25 top `depth` gives."""
-    if not rows:
-        return []
-    corpus = list(passages.values())
-    stemmer = Stemmer.Stemmer("english")
-    texts = [f"{passage.title} {passage.text}" for passage in corpus]
-    index = bm25s.BM25()
-    tokens = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
-    index.index(tokens, show_progress=False)
-    queries = bm25s.tokenize(
-        [row["question"] for row in rows], stopwords="en", stemmer=stemmer, show_progress=False
-    )
-    found, _ = index.retrieve(queries, k=min(depth, len(corpus)), show_progress=False)
-    mined = []
-    for row, hits in zip(rows, found, strict=True):
-        answers = [untokenise(answer) for answer in row["answers"]]
-        others = [corpus[int(hit)] for hit in hits]
-        others = [passage for passage in others if passage.id not in row["gold_pids"]]
-        holds = [holds_gold(f"{passage.title} {passage.text}", answers) for passage in others]
-        clean = [passage for passage, does in zip(others, holds, strict=True) if not does]
-        related = [passage for passage, does in zip(others, holds, strict=True) if does]
-        mined.append(Mined(negatives=tuple(clean[:6]), related=tuple(related[:4])))
-    return mined
-
-
-def _draw(rows: Sequence[Any], n: int, rng: np.random.Generator) -> list[Any]:
-    return [rows[int(index)] for index in rng.permutation(len(rows))[:n]]
+        yield from biography_records(draw(topics, config.n_biographies, rng), mix, rng)
 
 
 def _retrieval(data: Path, config: MixConfig, rng: np.random.Generator) -> list[GeneratorRecord]:
     records: list[GeneratorRecord] = []
     for name, field in FACTUAL_SETS:
-        for row in _draw(read_set(data, name), config.n_retrieval // len(FACTUAL_SETS), rng):
+        for row in draw(read_set(data, name), config.n_retrieval // len(FACTUAL_SETS), rng):
             text = row[field]
             if field == "claim":
                 text = CLAIM_TEMPLATES[int(rng.integers(len(CLAIM_TEMPLATES)))].format(text)
@@ -309,12 +292,28 @@ def _no_retrieval(
         seeds = file.read().splitlines()
     asked = [(seed, "") for seed in seeds if seed.strip()]
     rest = max(0, config.n_no_retrieval - len(pairs) - len(asked))
-    pairs += asked + _draw(t0_pairs, rest, rng)
+    pairs += asked + draw(t0_pairs, rest, rng)
     records = []
     for number, (instruction, output) in enumerate(pairs):
         short = " ".join(output.split(" ")[:90]) if len(output.split()) <= 120 else ""
         records.append(no_retrieval_record(f"none-{number}", "instructions", instruction, short))
     return records
+
+
+def table(records: Sequence[GeneratorRecord]) -> str:
+    """How many records of each kind come from which set, under which licence; one line each."""
+    counts = Counter((_kind(record), record.dataset) for record in records)
+    lines = [
+        f"{n:6} {kind:16} {source:40} {LICENCES[source.split('/')[0]]}"
+        for (kind, source), n in sorted(counts.items())
+    ]
+    return "\n".join(lines)
+
+
+def _kind(record: GeneratorRecord) -> str:
+    """What an id ends in, as in `.../wrong-answer`, or begins with, as in `gate-17`."""
+    _, slash, name = record.id.rpartition("/")
+    return name if slash else name.split("-")[0]
 
 
 def main() -> None:
@@ -330,7 +329,7 @@ def main() -> None:
         save_records(records, options.out)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(f"wrote {len(records)} records to {options.out}\n")
+    sys.stdout.write(f"{table(records)}\nwrote {len(records)} records to {options.out}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+"""Records that teach support and relevance: what stands beside the right answer, and its labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from contrasts import (
+    ContrastMix,
+    claim_records,
+    contrast_records,
+    pair_records,
+    unanswerable_records,
+    wrong_answer,
+)
+from labelled import LabelledQuestion
+from pairs import Pair
+from selfrag.passage import Passage
+from selfrag.prompt import check_instruction
+from selfrag.reflection import Relevance, Support, Utility
+
+TEXT = (
+    "Saturn has rings. Titan, a large moon of Saturn, was discovered in 1655. "
+    "It was named by John Herschel. Huygens landed there in 2005."
+)
+GOLD = Passage(id="g", title="Titan", text=TEXT)
+OTHER = Passage(id="o", title="Mars", text="Mars has two small moons. Both were found in 1877.")
+ITEM = LabelledQuestion(
+    id="q",
+    dataset="squad",
+    question="When was Titan discovered?",
+    answers=("1655",),
+    gold=GOLD,
+    negatives=(OTHER,),
+    elsewhere=("John Herschel", "2005"),
+)
+ALL = ContrastMix(
+    crop_share=0.0,
+    wrong_answer=1.0,
+    swapped=1.0,
+    rewritten=1.0,
+    statement=1.0,
+    alone=1.0,
+    changed=1.0,
+    aside=1.0,
+    mixed=1.0,
+)
+LABELS = {
+    "right": Support.FULL,
+    "wrong-answer": Support.NONE,
+    "swapped": Support.NONE,
+    "rewritten": Support.FULL,
+    "statement": Support.FULL,
+    "false-statement": Support.NONE,
+    "alone": Support.FULL,
+    "wrong-alone": Support.NONE,
+    "changed": Support.NONE,
+    "aside": Support.FULL,
+    "mixed": Support.PARTIAL,
+}
+
+
+def texts(seed=0, mix=ALL, item=ITEM):
+    made = contrast_records(item, ["1912", "Ann Lee"], mix, np.random.default_rng(seed))
+    return {record.id.split("/")[1]: record for record in made}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_text_has_its_label_and_only_the_right_one_is_learned_word_by_word(seed):
+    made = texts(seed)
+    assert set(made) == set(LABELS) - ({"swapped"} - set(made))
+    for kind, record in made.items():
+        (segment,) = record.segments
+        assert (record.instruction, record.group, segment.passage) == (ITEM.question, "q", GOLD)
+        assert (segment.relevance, segment.support) == (Relevance.RELEVANT, LABELS[kind])
+        assert segment.learn_text == (kind == "right")
+    assert made["right"].segments[0].text.startswith("1655. Titan, a large moon")
+    assert made["statement"].segments[0].text == "Titan was discovered in 1655."
+    assert made["aside"].utility is Utility.U2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_wrong_answer_stands_before_the_right_sentence(seed):
+    made = texts(seed)
+    lead, sentence = made["wrong-answer"].segments[0].text.split(". ", 1)
+    assert lead in ("2005", "1912")
+    assert "1655" in sentence and lead not in sentence
+    assert made["false-statement"].segments[0].text == f"Titan was discovered in {lead}."
+    assert made["wrong-alone"].segments[0].text == f"{lead}."
+
+
+def test_a_wrong_answer_is_of_the_same_kind_and_never_right():
+    rng = np.random.default_rng(0)
+    found = {wrong_answer(ITEM, GOLD, "1655", ["1655", "1999", "Ann"], rng) for _ in range(50)}
+    assert found == {"2005", "1999"}
+    assert wrong_answer(replace(ITEM, elsewhere=()), OTHER, "Titan Lee", [], rng) is None
+
+
+def test_nothing_is_made_where_no_sentence_holds_the_answer():
+    silent = replace(ITEM, answers=("1701",))
+    rng = np.random.default_rng(0)
+    assert contrast_records(silent, [], ALL, rng) == claim_records(silent, [], ALL, rng) == []
+
+
+def test_a_claim_is_checked_without_its_question_and_is_true_or_false():
+    seen = set()
+    for seed in range(20):
+        for record in claim_records(ITEM, ["1912"], ALL, np.random.default_rng(seed)):
+            (segment,) = record.segments
+            assert record.instruction == check_instruction(segment.text)
+            seen.add((segment.text, segment.support))
+    assert seen == {
+        ("Titan was discovered in 1655.", Support.FULL),
+        ("Titan was discovered in 2005.", Support.NONE),
+        ("Titan was discovered in 1912.", Support.NONE),
+    }
+
+
+def test_a_question_about_something_else_is_not_answered_by_its_passage():
+    item = replace(ITEM, question="When was the moon Titan discovered?")
+    (record,) = unanswerable_records(item, ["Rhea", "John Herschel"], ALL, np.random.default_rng(0))
+    assert record.instruction == "When was the moon Rhea discovered?"
+    assert record.segments[0].relevance is Relevance.IRRELEVANT
+    assert unanswerable_records(item, ["Saturn"], ALL, np.random.default_rng(0)) == []
+
+
+PAIR = Pair(dataset="fever/x", source="s", passage=OTHER, claim="Mars has moons.")
+
+
+def test_a_labelled_claim_is_judged_and_one_about_something_else_also_refused():
+    (record,) = pair_records(replace(PAIR, support=Support.NONE), "p", 50)
+    (segment,) = record.segments
+    assert record.instruction == check_instruction(PAIR.claim) and not segment.learn_text
+    assert (segment.support, record.utility) == (Support.NONE, Utility.U1)
+    beside = replace(PAIR, support=Support.NONE, relevance=Relevance.IRRELEVANT)
+    honest, judged = pair_records(beside, "p", 50)
+    assert honest.segments[0].relevance is Relevance.IRRELEVANT
+    assert not judged.segments[0].learn_relevance and honest.group == judged.group == "p"
+    assert pair_records(replace(PAIR, support=Support.NONE), "p", 5) == []
+
+
+def test_what_is_not_fully_attributable_is_partial_where_most_words_are_known():
+    begin = replace(PAIR, dataset="begin/x", question="Hi", support=Support.PARTIAL)
+    (known,) = pair_records(begin, "p", 50)
+    (new,) = pair_records(replace(begin, claim="I love Jane Austen so much."), "p", 50)
+    assert known.segments[0].support is Support.PARTIAL  # "mars", "has", "moons" all occur
+    assert new.segments[0].support is Support.NONE
+    assert known.instruction == "Hi" and known.utility is None
+
+
+def test_a_question_and_a_passage_teach_relevance_alone():
+    asked = replace(PAIR, claim="", question="How many moons?")
+    (record,) = pair_records(asked, "p", 50)
+    assert (record.segments[0].relevance, record.segments[0].text) == (Relevance.RELEVANT, "")
+    (record,) = pair_records(replace(asked, relevance=Relevance.IRRELEVANT), "p", 50)
+    assert record.segments[0].relevance is Relevance.IRRELEVANT
