@@ -12,7 +12,7 @@ set -euo pipefail
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
 QUESTIONS=${QUESTIONS:-20} DISTRACTORS=${DISTRACTORS:-4000}
 read -r -a tasks <<< "${TASKS:-squad_open nq_open popqa triviaqa arc_challenge openbookqa boolq asqa}"
-systems=" ${SYSTEMS:-selfrag rag-top1 rag-top5 vanilla prompted} "
+systems=" ${SYSTEMS:-selfrag rag-top1 rag-top5 vanilla} "
 recipes=$(dirname "$0")
 
 [[ -f $OUT/data/passages.jsonl ]] || "$PYTHON" "$recipes/results_data.py" "$DATA" "$OUT/data" \
@@ -34,7 +34,6 @@ for task in "${tasks[@]}"; do
   answer "$task" rag-top1 --system rag --top-k 1 "${passages[@]}"
   answer "$task" rag-top5 --system rag --top-k 5 "${passages[@]}"
   answer "$task" vanilla --system vanilla
-  answer "$task" prompted --system prompted --top-k 3 "${passages[@]}"
 done
 for folder in "${folders[@]}"; do
   if [[ $folder == *-asqa ]]; then $SELFRAG eval judge "$folder"; fi

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from selfrag.annotate.assemble import AssemblyConfig, Rules
-from selfrag.annotate.chat import ChatConfig, ChatTeacher, Endpoint, EndpointConfig
+from selfrag.annotate.chat import ChatConfig, ChatTeacher
 from selfrag.annotate.generator_data import write_generator_data
 from selfrag.annotate.judge import AnswerStore, Judge
 from selfrag.annotate.sources import Source, read_sources
+from selfrag.engine.endpoint import Endpoint, EndpointConfig
 from selfrag.passage import Passage
 from selfrag.retrieval.base import GivenPassages
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,9 @@ class ChatServer:
 
 
 @contextmanager
-def chat_server(answer: Callable[[dict], Reply], *, port: int = 0) -> Iterator[ChatServer]:
+def chat_server(
+    answer: Callable[[dict], Reply], *, port: int = 0, models: Sequence[str] = ("scripted",)
+) -> Iterator[ChatServer]:
     record = ChatServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -28,7 +30,16 @@ def chat_server(answer: Callable[[dict], Reply], *, port: int = 0) -> Iterator[C
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             record.bodies.append(body)
             record.keys.add(self.headers["Authorization"])
-            status, headers, content = answer(body)
+            self._send(answer(body))
+
+        def do_GET(self):
+            record.keys.add(self.headers["Authorization"])
+            listed = [{"id": n, "object": "model", "created": 0, "owned_by": "x"} for n in models]
+            found = 200, {}, json.dumps({"object": "list", "data": listed}).encode()
+            self._send(found if self.path.endswith("/models") else error_reply(404, "not found"))
+
+        def _send(self, reply):
+            status, headers, content = reply
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", **headers}.items():
                 self.send_header(name, value)
@@ -52,7 +63,9 @@ def chat_server(answer: Callable[[dict], Reply], *, port: int = 0) -> Iterator[C
         server.server_close()
 
 
-def chat_reply(text: str, logprobs: dict[str, float] | None = None) -> Reply:
+def chat_reply(
+    text: str | None, logprobs: dict[str, float] | None = None, *, finish: str = "stop"
+) -> Reply:
     """A chat completion; `logprobs` are those of its only token, nats."""
     tokens = None
     if logprobs is not None:
@@ -66,7 +79,7 @@ def chat_reply(text: str, logprobs: dict[str, float] | None = None) -> Reply:
         "choices": [
             {
                 "index": 0,
-                "finish_reason": "stop",
+                "finish_reason": finish,
                 "message": {"role": "assistant", "content": text},
                 "logprobs": tokens,
             }

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from selfrag.annotate.judgement import Answer, Case, Failure
+from selfrag.annotate.judgement import Answer, Case
 from selfrag.annotate.verdict import Verdict, parse_verdict
+from selfrag.engine.failure import Failure
 
 
 class SpokenTeacher:

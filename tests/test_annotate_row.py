@@ -11,9 +11,10 @@ from selfrag.annotate.annotate_row import annotate_row, split_answer, without_co
 from selfrag.annotate.assemble import AssemblyConfig, Bug, Rules
 from selfrag.annotate.generator_data import annotate_rows, write_generator_data
 from selfrag.annotate.judge import AnswerStore, Judge
-from selfrag.annotate.judgement import Failure, Group, Reason
+from selfrag.annotate.judgement import Group
 from selfrag.annotate.report import spans
 from selfrag.annotate.sources import SourceRow
+from selfrag.engine.failure import Failure, Reason
 from selfrag.errors import BadInput, EngineError
 from selfrag.passage import Hit, Passage
 from selfrag.reflection import REFLECTION_TOKENS

@@ -7,8 +7,9 @@ import pytest
 from selfrag.annotate.critic import EngineCritic, forks
 from selfrag.annotate.critic_data import groups_from, planned_cases, write_critic_data
 from selfrag.annotate.judge import AnswerStore, Judge, Prices, estimate
-from selfrag.annotate.judgement import Failure, Group, Reason, relevance_case
+from selfrag.annotate.judgement import Group, relevance_case
 from selfrag.annotate.seeds import check_seeds, only_gold
+from selfrag.engine.failure import Failure, Reason
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
 from selfrag.reflection import Relevance, Support

@@ -221,7 +221,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(run, arguments, found, 
         (["--system", "rag", "--sampling", "released"], "local engines are greedy"),
         (["--model", "nowhere"], "no folder here and no id on the hub"),
         (["--system", "vanilla"], "cannot ask scripted as a chat model"),
-        (["--system", "prompted"], "cannot ask scripted as a chat model"),
+        (["--writer", "nowhere"], "no folder here and no id on the hub"),
     ],
 )
 def test_a_system_that_cannot_be_is_refused(run, asked, tmp_path, options, found):

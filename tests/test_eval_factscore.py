@@ -6,6 +6,7 @@ import math
 import pytest
 
 from eval_parts import cited, hit, output, question, record
+from selfrag.engine.chat import EngineModel, Reply
 from selfrag.errors import BadInput
 from selfrag.evaluate.attribution import Claim
 from selfrag.evaluate.judges import (
@@ -17,7 +18,6 @@ from selfrag.evaluate.judges import (
     penalty,
 )
 from selfrag.evaluate.metrics import is_share
-from selfrag.evaluate.model import EngineModel, Reply
 from selfrag.evaluate.record import RECORDS, Record
 from selfrag.evaluate.summary import load_judged
 from selfrag.retrieval.base import FixedRetriever

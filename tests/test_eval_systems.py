@@ -1,4 +1,4 @@
-"""Systems that are asked in words: templates, baselines, an API, and Self-RAG by prompts."""
+"""Systems that are asked in words: templates, baselines, and an API."""
 
 import json
 import threading
@@ -7,15 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from eval_parts import question
-from selfrag.decode.config import SearchConfig
-from selfrag.decode.gate import RetrievalMode
+from selfrag.engine.chat import EngineModel, Prompt, Reply
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, EngineError
 from selfrag.evaluate.baselines import PlainSystem
-from selfrag.evaluate.model import EngineModel, Prompt, Reply
-from selfrag.evaluate.prompted import SUPPORT, PromptedSystem
-from selfrag.evaluate.record import Record, record_to_row
-from selfrag.passage import Hit, Passage
+from selfrag.passage import Passage
 from selfrag.prompt import TEMPLATES, template_named
 
 ANN = Passage(id="a", title="Ann", text="Ann did it.")
@@ -110,7 +106,8 @@ def test_any_engine_is_a_model_that_is_asked_in_words():
     )
     model = EngineModel(engine)
     (reply,) = model.complete([Prompt(text="Who?", chat=False)], 20)
-    assert reply == Reply(text="Ann did it.", n_tokens=7)  # three words, two spaces, point, end
+    # Three words, two spaces, point, end, each with probability 1.
+    assert reply == Reply(text="Ann did it.", n_tokens=7, mean_logprob=0.0)
     # .6 of .8 and .2 of .8
     ((yes, no),) = model.rate([Prompt(text="So?", chat=False)], ("Yes", "No"))
     assert (yes, no) == (pytest.approx(0.75), pytest.approx(0.25))
@@ -118,106 +115,6 @@ def test_any_engine_is_a_model_that_is_asked_in_words():
         model.complete([Prompt(text="Who?", chat=True)], 5)
     with pytest.raises(BadInput, match="begin with the same token"):
         model.rate([Prompt(text="So?", chat=False)], ("Not at all", "Not so"))
-
-
-def rules(text, labels):
-    """Yes to Ann's passage and to what comes from it; the gate looks up everything but sums."""
-    if labels == ("No", "Yes") and "encyclopedia" in text:
-        return [0.9, 0.1] if "2 + 2" in text else [0.2, 0.8]
-    good = "Ann did it." in text
-    if labels == ("No", "Yes"):
-        return [0.1, 0.9] if good else [0.7, 0.3]
-    if labels == SUPPORT.labels:
-        return [0.8, 0.1, 0.1] if good else [0.1, 0.1, 0.8]
-    return [0.1, 0.1, 0.1, 0.1, 0.6]
-
-
-def write(text):
-    return "Ann did it." if "Ann did it." in text else "Bob" if "Bob" in text else "four"
-
-
-class Ranked:
-    """Finds Bob first; Ann only for another query than the question."""
-
-    def __init__(self):
-        self.queries = []
-
-    def search(self, queries, top_k):
-        self.queries += queries
-        return [
-            [Hit(passage=BOB if query == "Who?" else ANN, score=1.0, rank=1)] for query in queries
-        ]
-
-
-def prompted(retriever=None, mode=RetrievalMode.ADAPTIVE, **options):
-    model = Answering(write, rules)
-    return model, PromptedSystem(model, retriever, SearchConfig(mode=mode, top_k=3), **options)
-
-
-def test_a_prompted_critic_prefers_what_is_supported():
-    _, system = prompted()
-    (output,) = system.answer([question(passages=(BOB, ANN))])
-    # Bob's passage is not relevant (.3), so nothing is written from it.
-    assert (output.text, output.retrieved) == ("Ann did it.", True)
-    assert output.sentences[0].citations == (1,) and output.passages[0].passage.id == "a"
-    assert output.support == pytest.approx(0.85)  # .8 + .1 / 2
-    kinds = [row["type"] for row in output.trace]
-    assert [k for k in kinds if k != "node"] == [
-        "question", "gate", "retrieval", "candidate", "keep", "finish",
-    ]  # fmt: skip
-
-
-def test_what_needs_no_look_up_is_answered_from_memory():
-    model, system = prompted()
-    (output,) = system.answer([question(text="2 + 2", instruction="2 + 2", passages=(ANN,))])
-    assert (output.text, output.retrieved, output.passages) == ("four", False, ())
-    assert not any("Passage" in text for text in model.asked)
-
-
-@pytest.mark.parametrize(
-    ("mode", "retrieves"), [(RetrievalMode.ALWAYS, True), (RetrievalMode.NEVER, False)]
-)
-def test_the_mode_overrules_the_prompted_gate(mode, retrieves):
-    _, system = prompted(mode=mode)
-    outputs = system.answer(
-        [question(text=t, instruction=t, passages=(ANN,)) for t in ("2 + 2", "W?")]
-    )
-    assert [output.retrieved for output in outputs] == [retrieves] * 2
-
-
-def test_an_unsupported_answer_is_searched_for_again_but_not_for_ever():
-    found = Ranked()
-    _, system = prompted(found)
-    (output,) = system.answer([question(text="Who?", instruction="Who?")])
-    assert found.queries == ["Who?", "four"]  # the rules' model writes "four" as its query
-    assert output.text == "Ann did it." and output.n_passages == 2
-    never = Ranked()
-    never.search = lambda queries, top_k: (
-        never.queries.extend(queries) or [[Hit(passage=BOB, score=1.0, rank=1)] for _ in queries]
-    )
-    _, system = prompted(never, max_rounds=3)
-    (output,) = system.answer([question(text="Who?", instruction="Who?")])
-    assert len(never.queries) == 3 and output.text == "Bob"  # the most relevant one was read
-
-
-def test_a_prompted_search_is_traced_like_ours_and_votes_in_closed_sets(tmp_path):
-    from selfrag.trace.file import load_trace
-
-    _, system = prompted()
-    asked = question(labels=("Ann", "Bob"), answers=("Ann",), passages=(ANN, BOB))
-    (output,) = system.answer([asked])
-    assert output.choice == "Ann"
-    path = tmp_path / "records.jsonl"
-    row = record_to_row(Record(n=0, question=asked, output=output))
-    path.write_text(json.dumps(row) + "\n")
-    assert len(load_trace(path).questions) == 1
-    assert all(call.prompt and call.completion for call in output.calls)
-
-
-def test_no_passages_at_all_is_answered_from_memory():
-    _, system = prompted(mode=RetrievalMode.ALWAYS)
-    (output,) = system.answer([question()])
-    assert (output.text, output.retrieved) == ("four", False)
 
 
 class Api(BaseHTTPRequestHandler):
@@ -269,7 +166,7 @@ def api(monkeypatch):
 
 
 def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
-    from selfrag.evaluate.model import ApiModel, Sampling
+    from selfrag.engine.chat import ApiModel, Sampling
 
     model = ApiModel(base_url=api, model="m")
     replies = model.complete([Prompt(text=t, chat=True) for t in ("a", "b")], 7)
@@ -282,7 +179,7 @@ def test_an_api_is_asked_greedily_unless_the_released_sampling_is_named(api):
 
 
 def test_an_apis_distribution_is_read_by_label(api):
-    from selfrag.evaluate.model import ApiModel
+    from selfrag.engine.chat import ApiModel
 
     ((yes, no),) = ApiModel(base_url=api, model="m").rate(
         [Prompt(text="a", chat=True)], ("Yes", "No")
@@ -295,7 +192,7 @@ def test_an_apis_distribution_is_read_by_label(api):
     ("text", "told"), [("break", "Error code: 400"), ("proxy", "expected a completion")]
 )
 def test_an_api_that_fails_is_an_engine_that_fails(api, text, told):
-    from selfrag.evaluate.model import ApiModel
+    from selfrag.engine.chat import ApiModel
 
     model = ApiModel(base_url=api, model="m")
     with pytest.raises(EngineError, match=f"cannot ask m at http://127.*{told}"):
@@ -304,7 +201,7 @@ def test_an_api_that_fails_is_an_engine_that_fails(api, text, told):
 
 
 def test_a_key_is_needed_and_said_so(monkeypatch, api):
-    from selfrag.evaluate.model import ApiModel
+    from selfrag.engine.chat import ApiModel
 
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(BadInput, match="set OPENAI_API_KEY"):

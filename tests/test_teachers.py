@@ -6,15 +6,16 @@ import math
 import pytest
 
 from chat_server import chat_reply, chat_server, error_reply
-from selfrag.annotate.chat import ChatConfig, ChatTeacher, Endpoint, EndpointConfig, ServedCritic
+from selfrag.annotate.chat import ChatConfig, ChatTeacher, ServedCritic
 from selfrag.annotate.judge import AnswerStore, Judge, request_key
 from selfrag.annotate.judgement import (
     Answer,
-    Reason,
     relevance_case,
     retrieve_case,
     utility_case,
 )
+from selfrag.engine.endpoint import Endpoint, EndpointConfig
+from selfrag.engine.failure import Reason
 from selfrag.errors import StorageError
 from selfrag.reflection import Relevance, Retrieve, Utility
 

@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from selfrag.annotate.judgement import LABELS, Group, Reason
+from selfrag.annotate.judgement import LABELS, Group
 from selfrag.annotate.rubric import RUBRICS, messages
 from selfrag.annotate.verdict import Step, parse_verdict, spelling_probs
+from selfrag.engine.failure import Reason
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 
 

@@ -80,6 +80,7 @@ class SelfRAG:
         passages: Given | None = None,
         engine: EngineKind | str = EngineKind.AUTO,
         device: str = "cpu",
+        writer: str | Path = "",
         config: SearchConfig | None = None,
         calibration: str | Path | None = None,
         progress: Progress = SILENT,
@@ -89,17 +90,21 @@ class SelfRAG:
         Every answer is from `passages` where they are given, else from the index in the folder or
         at the s3://bucket/prefix `index`, else from the demo index; what is missing of all these is
         fetched and built on first use, which `progress` is told of. `calibration` is a file of
-        `selfrag calibrate` for the model; the default model has its own.
+        `selfrag calibrate` for the model; the default model has its own. A `writer`, the address of
+        an OpenAI-compatible API or a chat model as a GGUF file or folder, writes every segment, and
+        `model` judges them; a key for OpenAI is in OPENAI_API_KEY.
         """
         name = str(model) if isinstance(model, Path) else model
         options = ModelOptions(
             model=name,
             engine=cast(EngineKind, engine),
             device=device,
+            writer=str(writer),
             calibration=str(calibration or ""),
         )
         config = _config(config)
         check_name(options.model)  # before an index is fetched and built
+        check_name(options.writer or options.model)
         if passages is not None and index is not None:
             raise BadInput(
                 "cannot answer from both an index and passages: found both, expected one of them; "

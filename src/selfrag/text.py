@@ -61,6 +61,14 @@ def require_text(text: str) -> str:
     return text
 
 
+_CITATION = re.compile(r" ?\[\d+(?:, ?\d+)*\]")
+
+
+def without_citations(text: str) -> str:
+    """The text without marks such as `[1]` and `[1, 2]`."""
+    return _CITATION.sub("", text)
+
+
 def gold_pattern(answer: str) -> str:
     """A regular expression for `answer` as whole words; to be used with `re.IGNORECASE`."""
     return rf"(?<!\w){re.escape(answer)}(?!\w)"

@@ -1,167 +1,28 @@
 """Teachers over HTTP: any chat model with the rubrics, or a critic of ours that a server runs.
 
-Many calls at once, waits that the server asks for, failures by name. The only module that knows the
-`openai` client.
+Knows nothing of connections: see `engine.endpoint`.
 """
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from selfrag.annotate.critic import CRITIC_INSTRUCTIONS, critic_input, critic_prompt
-from selfrag.annotate.judgement import LABELS, Answer, Case, Failure, Reason
+from selfrag.annotate.judgement import LABELS, Answer, Case
 from selfrag.annotate.rubric import RUBRICS, messages
 from selfrag.annotate.verdict import Step, Verdict, parse_verdict, spelling_probs
-from selfrag.errors import EngineError
+from selfrag.engine.endpoint import Endpoint, NonsenseReply, first_choice
+from selfrag.engine.failure import Failure
 
 if TYPE_CHECKING:
     import openai
-
-
-try:
-    import openai
-except ImportError as error:
-    raise EngineError(
-        f"cannot ask a teacher over HTTP: {error}; it needs the openai client, "
-        'so run `pip install "selfrag[api]"`'
-    ) from error
-
-T = TypeVar("T")
-
-_STOPPING = (Reason.UNAUTHORISED,)  # it will not be otherwise for the next call
-_ROW_ONLY = (Reason.BAD_REQUEST, Reason.TOO_LONG)  # says nothing of the next call
-# What the client lets through where a body is no JSON or no text.
-_UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
-
-
-class NonsenseReply(Exception):
-    """A reply that is none of such a server."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointConfig:
-    """Where and how to call. `base_url` ends in `/v1` as a rule.
-
-    `max_failures`: calls in a row that may fail, after `max_retries` each, before the rest is not
-    asked. `api_key` is sent to the server and goes nowhere else.
-    """
-
-    base_url: str
-    model: str
-    api_key: str = field(default="", repr=False)
-    concurrency: int = 8
-    max_retries: int = 6
-    max_failures: int = 10
-    timeout_s: float = 60.0
-
-
-class Endpoint:
-    """Calls one server. 429, 5xx and lost connections are tried again with growing waits.
-
-    The waits are the client's: what `Retry-After` says, else 0.5 s doubled up to 8 s.
-    """
-
-    def __init__(self, config: EndpointConfig) -> None:
-        self.config = config
-        self._client = openai.OpenAI(
-            base_url=config.base_url,
-            api_key=config.api_key or "none",
-            max_retries=config.max_retries,
-            timeout=config.timeout_s,
-        )
-        self._lock = threading.Lock()
-        self._failed_in_a_row = 0
-        self._stopped = ""
-
-    def run(
-        self, calls: Sequence[Callable[[openai.OpenAI], T]]
-    ) -> Iterator[tuple[int, T | Failure]]:
-        """The answer of every call with its index, as they arrive, `concurrency` at a time.
-
-        After a refused key, or `max_failures` failures in a row, the rest is not asked.
-        """
-        waiting: dict[Future[T | Failure], int] = {}
-        numbers = count()
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            # Not all at once: whoever stops reading stops the calls that have not begun.
-            for call in calls:
-                waiting[pool.submit(self._try, call)] = next(numbers)
-                if len(waiting) >= self.config.concurrency:
-                    yield from self._arrived(waiting)
-            while waiting:
-                yield from self._arrived(waiting)
-
-    def close(self) -> None:
-        """Gives the connections back."""
-        self._client.close()
-
-    @staticmethod
-    def _arrived(
-        waiting: "dict[Future[T | Failure], int]",
-    ) -> Iterator[tuple[int, T | Failure]]:
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield waiting.pop(future), future.result()
-
-    def _try(self, call: Callable[[openai.OpenAI], T]) -> T | Failure:
-        if self._stopped:
-            return Failure(reason=Reason.NOT_ASKED, detail=self._stopped)
-        try:
-            answer = call(self._client)
-        except (openai.OpenAIError, NonsenseReply, *_UNREADABLE) as error:
-            failure = failure_from(error)
-            self._note(failure)
-            return failure
-        with self._lock:
-            self._failed_in_a_row = 0
-        return answer
-
-    def _note(self, failure: Failure) -> None:
-        if failure.reason in _ROW_ONLY:
-            return
-        with self._lock:
-            self._failed_in_a_row += 1
-            if failure.reason in _STOPPING:
-                self._stopped = f"not asked, since the server said: {failure.detail}"
-            elif self._failed_in_a_row >= self.config.max_failures:
-                self._stopped = (
-                    f"not asked after {self._failed_in_a_row} failures in a row, the last of them "
-                    f"{failure.reason}: {failure.detail}"
-                )
-
-
-def failure_from(error: Exception) -> Failure:
-    """The kind of an error of the client, and what the server said, in at most 300 characters."""
-    kinds: tuple[tuple[type[Exception], Reason], ...] = (
-        (openai.AuthenticationError, Reason.UNAUTHORISED),
-        (openai.PermissionDeniedError, Reason.UNAUTHORISED),
-        (openai.RateLimitError, Reason.RATE_LIMITED),
-        (openai.InternalServerError, Reason.SERVER_ERROR),
-        (openai.BadRequestError, Reason.BAD_REQUEST),
-        (openai.UnprocessableEntityError, Reason.BAD_REQUEST),
-        (openai.APIConnectionError, Reason.UNREACHABLE),
-        (NonsenseReply, Reason.NONSENSE),
-        (openai.APIResponseValidationError, Reason.NONSENSE),
-        (openai.APIStatusError, Reason.SERVER_ERROR),
-    )
-    reason = next((reason for kind, reason in kinds if isinstance(error, kind)), Reason.NONSENSE)
-    told = str(error).lower()
-    if reason is Reason.BAD_REQUEST and ("context" in told or "too long" in told):
-        reason = Reason.TOO_LONG
-    return Failure(reason=reason, detail=str(error)[:300])
-
 
 N_LOGPROBS = 20  # the most that OpenAI gives, and enough for five labels in two spellings
 _CHARACTERS_A_TOKEN = 4
 _LABEL_TOKENS = 12  # the longest label as text has ten with most vocabularies
 _EXPLANATION_TOKENS = 100
-# What is left out of a request, or spelt otherwise, once a server has refused it by name.
-_OPTIONAL = ("logprobs", "temperature", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +47,6 @@ class ChatTeacher:
     def __init__(self, endpoint: Endpoint, config: ChatConfig) -> None:
         self._endpoint = endpoint
         self._config = config
-        self._without: set[str] = {"logprobs"} if config.structured else set()
 
     @property
     def name(self) -> str:
@@ -216,36 +76,18 @@ class ChatTeacher:
         return parse_verdict(case.group, answer.text)
 
     def _call(self, case: Case, client: "openai.OpenAI") -> Answer:
-        import openai
-
-        while True:
-            without = set(self._without)
-            try:
-                return self._answer(case, self._create(case, client, without))
-            except openai.BadRequestError as error:
-                # Some servers and models lack one of these: ask without from now on.
-                told = str(error).lower()
-                lacking = {name for name in _OPTIONAL if name.rstrip("s") in told} - without
-                if not lacking:
-                    raise
-                self._without |= lacking
-
-    def _create(self, case: Case, client: "openai.OpenAI", without: set[str]) -> object:
         config = self._config
-        chat: Any = [
-            {"role": role, "content": text}
-            for role, text in messages(case, explain=config.explain, structured=config.structured)
-        ]
-        n_tokens = config.max_tokens if config.explain or config.structured else _LABEL_TOKENS
-        limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-        options: dict[str, Any] = {limit: n_tokens}
-        if "temperature" not in without:
-            options["temperature"] = 0
-        if "logprobs" not in without:
-            options |= {"logprobs": True, "top_logprobs": N_LOGPROBS}
+        chat = messages(case, explain=config.explain, structured=config.structured)
+        is_short = not config.explain and not config.structured
+        options: dict[str, Any] = {
+            "max_tokens": _LABEL_TOKENS if is_short else config.max_tokens,
+            "temperature": 0,
+        }
         if config.structured:
             options["response_format"] = _verdict_schema(case)
-        return client.chat.completions.create(model=self.name, messages=chat, **options)
+        else:
+            options |= {"logprobs": True, "top_logprobs": N_LOGPROBS}
+        return self._answer(case, self._endpoint.chat(client, chat, options))
 
     def _answer(self, case: Case, reply: object) -> Answer:
         choice = first_choice(reply)
@@ -356,14 +198,6 @@ def _verdict_schema(case: Case) -> dict[str, Any]:
     }
     form = {"name": "verdict", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": form}
-
-
-def first_choice(reply: object) -> Any:
-    """The first of the choices of a completion; raises `NonsenseReply` where there is none."""
-    choices = getattr(reply, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        raise NonsenseReply(f"expected a completion, found {str(reply)[:200]!r}")
-    return choices[0]
 
 
 def _counted(text: str, probs: Mapping[Any, float], reply: object) -> Answer:

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from selfrag.annotate.judgement import LABELS, Answer, Case, Failure, Group
+from selfrag.annotate.judgement import LABELS, Answer, Case, Group
 from selfrag.annotate.verdict import Verdict, parse_verdict
 from selfrag.engine.base import Engine, Request
+from selfrag.engine.failure import Failure
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL, Tokenizer, following
 
 # The released names of the five questions, "groudness" included.

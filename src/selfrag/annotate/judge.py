@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from selfrag.annotate.judgement import Answer, Case, Failure, Judgement, label_of
+from selfrag.annotate.judgement import Answer, Case, Judgement, label_of
 from selfrag.annotate.verdict import Verdict
 from selfrag.cluster import Cluster, once_a_process
+from selfrag.engine.failure import Failure
 from selfrag.errors import StorageError
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from selfrag.engine.failure import Failure
 from selfrag.reflection import Relevance, Retrieve, Support, Utility
 
 Label = Retrieve | Relevance | Support | Utility
@@ -96,21 +97,6 @@ def utility_case(instruction: str, output: str) -> Case:
     return Case(group=Group.UTILITY, instruction=instruction, output=output)
 
 
-class Reason(StrEnum):
-    """Why there is no label. The first two were answered; the others never were."""
-
-    MALFORMED = "malformed"  # no label in the text
-    REFUSAL = "refusal"
-    UNAUTHORISED = "unauthorised"
-    RATE_LIMITED = "rate_limited"
-    SERVER_ERROR = "server_error"
-    UNREACHABLE = "unreachable"
-    NONSENSE = "nonsense"  # not the response of such a server
-    BAD_REQUEST = "bad_request"
-    TOO_LONG = "too_long"
-    NOT_ASKED = "not_asked"  # given up before this one's turn
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a teacher wrote, before it is read. `probs` are by label, sum 1, where it gave them."""
@@ -141,14 +127,6 @@ class Answer:
             prompt_tokens=data["prompt_tokens"],
             completion_tokens=data["completion_tokens"],
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A question without an answer: it is not stored, so that a rerun asks again."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from selfrag.annotate.judgement import LABELS, Group, Label, Reason
+from selfrag.annotate.judgement import LABELS, Group, Label
 from selfrag.annotate.rubric import RUBRICS
+from selfrag.engine.failure import Reason
 
 _LEAD = re.compile(r"^[\W_]*(?:(?:label|answer|verdict|rating|score|decision)\b[\W_]*)?", re.I)
 _EXPLANATION = re.compile(r"^(?:\s*/\s*5)?[\W_]*(?:explanation|reason|because)?\s*[:\-]*\s*", re.I)

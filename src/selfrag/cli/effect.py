@@ -70,6 +70,11 @@ RULES = (
         "no server runs the model",
     ),
     Rule(
+        ("writer_key_env",),
+        lambda v: "writer" in v and not _is_url(v["writer"]),
+        "no API writes",
+    ),
+    Rule(
         ("device",),
         lambda v: v.get("engine") in _CPU_ENGINES and v.get("device") not in (None, "cpu"),
         "the engine that is named computes on the CPU",
@@ -94,13 +99,13 @@ RULES = (
     Rule(("index", "top_k"), lambda v: v.get("system") == "vanilla", "vanilla reads no passages"),
     Rule(
         ("prompt",),
-        lambda v: v.get("system") in ("selfrag", "prompted"),
+        lambda v: v.get("system") == "selfrag",
         "it is about --system rag and vanilla",
     ),
     Rule(
         ("mode", "threshold"),
         lambda v: v.get("system") in ("rag", "vanilla"),
-        "it is about --system selfrag and prompted",
+        "it is about --system selfrag",
     ),
     Rule(
         ("sampling",),

@@ -30,6 +30,7 @@ def mcp(
     from selfrag.integrations.mcp import mcp_server, run_server
 
     check_name(model.model)
+    check_name(model.writer or model.model)
     calibration = open_calibration(model)
     config = override(SearchConfig(), changes or [], table="decode")
 

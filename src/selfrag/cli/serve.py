@@ -64,6 +64,7 @@ def serve(
     limits = limits.with_environment(os.environ, given)
     config = limits.check(override(search, changes or [], table="decode"))
     check_name(model.model)
+    check_name(model.writer or model.model)
     calibration = open_calibration(model)
     if index is not None and not indexes.is_postgres(index):
         Manifest.load(index)  # a name that is wrong is told at once

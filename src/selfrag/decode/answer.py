@@ -286,7 +286,8 @@ def _read_along(best: Node) -> tuple[tuple[AnswerSegment, ...], dict[str, Hit]]:
             passages.setdefault(hit.passage.id, hit)
         numbers = {passage_id: n for n, passage_id in enumerate(passages, start=1)}
         # A passage that the model judged irrelevant was read, but carries nothing.
-        cited = () if Relevance.IRRELEVANT in segment.critique else node.hits
+        carries = bool(segment.text) and Relevance.IRRELEVANT not in segment.critique
+        cited = node.hits if carries else ()
         segments.append(
             AnswerSegment(
                 text=segment.text,

@@ -31,7 +31,7 @@ from selfrag.decode.node import Node
 from selfrag.decode.passages import as_read
 from selfrag.decode.score import relevance_score, retrieval_score
 from selfrag.decode.segment import COLUMNS, cut_segment
-from selfrag.engine.base import Completion, Engine, Request
+from selfrag.engine.base import Completion, Engine, Request, SegmentTask
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
@@ -111,6 +111,8 @@ def steps(
             "with --calibration (`selfrag calibrate` makes it)"
         )
     search = _Search(
+        question=asked,
+        history=history,
         model=model,
         config=config,
         query=follow_up_query((query or asked).strip(), history),
@@ -118,7 +120,7 @@ def steps(
         number=number,
         clock=clock,
     )
-    return search.run(search.root(asked, history))
+    return search.run(search.root())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,8 @@ class _Search:
     def __init__(
         self,
         *,
+        question: str,
+        history: Sequence[Turn],
         model: Model,
         config: SearchConfig,
         query: str,
@@ -177,7 +181,8 @@ class _Search:
         clock: Callable[[], float],
     ) -> None:
         self.model, self.fmt, self.config = model, model.fmt, config
-        self.query, self.passages, self.number = query, passages, number
+        self.question, self.query, self.passages, self.number = question, query, passages, number
+        self.turns = tuple(history)
         self.clock, self.started = clock, clock()
         # One control id is the retrieval decision, and every passage has two markers.
         n_read = config.n_evidence * (config.max_passage_tokens + 2) + 1
@@ -187,10 +192,11 @@ class _Search:
         self.stopped_by: str | None = None
         self.out_of_room: set[int] = set()  # ids of nodes after which nothing more would fit
 
-    def root(self, question: str, turns: Sequence[Turn]) -> Node:
-        for first in range(len(turns) + 1):  # the oldest turns go where all do not fit
-            prompt_ids = tuple(self.fmt.conversation(turns[first:], question))
+    def root(self) -> Node:
+        for first in range(len(self.turns) + 1):  # the oldest turns go where all do not fit
+            prompt_ids = tuple(self.fmt.conversation(self.turns[first:], self.question))
             if len(prompt_ids) <= self.room:
+                self.turns = self.turns[first:]
                 return Node.root(prompt_ids)
         # Not the question's fault where not even the wrapper of one would fit.
         n_least = len(self.fmt.instruction("?"))
@@ -318,6 +324,15 @@ class _Search:
             watch_ids=self.fmt.ids.all,
         )
 
+    def _task(self, step: _Step) -> SegmentTask:
+        return SegmentTask(
+            question=self.question,
+            turns=self.turns,
+            passages=tuple(hit.passage for hit in step.hits),
+            said=" ".join(node.text for node in step.parent.path),
+            is_fresh=step.fresh,
+        )
+
     def _without_irrelevant(self, planned: list[_Step]) -> Generator[Ask | Event, Any, list[_Step]]:
         """The steps without passages whose relevance is under `prune_relevance`.
 
@@ -381,7 +396,8 @@ class _Search:
             self.stopped_by = "max_tokens"
             return []
         is_probed = self.config.prune_relevance is not None
-        done = yield Generate([self._request(step, limit) for step in planned])
+        requests = [replace(self._request(step, limit), task=self._task(step)) for step in planned]
+        done = yield Generate(requests)
         children = [self._child(step, each) for step, each in zip(planned, done, strict=True)]
         for child in children:
             yield CandidateEvent(question=self.number, node=child)
@@ -464,7 +480,8 @@ class _Search:
         segment = best.segment
         if segment is not None and segment.truncated:
             # A share of what the budget left, and not the limit of a segment.
-            return "max_tokens" if segment.n_tokens < self.config.max_new_tokens else None
+            is_share = segment.n_tokens < self.config.max_new_tokens
+            return "max_tokens" if is_share and self.config.max_tokens is not None else None
         return "max_context" if best.id in self.out_of_room else None
 
     def _likelihoods(

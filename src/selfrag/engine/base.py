@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.prompt import Tokenizer
+from selfrag.passage import Passage
+from selfrag.prompt import Tokenizer, Turn
 
 FloatArray = NDArray[np.float64]
 
@@ -38,13 +39,28 @@ def _always() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentTask:
+    """What a segment is written from, in words, for a writer that reads no ids.
+
+    `said`: the answer so far. `is_fresh`: the passages are read here for the first time.
+    """
+
+    question: str
+    turns: tuple[Turn, ...]
+    passages: tuple[Passage, ...]
+    said: str
+    is_fresh: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One greedy completion to compute.
 
     The prompt is `prefix_ids + suffix_ids`; engines read a beginning that prompts have in common
     once, wherever the two parts meet. `watch_ids` are the ids whose log-probabilities come back
     each step. Once `is_wanted` says no, nobody reads the completion: an engine of this machine asks
-    at every step, and what it gives then is what there was, perhaps nothing.
+    at every step, and what it gives then is what there was, perhaps nothing. `task` says in words
+    what the ids say, where they ask for a segment; only `engine.written` reads it.
     """
 
     prefix_ids: tuple[int, ...]
@@ -53,6 +69,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     watch_ids: tuple[int, ...] = ()
     is_wanted: Callable[[], bool] = field(default=_always, compare=False)
+    task: SegmentTask | None = field(default=None, compare=False)
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -7,15 +7,14 @@ word. Prompts are in `prompt`.
 import re
 from collections.abc import Sequence
 
+from selfrag.engine.chat import Prompt, Reply, TextModel
 from selfrag.errors import BadInput
-from selfrag.evaluate.metrics import without_citations
-from selfrag.evaluate.model import Prompt, Reply, TextModel
 from selfrag.evaluate.record import Call, Output, Question, Sentence
 from selfrag.evaluate.systems import find_hits
 from selfrag.passage import Hit
 from selfrag.prompt import Template
 from selfrag.retrieval.base import Retriever
-from selfrag.text import split_sentences
+from selfrag.text import split_sentences, without_citations
 
 _CITATION = re.compile(r"\[(\d+)\]")
 

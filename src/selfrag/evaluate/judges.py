@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
+from selfrag.engine.chat import Prompt, TextModel
 from selfrag.errors import BadInput, EngineError
 from selfrag.evaluate.attribution import (
     ENTAILED,
@@ -28,7 +29,6 @@ from selfrag.evaluate.attribution import (
     join_passages,
     score_citations,
 )
-from selfrag.evaluate.model import Prompt, TextModel
 from selfrag.evaluate.record import Record
 from selfrag.evaluate.summary import Values, keep_judged
 from selfrag.files import AppendLog, complete_lines

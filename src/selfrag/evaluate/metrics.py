@@ -17,13 +17,12 @@ from typing import Any
 from selfrag.decode.choices import choice_of, only_mentioned
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.evaluate.record import Output, Question, Record
-from selfrag.text import holds_gold, split_sentences
+from selfrag.text import holds_gold, split_sentences, without_citations
 
 Metric = Callable[[Question, Output], float | None]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_CITATION = re.compile(r" ?\[\d+\]")
 MAX_WORDS = 100  # of question and answer; ALCE cuts there
 MIN_TEXTS = 10  # fewer give no distribution to compare
 
@@ -32,11 +31,6 @@ def normalise(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces (SQuAD)."""
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
-
-
-def without_citations(text: str) -> str:
-    """The text without marks such as `[1]`."""
-    return _CITATION.sub("", text)
 
 
 def match_released(question: Question, output: Output) -> float | None:

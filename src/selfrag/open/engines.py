@@ -6,7 +6,7 @@ Knows nothing of indexes or of searches; heavy packages are imported when a mode
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.resources import files
 from importlib.util import find_spec
@@ -69,6 +69,9 @@ class ModelOptions:
     hub id such as `selfrag/selfrag_llama2_7b`, `@revision` behind it if not the newest, a GGUF file
     (LoRA adapters for it, also GGUF, behind it with commas between), or the address of servers
     that run the same model, with commas between. `calibration` is read by `open.calibrations`.
+    `writer`: the address of an OpenAI-compatible server, `#` and the model's name there behind it
+    if it has several, or a chat model named as `model` is, which is run here; device and threads
+    are those of both.
     """
 
     model: str = setting(
@@ -92,6 +95,10 @@ class ModelOptions:
     calibration: str = setting(
         "", "File of `selfrag calibrate` for this model; the default model has its own."
     )
+    writer: str = setting(
+        "", "Chat model that writes while --model judges: URL#MODEL of an API, or as --model."
+    )
+    writer_key_env: str = setting("", "Environment variable with the key of the writer's API.")
 
     def __post_init__(self) -> None:
         check_config(self, "", doing="open the model")
@@ -115,6 +122,8 @@ def open_engine(
     read. `max_batch` is in rows. Raises `SelfRAGError`.
     """
     options = options or ModelOptions()
+    if options.writer:
+        return _open_written(options, progress, max_batch)
     if is_url(options.model):
         return _open_remote(options, progress)
     path = model_folder(options.model, progress)
@@ -376,6 +385,26 @@ def _open_gguf(
         max_batch=max_batch,
         reflects=reflects,
     )
+
+
+def _open_written(options: ModelOptions, progress: Progress, max_batch: int) -> "Engine":
+    """The model as the critic of the writer, which is opened first: it fails sooner."""
+    from selfrag.engine.chat import EngineModel, Writer
+    from selfrag.engine.written import WrittenEngine
+
+    check_name(options.model)
+    check_name(options.writer)
+    writer: Writer
+    if is_url(options.writer):
+        from selfrag.open.served import served_writer
+
+        writer = served_writer(options.writer, key_name=options.writer_key_env)
+    else:
+        own = ModelOptions(model=options.writer, device=options.device, threads=options.threads)
+        writer = EngineModel(open_engine(own, progress, max_batch=max_batch, reflects=False))
+        writer.require_chat()
+    critic = replace(options, writer="", writer_key_env="")
+    return WrittenEngine(open_engine(critic, progress, max_batch=max_batch), writer)
 
 
 def _open_remote(options: ModelOptions, progress: Progress) -> "Engine":

@@ -13,11 +13,10 @@ from urllib.parse import urlsplit, urlunsplit
 from selfrag import assets
 from selfrag.cluster import Workers, connected
 from selfrag.decode.config import SearchConfig
+from selfrag.engine.chat import EngineModel, TextModel
 from selfrag.errors import BadInput
 from selfrag.evaluate.baselines import PlainSystem
 from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge
-from selfrag.evaluate.model import EngineModel, TextModel
-from selfrag.evaluate.prompted import PromptedSystem
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.open import indexes
@@ -28,6 +27,7 @@ from selfrag.open.engines import (
     EngineKind,
     ModelOptions,
     adapter_dir,
+    is_url,
     model_folder,
     open_engine,
 )
@@ -47,7 +47,6 @@ class SystemKind(StrEnum):
     SELFRAG = "selfrag"
     RAG = "rag"
     VANILLA = "vanilla"
-    PROMPTED = "prompted"  # an untuned chat model as its own critic
 
 
 class JudgeKind(StrEnum):
@@ -75,6 +74,8 @@ class AskedModel:
     sampling: str = setting("greedy", "greedy, or released: 0.8 and 0.95, over an API.")
     seed: int = setting(0, "Of --sample.")
     n_parallel: int = setting(8, "Questions answered together.", "--batch-size", least=1)
+    writer: str = setting("", "Of --system selfrag: the chat model that writes, as in `ask`.")
+    writer_key_env: str = setting("", "Environment variable with the key of the writer's API.")
     api_key: str = ""  # '' for that of the environment
 
     def __post_init__(self) -> None:
@@ -130,10 +131,8 @@ class Setup:
             "index_sha256": index_digest(self.index) if self.searches else None,
         }
         if self.kind is SystemKind.SELFRAG:
-            return {**common, "search": config_to_row(self.search)}
-        if self.kind is SystemKind.PROMPTED:
-            search = config_to_row(self.search)
-            return {**common, "search": search, "decoding": self.asked.sampling}
+            writer = writer_facts(self.asked.writer)
+            return {**common, **writer, "search": config_to_row(self.search)}
         top_n = self.search.top_k if self.kind is SystemKind.RAG else 0
         return {
             **common,
@@ -148,8 +147,10 @@ class Setup:
         """A name from the settings that differ most often."""
         own = self.asked.model is not None
         model = f" {Path(str(self.asked.model)).name}" if own else ""
-        if self.kind in (SystemKind.SELFRAG, SystemKind.PROMPTED):
-            return f"{self.kind} {self.search.mode}{model}"
+        if self.kind is SystemKind.SELFRAG:
+            name = Path(self.asked.writer.partition("#")[2] or self.asked.writer).name
+            writer = f" by {name}" if name else ""
+            return f"{self.kind} {self.search.mode}{model}{writer}"
         if self.kind is SystemKind.RAG:
             return f"rag top-{self.search.top_k}{model}"
         return f"vanilla{model}"
@@ -178,6 +179,15 @@ def model_digest(model: str | None, kind: SystemKind) -> str:
     if model in NAMES:
         return base if model == BASE else _sum(adapter_dir(), base)
     return _sum(model_folder(model))
+
+
+def writer_facts(writer: str) -> dict[str, str]:
+    """What tells one writer from another; nothing where the model itself writes."""
+    if not writer:
+        return {}
+    if is_url(writer):
+        return {"writer": f"{without_password(writer)}#{urlsplit(writer).fragment}"}
+    return {"writer": writer, "writer_sha256": model_digest(writer, SystemKind.SELFRAG)}
 
 
 def index_digest(index: str | None) -> str | None:
@@ -218,10 +228,6 @@ def open_system(setup: Setup, report: Progress) -> System:
     if setup.kind is SystemKind.SELFRAG:
         return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
     model = open_asked(setup.asked, report)
-    if setup.kind is SystemKind.PROMPTED:
-        if isinstance(model, EngineModel):
-            model.require_chat()
-        return PromptedSystem(model, retriever, setup.search)
     template = template_named(setup.prompt_name)
     if template.chat and isinstance(model, EngineModel):
         model.require_chat()
@@ -264,18 +270,24 @@ def _reflecting_engine(setup: Setup, report: Progress) -> "Engine":
     if setup.asked.base_url is not None:
         raise BadInput(
             "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
-            "expected a model folder, so give --model, or ask for --system prompted"
+            "expected a model folder, so give --model, and the API as --writer"
         )
     n_rows = max(16, setup.asked.n_parallel * setup.search.top_k)
     asked = setup.asked
-    options = ModelOptions(model=asked.model or DEFAULT, engine=asked.engine, device=asked.device)
+    options = ModelOptions(
+        model=asked.model or DEFAULT,
+        engine=asked.engine,
+        device=asked.device,
+        writer=asked.writer,
+        writer_key_env=asked.writer_key_env,
+    )
     return open_engine(options, report, max_batch=min(n_rows, 48))
 
 
 def open_asked(asked: AskedModel, report: Progress) -> TextModel:
     """The model, ready to be asked; raises `BadInput` for what it cannot be."""
     if asked.base_url is not None:
-        from selfrag.evaluate.model import ApiModel, Sampling
+        from selfrag.engine.chat import ApiModel, Sampling
 
         if asked.model is None:
             raise BadInput(

@@ -23,8 +23,8 @@ from selfrag.progress import SILENT, Progress
 from selfrag.serial import setting
 
 if TYPE_CHECKING:
-    from selfrag.annotate.chat import Endpoint
     from selfrag.annotate.judge import Teacher
+    from selfrag.engine.endpoint import Endpoint
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -154,7 +154,7 @@ def _chat(options: TeacherOptions, url: str, model: str, *, identity: str) -> "I
 
 @contextmanager
 def _endpoint(options: TeacherOptions, url: str, model: str) -> "Iterator[Endpoint]":
-    from selfrag.annotate.chat import Endpoint, EndpointConfig
+    from selfrag.engine.endpoint import Endpoint, EndpointConfig
 
     is_ours = not is_url(options.teacher) and options.teacher != "openai" and not options.critic
     config = EndpointConfig(

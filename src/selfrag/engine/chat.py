@@ -1,6 +1,6 @@
 """The seam to models that are asked in words: text in, text out.
 
-Two of them: any engine, and any OpenAI-compatible chat API.
+Two of them: any engine, and any OpenAI-compatible chat API. Knows nothing of what is asked.
 """
 
 import math
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from selfrag.annotate.judgement import Failure
 from selfrag.engine.base import Completion, Engine, FinishReason, Request
+from selfrag.engine.failure import Failure, Reason
 from selfrag.errors import BadInput, EngineError
 from selfrag.prompt import CHAT_END, CHAT_START, chat_ids, is_chat
 
@@ -33,10 +34,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a model wrote, and how many tokens that took."""
+    """What a model wrote, and how many tokens that took.
+
+    `truncated`: the limit cut it. `mean_logprob`: nats a token, where the model tells.
+    """
 
     text: str
     n_tokens: int
+    truncated: bool = False
+    mean_logprob: float | None = None
 
 
 class TextModel(Protocol):
@@ -60,6 +66,23 @@ class TextModel(Protocol):
 
         `labels` differ in their first token. Raises `EngineError`.
         """
+        ...
+
+
+class Writer(Protocol):
+    """A model that writes what it is asked for."""
+
+    @property
+    def name(self) -> str:
+        """What model this is, for reports."""
+        ...
+
+    def attempt(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply | Failure]:
+        """A reply a prompt, in order, or why there is none."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the model."""
         ...
 
 
@@ -102,6 +125,19 @@ class EngineModel:
         done = self._engine.generate(requests) if requests else []
         return [self._reply(each) for each in done]
 
+    def attempt(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply | Failure]:
+        """Greedy replies; a prompt that does not fit has none."""
+        fit = [self.fits(prompt, max_new_tokens) for prompt in prompts]
+        asked = [prompt for prompt, fits in zip(prompts, fit, strict=True) if fits]
+        replies = iter(self.complete(asked, max_new_tokens))
+        why = f"longer than the context of {self._engine.max_context} tokens"
+        too_long = Failure(reason=Reason.TOO_LONG, detail=why)
+        return [next(replies) if fits else too_long for fits in fit]
+
+    def close(self) -> None:
+        """Closes the engine."""
+        self._engine.close()
+
     def rate(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float]]:
         """The share of each label's first token among those of all."""
         firsts = tuple(self._engine.tokenizer.encode(label)[0] for label in labels)
@@ -131,8 +167,13 @@ class EngineModel:
 
     def _reply(self, done: Completion) -> Reply:
         ids = done.token_ids
-        body = ids[:-1] if done.finish_reason is FinishReason.STOP else ids
-        return Reply(text=self._engine.tokenizer.decode(body).strip(), n_tokens=len(ids))
+        truncated = done.finish_reason is not FinishReason.STOP
+        return Reply(
+            text=self._engine.tokenizer.decode(ids if truncated else ids[:-1]).strip(),
+            n_tokens=len(ids),
+            truncated=truncated,
+            mean_logprob=float(done.logprobs.mean()) if ids else None,
+        )
 
 
 def _shares(done: Completion) -> list[float]:
@@ -175,8 +216,9 @@ class ApiModel:
         seed: int = 0,
         n_parallel: int = 8,
         api_key: str = "",
+        timeout_s: float = 120.0,
     ) -> None:
-        from selfrag.annotate.chat import Endpoint, EndpointConfig  # an extra, and a second slow
+        from selfrag.engine.endpoint import Endpoint, EndpointConfig  # an extra, and a second slow
 
         key = api_key or os.environ.get("OPENAI_API_KEY", "")
         if not key:
@@ -190,7 +232,7 @@ class ApiModel:
             api_key=key,
             concurrency=n_parallel,
             max_failures=sys.maxsize,  # whoever asks counts failed questions, not calls
-            timeout_s=120.0,
+            timeout_s=timeout_s,
         )
         self._endpoint = Endpoint(config)
         self._sampling = sampling
@@ -209,6 +251,15 @@ class ApiModel:
         """A reply a prompt, each as a user's message. Raises `EngineError`."""
         return self._all([partial(self._reply, prompt, max_new_tokens) for prompt in prompts])
 
+    def attempt(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply | Failure]:
+        """A reply a prompt with its log-probability where the API shows one, or the failure."""
+        calls = [partial(self._reply, prompt, max_new_tokens, logprobs=True) for prompt in prompts]
+        return [found for _, found in sorted(self._endpoint.run(calls), key=itemgetter(0))]
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._endpoint.close()
+
     def rate(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float]]:
         """The share of each label among the first tokens that the API shows."""
         return self._all([partial(self._rating, prompt, labels) for prompt in prompts])
@@ -224,22 +275,34 @@ class ApiModel:
             answers[place] = found
         return [answers[place] for place in range(len(calls))]
 
-    def _reply(self, prompt: Prompt, max_new_tokens: int, client: "openai.OpenAI") -> Reply:
-        from selfrag.annotate.chat import first_choice
+    def _reply(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        client: "openai.OpenAI",
+        *,
+        logprobs: bool = False,
+    ) -> Reply:
+        from selfrag.engine.endpoint import first_choice
 
         temperature, top_p = _SETTINGS[self._sampling]
-        options = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        options: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature}
+        options |= {"top_p": top_p} | ({"logprobs": True} if logprobs else {})
         done = self._ask(client, prompt, options)
-        usage = done.usage
+        choice, usage = first_choice(done), done.usage
+        steps = choice.logprobs.content if choice.logprobs else None
+        said = [each.logprob for each in steps or []]
         return Reply(
-            text=(first_choice(done).message.content or "").strip(),
+            text=(choice.message.content or "").strip(),
             n_tokens=usage.completion_tokens if usage else 0,
+            truncated=choice.finish_reason == "length",
+            mean_logprob=min(sum(said) / len(said), 0.0) if said else None,
         )
 
     def _rating(
         self, prompt: Prompt, labels: Sequence[str], client: "openai.OpenAI"
     ) -> list[float]:
-        from selfrag.annotate.chat import first_choice
+        from selfrag.engine.endpoint import first_choice
 
         options = {"max_tokens": 8, "temperature": 0.0, "top_p": 1.0}
         shown_too = {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
@@ -258,7 +321,5 @@ class ApiModel:
         return [w / total for w in weights] if total else [1 / len(labels)] * len(labels)
 
     def _ask(self, client: "openai.OpenAI", prompt: Prompt, options: dict[str, Any]) -> Any:
-        said: Any = [{"role": "user", "content": prompt.text}]
-        return client.chat.completions.create(
-            model=self.name, messages=said, seed=self._seed, **options
-        )
+        said = [("user", prompt.text)]
+        return self._endpoint.chat(client, said, {"seed": self._seed, **options})
