@@ -15,12 +15,11 @@ from typing import Any
 
 from baselines import RAG_PROMPTS
 from corpus import Bm25, Question, dev_questions, dev_rows
-from mix import wiki_passages
 from selfrag.cli.console import Reporter
-from selfrag.decode.answer import FULL, answer_questions
+from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.score import support_score
+from selfrag.decode.score import FULL, support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
 from selfrag.engine.chat import Prompt
@@ -32,6 +31,7 @@ from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
 from selfrag.statistics import compare, estimate
 from selfrag.text import holds_gold
+from sets import wiki_passages
 
 
 def support(engine: Engine, question: str, text: str, hits: Sequence[Hit]) -> float:
@@ -72,7 +72,7 @@ def answer_both(
     question: Question, hits: Sequence[Hit], critic: Engine, engine: WrittenEngine, writer: Any
 ) -> dict[str, Any]:
     """Ours and plain RAG on one question."""
-    config = SearchConfig(mode=RetrievalMode.ALWAYS, top_k=len(hits), max_segments=2)
+    config = SearchConfig(mode=RetrievalMode.ALWAYS, top_k=len(hits), max_segments=1)
     (answer,) = answer_questions(
         [question.text],
         engine=engine,

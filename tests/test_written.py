@@ -153,7 +153,7 @@ def test_a_second_segment_is_written_after_the_first():
     )
     answer, _ = ask(engine, passages=(ANN,), repeat=True)
     assert answer.text == "Ann did it. Ann did more."
-    assert "The answer so far: Ann did it.\n" in writer.asked[1]
+    assert "Answer so far: Ann did it." in writer.asked[1]
 
 
 @pytest.mark.parametrize("said", ["", "No answer", "No answer.", " \n", "<think>Ann or Bob"])
@@ -252,7 +252,10 @@ def test_nobody_is_asked_for_what_is_not_wanted():
 def test_earlier_turns_are_told_to_the_writer():
     turn = Turn(question="Who came?", answer="Ann.")
     task = SegmentTask(question="When?", turns=(turn,), passages=(), said="", is_fresh=False)
-    assert message(task).startswith("Question: Who came?\nAnswer: Ann.\n\nQuestion: When?\n\n")
+    assert message(task) == (
+        "Question: Who came?\nAnswer: Ann.\n\nAnswer the question in one full sentence.\n\n"
+        "Question: When?"
+    )
 
 
 def test_all_calls_of_a_round_are_one_batch_for_an_api():

@@ -212,21 +212,27 @@ class _Draft:
 
 
 def message(task: SegmentTask) -> str:
-    """What the writer is told, as a user's message."""
+    """What the writer is told, as a user's message.
+
+    It is not asked to say where a passage does not help: a model of 1.5B parameters then says so of
+    most passages that do, and what helps is for the critic to judge.
+    """
     parts = [f"Question: {turn.question}\nAnswer: {turn.answer}" for turn in task.turns]
     parts += [
         f"Passage:\n{passage.title or ''}\n{passage.text}".strip() for passage in task.passages
     ]
-    parts.append(f"Question: {task.question}")
+    source = ", using the passage" if task.passages else ""
     if task.said:
-        parts.append(f"The answer so far: {task.said}")
-    what = "the next sentence of the answer" if task.said else "the answer in one full sentence"
-    source = ", using only the passage" if task.passages else ""
-    parts.append(f"Write {what}{source}.")
-    if task.said:
-        parts.append(f"If nothing is left to say, write only: {_NOTHING}")
-    elif task.passages:
-        parts.append(f"If the passage does not tell, write only: {_NOTHING}")
+        parts += [
+            f"Write the next sentence of the answer to the question{source}. If nothing is left to "
+            f"say, write only: {_NOTHING}",
+            f"Question: {task.question}\nAnswer so far: {task.said}",
+        ]
+    else:
+        parts += [
+            f"Answer the question in one full sentence{source}.",
+            f"Question: {task.question}",
+        ]
     return "\n\n".join(parts)
 
 
