@@ -16,8 +16,12 @@ FILE = "calibration.json"
 
 
 def weights_name(model: ModelOptions) -> str:
-    """What a calibration calls the weights of a model: its name, of ours with their hash."""
-    return f"{model.name}/{merged_dir().name}" if model.model == DEFAULT else model.name
+    """What a calibration calls the weights of a model: its name, of ours with their hash.
+
+    A writer is part of it: what the same scores mean depends on who wrote the text.
+    """
+    name = f"{model.name}/{merged_dir().name}" if model.model == DEFAULT else model.name
+    return f"{name}, written by {model.writer}" if model.writer else name
 
 
 def open_calibration(model: ModelOptions) -> Calibration | None:
@@ -34,6 +38,8 @@ def open_calibration(model: ModelOptions) -> Calibration | None:
                 "make it with `selfrag calibrate`"
             )
         return found
+    if model.writer:  # that of the weights is of what they write themselves
+        return None
     folder = adapter_dir() if model.model == DEFAULT else Path(model.model).expanduser()
     path = folder / FILE
     if not path.is_file():
