@@ -74,7 +74,7 @@ class SelfRAG:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path = DEFAULT,
+        model: str | Path | ModelOptions = DEFAULT,
         *,
         index: str | Path | None = None,
         passages: Given | None = None,
@@ -82,25 +82,23 @@ class SelfRAG:
         device: str = "cpu",
         writer: str | Path = "",
         config: SearchConfig | None = None,
-        calibration: str | Path | None = None,
         progress: Progress = SILENT,
     ) -> "SelfRAG":
         """The default model, a Hugging Face folder, or an id on the hub, with the 15 tokens.
 
         Every answer is from `passages` where they are given, else from the index in the folder or
         at the s3://bucket/prefix `index`, else from the demo index; what is missing of all these is
-        fetched and built on first use, which `progress` is told of. `calibration` is a file of
-        `selfrag calibrate` for the model; the default model has its own. A `writer`, the address of
-        an OpenAI-compatible API or a chat model as a GGUF file or folder, writes every segment, and
-        `model` judges them; a key for OpenAI is in OPENAI_API_KEY.
+        fetched and built on first use, which `progress` is told of. A `writer`, the address of an
+        OpenAI-compatible API or a chat model as a GGUF file or folder, writes every segment, and
+        `model` judges them; a key for OpenAI is in OPENAI_API_KEY. `ModelOptions` in place of a
+        name say more, such as a `calibration`; `engine`, `device` and `writer` are theirs then.
         """
-        name = str(model) if isinstance(model, Path) else model
-        options = ModelOptions(
-            model=name,
+        options = model if isinstance(model, ModelOptions) else None
+        options = options or ModelOptions(
+            model=str(model),
             engine=cast(EngineKind, engine),
             device=device,
             writer=str(writer),
-            calibration=str(calibration or ""),
         )
         config = _config(config)
         check_name(options.model)  # before an index is fetched and built
@@ -296,6 +294,7 @@ __all__ = [
     "Answer",
     "EngineKind",
     "GateKind",
+    "ModelOptions",
     "Passage",
     "PathScore",
     "QueryPolicy",
