@@ -25,6 +25,7 @@ from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402
 from selfrag.train.examples import LossWeights, encode_row, pack_tree  # noqa: E402
 from selfrag.train.export import export_adapter  # noqa: E402
+from selfrag.train.model import halve_frozen  # noqa: E402
 from selfrag.train.run import train_from_file  # noqa: E402
 
 
@@ -152,6 +153,31 @@ def test_a_run_goes_on_from_a_shipped_adapter(base, tmp_path):
     other = load_file(second / "adapter_model.safetensors")
     assert one.keys() == other.keys()
     assert all(np.allclose(one[k], other[k], rtol=2**-7, atol=1e-6) for k in one)
+
+
+def test_a_run_in_bf16_learns_as_one_in_fp32_and_keeps_its_factors_in_fp32(base, tmp_path):
+    def last_loss(precision):
+        out = tmp_path / precision
+        options = {"precision": precision, "learning_rate": 2e-2}
+        folder = train_from_records(RECORDS * 4, config(base, out, **options), LossWeights())
+        factors = load_file(folder / "adapter_model.safetensors")
+        assert {str(each.dtype) for each in factors.values()} == {"float32"}
+        return json.loads((out / "held_out.jsonl").read_text().splitlines()[-1])["Utility"]
+
+    assert last_loss("bf16") == pytest.approx(last_loss("fp32"), rel=0.1, abs=0.01)
+
+
+def test_only_frozen_matrices_are_halved():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
+    model[1].requires_grad_(False)
+    halve_frozen(model)
+    kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert kinds == {
+        "0.weight": torch.float32,
+        "0.bias": torch.float32,
+        "1.weight": torch.bfloat16,
+        "1.bias": torch.float32,
+    }
 
 
 def test_an_adapter_of_another_rank_is_no_start(base, tmp_path):

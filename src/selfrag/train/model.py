@@ -77,6 +77,18 @@ def _open_tokenizer(tokenizer: Any, folder: Path) -> FileTokenizer:
         ) from error
 
 
+def halve_frozen(model: torch.nn.Module) -> None:
+    """Casts the frozen matrices to bf16, so that passes in bf16 need not cast them at every step.
+
+    Vectors (norms, biases) are not cast in such passes, and the matrices that hold the trained
+    token rows are saved with the adapter: both stay as they are.
+    """
+    for name, parameter in model.named_parameters():
+        frozen_matrix = not parameter.requires_grad and parameter.ndim > 1
+        if frozen_matrix and parameter.is_floating_point() and ".token_adapter." not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
 def load_model(config: TrainConfig) -> Any:
     """The base model of a run, its vocabulary not grown yet; fp32, or bf16 where it is frozen."""
     on_gpu = torch.cuda.is_available()

@@ -50,6 +50,7 @@ from selfrag.train.model import (
     attach_lora,
     grow_model,
     grow_tokenizer,
+    halve_frozen,
     load_model,
     load_tokenizer,
     prompt_format,
@@ -187,6 +188,8 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> t
     out = run_folder(config)
     rng = np.random.default_rng(config.seed)
     size = _batch_size(data.trees, config, model)
+    if _in_half(config) and config.method is Method.LORA:
+        halve_frozen(model)
     batches = make_batches(data.trees, size, rng)
     checks = make_batches(data.checks, size, rng)[: config.eval_batches]
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -238,10 +241,13 @@ def _batch_size(trees: Sequence[Tree], config: TrainConfig, model: Any) -> int:
     return 1
 
 
+def _in_half(config: TrainConfig) -> bool:
+    on_gpu = torch.cuda.is_available()
+    return config.precision is Precision.BF16 or (config.precision is Precision.AUTO and on_gpu)
+
+
 def _arguments(config: TrainConfig, n_batches: int) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
-    half = config.precision is Precision.BF16
-    half |= config.precision is Precision.AUTO and not on_cpu
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     in_epoch = max(1, -(-n_batches // (config.accumulation * n_processes)))
     n_steps = min(config.max_steps or config.epochs * in_epoch, config.epochs * in_epoch)
@@ -256,7 +262,7 @@ def _arguments(config: TrainConfig, n_batches: int) -> TrainingArguments:
         warmup_steps=int(n_steps * config.warmup_share),
         weight_decay=config.weight_decay,
         max_grad_norm=1.0,
-        bf16=half,
+        bf16=_in_half(config),
         use_cpu=on_cpu,
         logging_steps=config.log_steps,
         save_steps=config.save_steps,
