@@ -224,11 +224,18 @@ async def everything(client):
         found = await client.call_tool("search", {"query": "trees", "top_k": 3})
         broken = await client.call_tool("ask", {"question": "Break"})
         too_many = await client.call_tool("search", {"query": "trees", "top_k": 1000})
-        return tools, asked, found, broken, too_many
+        claim = {"claim": "The lighthouse is red. Is it?"}
+        checked = await client.call_tool("check_claim", claim)
+        return tools, asked, found, broken, too_many, checked
 
 
-def check_everything(tools, asked, found, broken, too_many):
-    assert set(tools) == {"ask", "search"}
+def check_everything(tools, asked, found, broken, too_many, checked):
+    assert set(tools) == {"ask", "search", "check_claim"}
+    assert not checked.is_error
+    told = checked.structured_content  # p(relevant) 0.9, and all of IsSup equally likely: 0.45
+    assert [each["verdict"] for each in told["sentences"]] == ["partially supported", "not a claim"]
+    assert told["sentences"][0]["source"] == told["sources"][0]["number"] == 1
+    assert checked.content[0].text.startswith("partially supported: The lighthouse is red. [1]\n")
     for tool in tools.values():
         assert tool.annotations.read_only_hint and not tool.annotations.destructive_hint
         assert tool.description and tool.output_schema and tool.title

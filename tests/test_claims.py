@@ -212,3 +212,29 @@ def test_sentences_lie_in_order_within_any_text(text):
         at = each.end
         assert all(each.start <= mark.start < mark.end <= each.end for mark in each.marks)
         assert each.text == " ".join(each.text.split())
+
+
+@pytest.mark.parametrize(
+    "piece",
+    (
+        *(
+            " ",
+            "`",
+            "` ",
+            "[",
+            "![",
+            "[1",
+            "[1](a",
+            "*",
+            "- ",
+            "> ",
+            "    - a\n",
+            "    a\n",
+            "|-\n",
+        ),
+        *("```\n", "[1] ", "Titan is red [1]. ", "\u30101", "_", "-", "#", "a "),
+    ),
+)
+def test_long_runs_of_anything_are_split_in_time(piece):
+    text = "Titan is a " + piece * (60_000 // len(piece))
+    assert all(each.end <= len(text) for each in split_claims(text).sentences)

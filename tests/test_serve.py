@@ -499,3 +499,45 @@ def test_a_server_whose_model_cannot_be_opened_ends_and_says_why(tmp_path):
     first, *_, last = ended.stderr.splitlines()
     assert first.startswith("selfrag: serving http://127.0.0.1:")
     assert last.startswith("selfrag: cannot fetch")
+
+
+# Checking
+
+
+def test_a_text_is_checked_against_the_index(server):
+    text = "Titan is a moon of Saturn. Is it?"
+    reply = server.client.post("/v1/check", json={"text": text, "top_k": 2})
+    assert reply.status_code == 200
+    told = reply.json()
+    first, second = told["sentences"]
+    assert (first["text"], second["verdict"]) == ("Titan is a moon of Saturn.", "not a claim")
+    assert 0 <= first["probability"] <= 1
+    assert first["is_quote"] and first["best"]["text"] == first["text"]
+    assert [each["title"] for each in told["passages"]] == ["titan"]
+    assert told["model"]
+
+
+def test_a_text_is_checked_against_passages_that_are_sent(server):
+    passages = ["Bread is brown.", {"text": "Titan is a moon.", "title": "Titan"}]
+    asked = {"text": "Titan is a moon [2].", "question": "What is it?", "passages": passages}
+    told = server.client.post("/v1/check", json=asked).json()
+    assert told["question"] == "What is it?"
+    assert told["sentences"][0]["citations"][0]["number"] == 2
+    assert {"number": 2, "text": "Titan is a moon."}.items() <= told["passages"][-1].items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"text": " "}, "the text is empty"),
+        ({"text": "a" * 20_001}, "the text has 20001 characters"),
+        ({"text": "Titan is a moon.", "passages": []}, "found no passages"),
+        ({"text": "Titan is a moon.", "passages": [" "]}, "found 1 passages without text"),
+        ({"text": "Titan is a moon.", "top_k": 21}, "top_k 21: this server allows at most 20"),
+        ({"question": "Who?"}, "missing required field `text`"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused_in_one_sentence(server, asked, found):
+    reply = server.client.post("/v1/check", json=asked)
+    assert reply.status_code == 400
+    assert found in reply.json()["error"]["message"]

@@ -9,6 +9,7 @@ from selfrag.cli.console import Reporter
 from selfrag.decode.config import SearchConfig
 from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, check_name
+from selfrag.open.grounding import grounding_of
 from selfrag.serial import override
 
 Port = Annotated[
@@ -31,13 +32,15 @@ def mcp(
 
     check_name(model.model)
     check_name(model.writer or model.model)
-    calibration = open_calibration(model)
+    calibration, grounding = open_calibration(model), grounding_of(model)
     config = override(SearchConfig(), changes or [], table="decode")
 
     def opening() -> SelfRAG:
         from selfrag.open import indexes
 
         retriever, engine = indexes.load(index, model, Reporter())
-        return SelfRAG(engine, retriever, config=config, calibration=calibration)
+        return SelfRAG(
+            engine, retriever, config=config, calibration=calibration, grounding=grounding
+        )
 
     run_server(mcp_server(opening), port=http)

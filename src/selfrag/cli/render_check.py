@@ -23,11 +23,12 @@ _STYLES = {
 
 def show_check(console: Console, check: Check) -> None:
     """Every sentence with its verdict and evidence, the passages named, and a summary."""
-    for each in check.sentences:
-        _show_sentence(console, each)
-    for number, pieces in used_passages(check).items():
-        places = filter(None, [pieces[0].title, pieces[0].source]) if pieces else ("no text",)
-        console.print(styled((f"[{number}] {', '.join(places)}", "dim")))
+    for sentence in check.sentences:
+        _show_sentence(console, sentence)
+    for each in used_passages(check):
+        first = each.pieces[0] if each.pieces else None
+        places = filter(None, [first.title, first.source]) if first else ("no text",)
+        console.print(styled((f"[{each.number}] {', '.join(places)}", "dim")))
     console.print(styled("\n", (_in_words(check), "bold")))
     for note in notes_of(check):
         console.print(styled((f"note: {note}", "italic")))

@@ -17,6 +17,7 @@ from selfrag.errors import SelfRAGError
 from selfrag.open import indexes
 from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, check_name, open_engine
+from selfrag.open.grounding import grounding_of
 from selfrag.retrieval.manifest import Manifest
 from selfrag.serial import override
 from selfrag.serve.limits import Access, Limits
@@ -65,7 +66,7 @@ def serve(
     config = limits.check(override(search, changes or [], table="decode"))
     check_name(model.model)
     check_name(model.writer or model.model)
-    calibration = open_calibration(model)
+    calibration, grounding = open_calibration(model), grounding_of(model)
     if index is not None and not indexes.is_postgres(index):
         Manifest.load(index)  # a name that is wrong is told at once
     try:
@@ -86,7 +87,7 @@ def serve(
         return served, open_engine(model, loading)
 
     app.serve(
-        Service(opened, limits, config, calibration),
+        Service(opened, limits, config, calibration, grounding),
         access,
         host=where.host,
         port=where.port,

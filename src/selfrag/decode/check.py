@@ -21,7 +21,7 @@ from selfrag.decode.search import Generate, Lookup, Model
 from selfrag.decode.segment import COLUMNS
 from selfrag.decode.sources import SHORT, Sources, query_of
 from selfrag.decode.wording import compare
-from selfrag.engine.base import Completion, Engine, Request
+from selfrag.engine.base import Completion, Engine, FloatArray, Request
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
 from selfrag.prompt import check_instruction
@@ -30,7 +30,7 @@ from selfrag.retrieval.base import Retriever
 from selfrag.text import has_answer, require_text
 
 MAX_CHARACTERS = 200_000  # of a text: about 1,600 sentences, and an hour of a laptop
-PAIRS_A_CALL = 256  # bounds memory; an engine reads some dozens of rows together anyway
+PAIRS_A_CALL = 128  # bounds memory and how long others wait; engines read dozens together
 LEAST_PASSAGE = 32  # tokens of a passage that must have room beside a sentence
 LEAST_QUOTE = 4  # words: fewer occur word for word by chance
 
@@ -145,7 +145,10 @@ class _Checker:
         checked = [each for each in self.claims.sentences if not self._why_unchecked(each)]
         compared = yield from self._look_up(checked)
         judged: dict[int, list[tuple[Passage, Judgement]]] = {}
-        per_sentence = [self._requests(*each) for each in zip(checked, compared, strict=True)]
+        per_sentence = [
+            pair_requests(self.model, s.text, self.question, passages, self.config)
+            for s, passages in zip(checked, compared, strict=True)
+        ]
         for first, last in _calls([len(pairs) for pairs in per_sentence]):
             if until is not None and clock() > until:
                 break
@@ -157,7 +160,8 @@ class _Checker:
                     (passage, self._judge(sentence, passage, next(done), next(done)))
                     for passage, _ in pairs
                 ]
-        told = tuple(self._told(each, judged) for each in self.claims.sentences)
+        alone = {s.start for s, passages in zip(checked, compared, strict=True) if not passages}
+        told = tuple(self._told(each, judged, alone) for each in self.claims.sentences)
         yield Check(
             claims=self.claims,
             question=self.question,
@@ -185,68 +189,40 @@ class _Checker:
             return sentence.why_not
         return "" if sentence.is_english else "not in English, which is all that is judged"
 
-    def _requests(
-        self, sentence: Sentence, passages: Iterable[Passage]
-    ) -> list[tuple[Passage, tuple[Request, Request]]]:
-        """For every passage what reads IsRel and IsSup; none where the sentence leaves no room."""
-        fmt = self.model.fmt
-        said = fmt.join([sentence.text], continues=True)
-        head = fmt.instruction(self.question or check_instruction(sentence.text))
-        room = self.model.max_context - len(head) - len(said) - 5  # three tokens, two markers
-        room = min(room, self.config.max_passage_tokens)
-        if room < min(LEAST_PASSAGE, self.config.max_passage_tokens):
-            return []
-        asked = []
-        for passage in passages:
-            read = (*head, fmt.ids[Retrieve.YES], *fmt.passage(passage, room))
-            full = (*read, fmt.ids[Relevance.RELEVANT], *said)
-            both = (
-                Request(prefix_ids=read, max_new_tokens=1, watch_ids=fmt.ids.all),
-                Request(prefix_ids=full, max_new_tokens=1, watch_ids=fmt.ids.all),
-            )
-            asked.append((passage, both))
-        return asked
-
     def _judge(
         self, sentence: Sentence, passage: Passage, read: Completion, said: Completion
     ) -> Judgement:
-        return self.grounding.judge(
-            read.watched[0, COLUMNS[Relevance]],
-            said.watched[0, COLUMNS[Support]],
-            compare(statement_of(sentence.text, self.question), passage.title, passage.text),
-        )
+        wording = compare(statement_of(sentence.text, self.question), passage.title, passage.text)
+        return self.grounding.judge(*pair_logprobs(read, said), wording)
 
     def _told(
-        self, sentence: Sentence, judged: dict[int, list[tuple[Passage, Judgement]]]
+        self,
+        sentence: Sentence,
+        judged: dict[int, list[tuple[Passage, Judgement]]],
+        alone: set[int],
     ) -> SentenceCheck:
-        if why := self._why_unchecked(sentence):
-            is_foreign = not sentence.is_english and why != sentence.why_not
-            verdict = Verdict.UNCHECKED if is_foreign else Verdict.NO_CLAIM
-            return SentenceCheck(
-                sentence=sentence,
-                verdict=verdict,
-                reason=why,
-                citations=self._citations(sentence, {}),
-            )
-        if sentence.start not in judged:
-            return SentenceCheck(
-                sentence=sentence,
-                verdict=Verdict.UNCHECKED,
-                reason="the time was over before it was judged",
-                citations=self._citations(sentence, {}),
-            )
-        return self._with_verdict(sentence, judged[sentence.start])
+        """What came of a sentence; `alone`: those that no passage was found for."""
+        verdict, why = Verdict.UNCHECKED, self._why_unchecked(sentence)
+        if why:
+            verdict = Verdict.NO_CLAIM if why == sentence.why_not else Verdict.UNCHECKED
+        elif sentence.start in alone:
+            why = "no passage was found for it"
+        elif sentence.start not in judged:
+            why = "the time was over before it was judged"
+        elif not judged[sentence.start]:
+            why = "it leaves no room for a passage in the model's context"
+        else:
+            return self._with_verdict(sentence, judged[sentence.start])
+        return SentenceCheck(
+            sentence=sentence,
+            verdict=verdict,
+            reason=why,
+            citations=self._citations(sentence, {}),
+        )
 
     def _with_verdict(
         self, sentence: Sentence, judged: Sequence[tuple[Passage, Judgement]]
     ) -> SentenceCheck:
-        if not judged:
-            return SentenceCheck(
-                sentence=sentence,
-                verdict=Verdict.UNCHECKED,
-                reason="no passage was found that has room beside it in the model's context",
-                citations=self._citations(sentence, {}),
-            )
         ranked = sorted(judged, key=lambda pair: -pair[1].probability)
         against = [pair for pair in ranked if pair[1].contradicts]
         best, judgement = next((pair for pair in ranked if not pair[1].contradicts), ranked[0])
@@ -290,6 +266,41 @@ class _Checker:
             return CitationStatus.UNKNOWN
         is_right = max(each.probability for each in own) >= self.grounding.partial
         return CitationStatus.RIGHT if is_right else CitationStatus.WRONG
+
+
+def pair_requests(
+    model: Model,
+    sentence: str,
+    question: str,
+    passages: Iterable[Passage],
+    config: SearchConfig,
+) -> list[tuple[Passage, tuple[Request, Request]]]:
+    """For every passage what reads IsRel and IsSup; none where the sentence leaves no room.
+
+    Both begin alike, and so do those of one sentence: an engine reads that once.
+    """
+    fmt = model.fmt
+    said = fmt.join([sentence], continues=True)
+    head = fmt.instruction(question or check_instruction(sentence))
+    room = model.max_context - len(head) - len(said) - 5  # three tokens, two markers
+    room = min(room, config.max_passage_tokens)
+    if room < min(LEAST_PASSAGE, config.max_passage_tokens):
+        return []
+    asked = []
+    for passage in passages:
+        read = (*head, fmt.ids[Retrieve.YES], *fmt.passage(passage, room))
+        full = (*read, fmt.ids[Relevance.RELEVANT], *said)
+        both = (
+            Request(prefix_ids=read, max_new_tokens=1, watch_ids=fmt.ids.all),
+            Request(prefix_ids=full, max_new_tokens=1, watch_ids=fmt.ids.all),
+        )
+        asked.append((passage, both))
+    return asked
+
+
+def pair_logprobs(read: Completion, said: Completion) -> tuple[FloatArray, FloatArray]:
+    """IsRel (2,) and IsSup (3,) in nats, from the completions of both requests of a pair."""
+    return read.watched[0, COLUMNS[Relevance]], said.watched[0, COLUMNS[Support]]
 
 
 def statement_of(sentence: str, question: str) -> str:

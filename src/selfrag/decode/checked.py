@@ -4,7 +4,6 @@ Knows nothing of how verdicts are found.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -104,9 +103,9 @@ def check_to_json(check: Check) -> dict[str, Any]:
         "summary": summary_of(check),
         "sentences": [_sentence_to_json(each) for each in check.sentences],
         "passages": [
-            _passage_to_json(number, each)
-            for number, pieces in used_passages(check).items()
-            for each in pieces
+            _passage_to_json(each.number, piece)
+            for each in used_passages(check)
+            for piece in each.pieces
         ],
     }
 
@@ -194,11 +193,11 @@ def _passage_to_json(number: int, passage: Passage) -> dict[str, Any]:
     }
 
 
-def used_passages(check: Check) -> Mapping[int, tuple[Passage, ...]]:
+def used_passages(check: Check) -> list[Numbered]:
     """The passages, or their pieces, that a sentence names, by number."""
     named = {number for each in check.sentences for number in (each.best, *each.disagreeing)}
     named |= {number for each in check.sentences for number in each.sentence.numbers}
-    return {each.number: each.pieces for each in check.passages if each.number in named}
+    return [each for each in check.passages if each.number in named]
 
 
 def fixed_text(check: Check) -> str:
@@ -219,9 +218,9 @@ def fixed_text(check: Check) -> str:
     parts.append(text[at:])
     listed = {each.number for each in check.claims.listed}
     lines = [
-        f"[{number}] {_named(pieces[0])}"
-        for number, pieces in used_passages(check).items()
-        if number in added - listed and pieces
+        f"[{each.number}] {_named(each.pieces[0])}"
+        for each in used_passages(check)
+        if each.number in added - listed and each.pieces
     ]
     if not lines:
         return "".join(parts)

@@ -6,9 +6,11 @@ changes. Knows nothing of passages, models or verdicts.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
 
 from selfrag.text import sentence_spans
 
@@ -206,15 +208,16 @@ class _Blocks:
                 if closes.match(self._text[start:end].rstrip("\r\n")):
                     return n
             return len(self._lines) - at
-        if before is not None or not _INDENTED.match(line):
+        # An item that is indented, or goes on after a blank line, is no code.
+        if before is not None or not _INDENTED.match(line) or _ITEM.match(line):
             return 0
-        n_code = 0
-        for start, end in self._lines[at:]:
+        n_code = 1
+        while at + n_code < len(self._lines):
+            start, end = self._lines[at + n_code]
             if not _INDENTED.match(self._text[start:end]):
                 break
             n_code += 1
-        # An item that is indented, or goes on after a blank line, is no code.
-        return 0 if _ITEM.match(line) else n_code
+        return n_code
 
     def _n_table(self, at: int, line: str) -> int:
         if "|" not in line or at + 1 >= len(self._lines):
@@ -268,10 +271,11 @@ _MARK = re.compile(
 # What is taken out of a sentence before it is judged, in the order in which it is looked for.
 # Code comes first: an index in it is no citation.
 _INLINE = re.compile(
-    rf"(?P<code>`+)(?P<in_code>.+?)(?P=code)"
-    rf"|(?P<mark>\s*(?:{_MARK.pattern}))"
-    r"|\s*\[(?:not supported|contradicted by \d+)\]"  # marks that `--fix` made
-    r"|!\[[^\]]*\]\([^()\s]*\)"
+    rf"(?<!`)(?P<code>`++)(?P<in_code>.+?)(?<!`)(?P=code)(?!`)"
+    # Space before a mark is looked at from its start alone: a long run is read once.
+    rf"|(?P<mark>(?:(?<!\s)\s+)?(?:{_MARK.pattern}))"
+    r"|(?:(?<!\s)\s+)?\[(?:not supported|contradicted by \d+)\]"  # marks that `--fix` made
+    r"|!\[[^\]\[]*\]\([^()\s]*\)"
     r"|\[(?P<linked>[^\]\[]+)\]\([^()\s]*\)"
     r"|\*\*+|__+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)|\ufeff"
 )
@@ -296,14 +300,15 @@ def _sentences(text: str, block: _Block, *, otherwise: bool) -> Iterator[Sentenc
     kept, marks, gone = _without_markup(raw, places)
     cleaned = "".join(raw[i] for i in kept)
     is_english = otherwise if len(words_of(cleaned)) < LEAST_WORDS else is_mostly_english(cleaned)
-    before, behind = "", 0
+    before, n_before = "", 0
     for start, end in sentence_spans(cleaned):
         said = " ".join(cleaned[start:end].split())
         last = kept[end - 1] + 1
         while last < len(raw) and gone[last]:
             last += 1
-        own = [mark for at, mark in marks if behind <= at < last]
-        behind = last
+        n_own = bisect_left(marks, last, lo=n_before, key=itemgetter(0)) - n_before
+        own = [mark for _, mark in marks[n_before : n_before + n_own]]
+        n_before += n_own
         yield Sentence(
             text=said,
             start=min([places[kept[start]], *(mark.start for mark in own)]),

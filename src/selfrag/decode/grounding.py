@@ -60,9 +60,10 @@ class Grounding:
 
     `weights`: of `FEATURES`, by name; `bias` is added. Without weights the probability is the
     product of relevance and support, which says little. From `supported` on a claim counts as
-    supported, from `partial` on as partially.
+    supported, from `partial` on as partially. `model`: the weights that they were fitted for.
     """
 
+    model: str = ""
     weights: dict[str, float] = field(default_factory=dict)
     bias: float = 0.0
     supported: Share = 0.5

@@ -1,21 +1,29 @@
 """From the name of a model to the constants by which it checks: `grounding.json` beside weights."""
 
 import json
+import logging
 from pathlib import Path
 
 from selfrag.decode.grounding import FEATURES, Grounding
 from selfrag.errors import BadInput
 from selfrag.files import read_errors
+from selfrag.open.calibrations import weights_name
 from selfrag.open.engines import DEFAULT, ModelOptions, adapter_dir
 from selfrag.serial import from_builtins
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "grounding.json"
 
 
 def grounding_of(model: ModelOptions) -> Grounding:
-    """The constants of a model: those of the package, or of the model's folder; plain ones else."""
+    """The constants beside the weights of a model; the plain ones without any, or of others."""
     folder = adapter_dir() if model.model == DEFAULT else Path(model.model).expanduser()
-    return load_grounding(folder / FILE_NAME)
+    found = load_grounding(path := folder / FILE_NAME)
+    if found.is_fitted and found.model != weights_name(model):
+        logger.warning("%s was fitted for other weights and is not used", path)
+        return Grounding()
+    return found
 
 
 def load_grounding(path: Path) -> Grounding:

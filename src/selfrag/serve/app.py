@@ -20,14 +20,14 @@ from selfrag.serve.guard import Guard
 from selfrag.serve.limits import Access
 from selfrag.serve.metrics import CONTENT_TYPE, Metrics
 from selfrag.serve.openai import ChatRequest, CompletionRequest, ResponseRequest
-from selfrag.serve.schema import AskRequest, RescoreRequest, SearchRequest, components
+from selfrag.serve.schema import AskRequest, CheckRequest, RescoreRequest, SearchRequest, components
 from selfrag.serve.service import Service
 
 logger = logging.getLogger(__name__)
 
 
 _REQUESTS = (
-    *(AskRequest, RescoreRequest, SearchRequest),
+    *(AskRequest, CheckRequest, RescoreRequest, SearchRequest),
     *(ChatRequest, CompletionRequest, ResponseRequest),
 )
 

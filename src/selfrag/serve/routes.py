@@ -21,9 +21,11 @@ from selfrag.errors import BadInput
 from selfrag.indexing import Changes, Outcome
 from selfrag.ingest.faults import Skipped
 from selfrag.progress import Progress
+from selfrag.retrieval.base import as_passages
 from selfrag.serve.faults import NotThere, told_error
 from selfrag.serve.schema import (
     AskRequest,
+    CheckRequest,
     RescoreRequest,
     SearchRequest,
     answer_view,
@@ -153,6 +155,18 @@ def _view(
     written = [event.node for event in events if isinstance(event, CandidateEvent)]
     others = disagreements(best or found, written)
     return answer_view(answer, model=service.engine.name, index=service.index.name, others=others)
+
+
+@router.post("/v1/check", tags=["ask"], openapi_extra=described(CheckRequest))
+async def check(request: Request) -> Response:
+    """What supports each sentence of a text, what contradicts it, and where. Nothing is written."""
+    service = service_of(request)
+    asked = read(CheckRequest, await request.body())
+    passages = None if asked.passages is None else as_passages(asked.passages)
+    config = replace(service.config, top_k=asked.top_k)
+    job = await service.check(asked.text, asked.question, passages, config)
+    checked: Any = (await finished(request, service, job))[-1]
+    return reply({**checked.to_dict(), "model": service.engine.name})
 
 
 @router.post("/v1/rescore", tags=["ask"], openapi_extra=described(RescoreRequest))

@@ -53,6 +53,16 @@ class SearchRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """A text, what it answers, and what to compare it with: passages, else those of the index."""
+
+    text: str
+    question: str = ""
+    passages: list[str | Passage] | None = None
+    top_k: Count = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreRequest:
     """The rows of a trace, and what decides now; `threshold` null: the emitted token."""
 

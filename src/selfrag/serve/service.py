@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 
 from selfrag.decode.answer import Answer, collect_answers
 from selfrag.decode.calibration import Calibration
+from selfrag.decode.check import check_steps
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search_one
 from selfrag.decode.events import Event
+from selfrag.decode.grounding import Grounding
 from selfrag.engine.base import Engine
 from selfrag.errors import BadInput, SelfRAGError
+from selfrag.passage import Passage
 from selfrag.prompt import Turn
 from selfrag.serve.batcher import Batcher, Job
 from selfrag.serve.index import ServedIndex
@@ -76,6 +79,7 @@ class Service:
     limits: Limits
     config: SearchConfig = field(default_factory=SearchConfig)
     calibration: Calibration | None = None
+    grounding: Grounding = field(default_factory=Grounding)
     on_failure: Callable[[BaseException], None] = lambda error: None
     loading: Loading = field(default_factory=Loading)
     n_streams: int = 0
@@ -129,11 +133,7 @@ class Service:
     ) -> Question:
         """A question in the queue; raises `BadInput` for what cannot be asked, `Busy`."""
         n_chars = self.limits.question_chars
-        if len(text) > n_chars:
-            raise BadInput(
-                f"cannot answer: the question has {len(text)} characters; expected at most "
-                f"{n_chars}, so shorten it"
-            )
+        _require_short(text, "question", n_chars)
         config = self.limits.check(config)
         self.batcher.require_room()
         turns = bounded_history(history, n_chars)
@@ -147,6 +147,34 @@ class Service:
         question = begin() if n_read <= _SHORT else await asyncio.to_thread(begin)
         self.batcher.submit(question.job)
         return question
+
+    async def check(
+        self, text: str, question: str, passages: list[Passage] | None, config: SearchConfig
+    ) -> Job:
+        """The check of a text in the queue; raises `BadInput` for what cannot be checked, `Busy`.
+
+        Sentences for which the time of a request does not suffice are told as not checked.
+        """
+        _require_short(text, "text", self.limits.question_chars)
+        _require_short(question, "question", self.limits.question_chars)
+        config = self.limits.check(config)
+        self.batcher.require_room()
+        model, grounding = self.batcher.model, self.grounding
+
+        def begin() -> Job:
+            steps = check_steps(
+                text,
+                model=model,
+                question=question,
+                passages=passages,
+                grounding=grounding,
+                config=config,
+            )
+            return Job(steps, is_streamed=False)
+
+        job = await asyncio.to_thread(begin)
+        self.batcher.submit(job)
+        return job
 
     @property
     def patience_s(self) -> float:
@@ -178,3 +206,11 @@ class Service:
                 "ask again when /ready says so"
             )
         return self._open
+
+
+def _require_short(text: str, what: str, n_chars: int) -> None:
+    if len(text) > n_chars:
+        raise BadInput(
+            f"cannot answer: the {what} has {len(text)} characters; expected at most {n_chars}, "
+            "so shorten it"
+        )
