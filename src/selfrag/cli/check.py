@@ -43,7 +43,7 @@ def check(
     fix: Annotated[
         bool, typer.Option("--fix", help="Print the text with citations and marks added.")
     ] = False,
-    model: ModelOptions,
+    model: Annotated[ModelOptions, options.Without({"calibration", "writer", "writer_key_env"})],
     search: Annotated[SearchConfig, options.Only({"top_k", "max_seconds"})],
     as_json: options.Json = False,
     given: options.Given,
