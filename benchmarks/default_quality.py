@@ -21,7 +21,7 @@ from corpus import Bm25, CachedEngine, Question, dev_questions, dev_rows
 from selfrag.cli.console import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
-from selfrag.decode.events import CandidateEvent, Event, FinishEvent, GateEvent
+from selfrag.decode.events import CandidateEvent, Event, GateEvent
 from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
@@ -212,20 +212,10 @@ def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, floa
 def save_both_branches(
     path: Path, questions: Sequence[Question], always: Sequence[Event], never: Sequence[Event]
 ) -> None:
-    """One trace in which every question holds its candidates with and without passages.
-
-    `selfrag rescore` chooses among them for any threshold.
-    """
-    events: list[Event] = []
-    for event in always:
-        if isinstance(event, FinishEvent):
-            events += [
-                other
-                for other in never
-                if isinstance(other, CandidateEvent) and other.question == event.question
-            ]
-        events.append(event)
-    save_trace(path, [q.text for q in questions], events, answers=[q.answers for q in questions])
+    """Both searches of every question, which `selfrag rescore` reads as one with two branches."""
+    for events in (always, never):
+        texts, golds = [q.text for q in questions], [q.answers for q in questions]
+        save_trace(path, texts, events, answers=golds)
 
 
 def measure(
