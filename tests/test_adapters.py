@@ -41,6 +41,7 @@ def test_an_answer_without_passages_cites_nothing_and_says_so():
     assert citations_of(answer) == []
     assert facts_of(answer) == {
         "verdict": "answered without retrieval: nothing is cited",
+        "probability": None,
         "support": None,
         "abstained": False,
         "retrieved": False,

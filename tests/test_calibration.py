@@ -27,7 +27,7 @@ from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
 from selfrag.files import write_json
 from selfrag.open import calibrations
-from selfrag.open.engines import ModelOptions, adapter_dir
+from selfrag.open.engines import DEFAULT, ModelOptions, adapter_dir
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.trace.candidates import recorded_questions
@@ -303,6 +303,14 @@ def test_a_calibration_of_other_weights_is_refused(tmp_path):
         calibrations.open_calibration(options)
     write_json(tmp_path / "c.json", calibration(model=tmp_path.name))
     assert calibrations.open_calibration(options) == calibration(model=tmp_path.name)
+
+
+def test_the_default_weights_ship_with_their_own():
+    found = calibrations.open_calibration(ModelOptions())
+    assert found is not None
+    assert found.model == calibrations.weights_name(ModelOptions(model=DEFAULT))
+    assert found.quality.n >= 400
+    assert found.quality.ece_after < found.quality.ece_before
 
 
 def test_other_models_have_none_unless_it_is_named(tmp_path):

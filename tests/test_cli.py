@@ -232,6 +232,8 @@ def scripted(monkeypatch):
     engine = ScriptedEngine(ScriptedTokenizer(), table)
     retriever = FixedRetriever({"Who?": hits})
     monkeypatch.setattr(indexes, "load", lambda path, model, progress: (retriever, engine))
+    # That of the default weights says nothing of this model.
+    monkeypatch.setattr("selfrag.cli.ask.open_calibration", lambda model: None)
 
 
 def test_an_answer_as_json_holds_what_is_documented(run, scripted):

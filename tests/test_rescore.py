@@ -18,7 +18,7 @@ from selfrag.errors import BadInput, ConfigError
 from selfrag.reflection import Retrieve
 from selfrag.trace.candidates import Traces, recorded_questions
 from selfrag.trace.file import load_trace, save_trace
-from selfrag.trace.rescore import MAX_VALUES, Grid, choose, load_traces, rescore
+from selfrag.trace.rescore import MAX_VALUES, Grid, choose, load_traces, rescore, weight_row
 
 WIDE = 1000
 
@@ -346,6 +346,12 @@ def test_a_trace_without_questions_is_refused(tmp_path):
     (tmp_path / "t").touch()
     with pytest.raises(BadInput, match="no finished search is recorded"):
         load_traces(tmp_path / "t")
+
+
+def test_a_grid_without_values_is_that_of_a_search():
+    weights = ScoreWeights()
+    assert Grid().weights.tolist() == [weight_row(weights).tolist()]
+    assert Grid.parse() == Grid(threshold=(SearchConfig().threshold,))
 
 
 @pytest.mark.parametrize(

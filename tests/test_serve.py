@@ -72,7 +72,7 @@ def test_a_trace_is_rescored_without_the_model(server):
     assert same["answer"]["answer"] == "Titan is a moon of Saturn."
     assert same["node"] == next(row["best"] for row in trace if row["type"] == "finish")
     # Without any weight all candidates tie, and the first one written wins.
-    weights = dict.fromkeys(("relevance", "support", "utility", "sequence"), 0)
+    weights = dict.fromkeys(("relevance", "support", "utility", "sequence", "retrieval"), 0)
     tied = server.client.post("/v1/rescore", json={"trace": trace, "weights": weights}).json()
     assert {each["score"] for each in tied["candidates"]} == {0.0}
     # Above the gate's number nothing would have been retrieved, and that was not searched.

@@ -40,7 +40,7 @@ MAX_SETTINGS = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """All combinations of the values given for each setting; defaults are the paper's.
+    """All combinations of the values given for each setting; defaults are those of a search.
 
     `threshold` in [0, 1], None decides by the emitted token; weights are at least 0. Settings are
     ordered with `threshold` slowest and `w_ret` fastest, each in the order of its values.
