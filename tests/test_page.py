@@ -94,6 +94,8 @@ def page_engine(gate):
             return say(
                 {"[Irrelevant]": 0.9, "[Relevant]": 0.1}, "Beside the point.", "[Utility:1]", END
             )
+        if "fence" in surface.rpartition("</paragraph>")[2]:  # judged by the passage of the other
+            return say({"[No support / Contradictory]": 0.9})
         if surface.endswith("[No Retrieval]"):
             return say("Good day.", "[Utility:5]", END)
         if "Break" in question:
@@ -284,6 +286,7 @@ def test_the_reader_is_told_when_sources_disagree(page):
     ask(page, "Who painted the fence?")
     notice = page.locator(".notice", has_text="Sources disagree")
     expect(notice).to_contain_text("ann: Ann. Ann painted the fence in spring.")
+    expect(notice).to_contain_text("bob: Bob. Bob painted the fence.")
     notice.get_by_role("button", name="ann").click()
     expect(page.locator("blockquote")).to_have_text(DOCUMENTS["ann.txt"])
 

@@ -15,8 +15,8 @@ from selfrag.decode.events import (
     RetrievalEvent,
 )
 from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.query import follow_up_query
 from selfrag.decode.score import ScoreWeights
-from selfrag.decode.search import follow_up_query
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit, Passage

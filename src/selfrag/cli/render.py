@@ -39,13 +39,16 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 def show_answer(console: Console, answer: Answer) -> None:
     """Answer with `[n]`, the cited passages with their sources, and a one-line verdict."""
     console.print(styled((_headline(answer), "bold")))
+    shown = {*answer.citations, *(n for claim in answer.conflict for n in claim.citations)}
     for number, hit in enumerate(answer.passages, start=1):
-        if answer.citations and number not in answer.citations:
+        if answer.citations and number not in shown:
             continue  # read, and judged irrelevant
         title, place = _named(hit.passage)
         console.print(styled(f"\n[{number}] ", (title, "bold"), "  ", (place, "dim")))
         console.print(styled(_shorten(hit.passage.text, 400)))
     console.print(styled("\n", (answer.verdict, "italic")))
+    if answer.disagreement:
+        console.print(styled((answer.disagreement, "yellow")))
     if answer.stopped_by:
         console.print(styled((f"stopped early: {answer.stopped_by} was reached", "italic")))
 

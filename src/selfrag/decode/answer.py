@@ -8,8 +8,9 @@ from selfrag.decode.calibration import Calibration
 from selfrag.decode.choices import choice_of
 from selfrag.decode.closed_set import vote, voters
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.disagreement import opening
 from selfrag.decode.drive import search
-from selfrag.decode.events import CandidateEvent, Event, FinishEvent, Usage
+from selfrag.decode.events import CandidateEvent, Event, FinishEvent, Side, Usage
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node, least_support
 from selfrag.decode.score import FULL, PARTIAL, SegmentScores
@@ -31,6 +32,21 @@ class AnswerSegment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One of several answers that sources give and that exclude one another.
+
+    `answer` is the short one, `text` the segment that gives it, `citations` count into
+    `Answer.passages`. `support` is that by its own passages, `elsewhere` the most by another's.
+    """
+
+    answer: str
+    text: str
+    citations: tuple[int, ...]
+    support: float | None
+    elsewhere: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """An answer to one question. `passages` holds the hits read on the way, in order.
 
@@ -39,7 +55,8 @@ class Answer:
     the answer is right, or would have been, where a calibration speaks of it; `min_probability` as
     in the settings. `choices`: the sum of
     scores for each answer of a closed set that a candidate gave, best first; where none gave one,
-    `choices_rated`, the share of each by its likelihood.
+    `choices_rated`, the share of each by its likelihood. `conflict`: what sources say that exclude
+    one another, the answer's own first.
     """
 
     question: str
@@ -54,6 +71,7 @@ class Answer:
     min_probability: float | None = None
     choices: dict[str, float]
     choices_rated: bool = False
+    conflict: tuple[Claim, ...] = ()
 
     @property
     def retrieved(self) -> bool:
@@ -126,7 +144,16 @@ class Answer:
         is_cut = bool(self.segments) and self.segments[-1].truncated
         if self.stopped_by or is_cut:
             said += f"; incomplete, ended by {self.stopped_by or 'max_new_tokens'}"
-        return said
+        return f"{said}; sources disagree" if self.conflict else said
+
+    @property
+    def disagreement(self) -> str:
+        """One line for people: what sources say that exclude one another; empty where none do."""
+        said = [
+            f"{claim.answer} {''.join(f'[{n}]' for n in claim.citations)}"
+            for claim in self.conflict
+        ]
+        return f"Sources disagree: {'; '.join(said)}" if said else ""
 
     def _withheld(self) -> str:
         bound, found = self.min_probability, self.probability
@@ -245,6 +272,7 @@ def build_answer(
         votes = vote([n.text for n in voting], [n.path_score for n in voting], config.choices)
         best = _giving(next(iter(votes), None), [best, *finish.beam], voting, config) or best
     segments, passages = _read_along(best)
+    conflict = _claims(finish.conflict, best, passages)
     if finish.abstained:
         dropped = sorted(candidates, key=lambda node: -node.path_score)
         shown = next(iter((*finish.beam, *dropped)), best)
@@ -262,6 +290,30 @@ def build_answer(
         min_probability=None if config is None else config.min_probability,
         choices=votes or finish.likelihoods,
         choices_rated=not votes and bool(finish.likelihoods),
+        conflict=conflict,
+    )
+
+
+def _claims(sides: Sequence[Side], best: Node, passages: dict[str, Hit]) -> tuple[Claim, ...]:
+    """What each side says; passages of rivals are added, so that they can be cited.
+
+    Nothing where another path than that of the first side is the answer.
+    """
+    if not sides or not best.path or best.path[0].id != sides[0].node.id:
+        return ()
+    for side in sides:
+        for hit in side.node.hits:
+            passages.setdefault(hit.passage.id, hit)
+    numbers = {passage_id: n for n, passage_id in enumerate(passages, start=1)}
+    return tuple(
+        Claim(
+            answer=opening(side.node.text),
+            text=side.node.text,
+            citations=tuple(numbers[hit.passage.id] for hit in side.node.hits),
+            support=side.node.support,
+            elsewhere=side.elsewhere,
+        )
+        for side in sides
     )
 
 
@@ -320,6 +372,7 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "stopped_by": answer.stopped_by,
         "choices": answer.choices,
         "choices_rated": answer.choices_rated,
+        "conflict": [asdict(claim) for claim in answer.conflict],
         "usage": {"tokens": answer.usage.n_tokens, "passages": answer.usage.n_passages},
     }
 

@@ -72,6 +72,17 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Side:
+    """One of several answers that exclude one another, by the first segment that gives it.
+
+    `elsewhere`: the most support that its text has from a passage of another side, in [0, 1].
+    """
+
+    node: Node
+    elsewhere: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FinishEvent:
     """The search for one question is over.
 
@@ -80,7 +91,8 @@ class FinishEvent:
     search early, if one did. `abstained`: no hypothesis reached `min_support`, all were
     contradicted, or the best is under `min_probability`. `likelihoods`: the share of every choice
     of a closed set that no candidate named. `probability`: that the best hypothesis is right, said
-    or not; None where no calibration speaks of it.
+    or not; None where no calibration speaks of it. `conflict`: the answers that sources give and
+    that exclude one another, that of `best` first; empty where none does.
     """
 
     question: int
@@ -92,6 +104,7 @@ class FinishEvent:
     abstained: bool = False
     likelihoods: dict[str, float] = field(default_factory=dict)
     probability: float | None = None
+    conflict: tuple[Side, ...] = ()
 
 
 Event = (

@@ -125,6 +125,11 @@ class Node:
         return self.support is not None and self.support >= min_support
 
     @property
+    def read_ids(self) -> set[str]:
+        """The ids of all passages read on the path."""
+        return {hit.passage.id for each in self.path for hit in each.hits}
+
+    @property
     def path(self) -> tuple["Node", ...]:
         """The nodes from the first segment to this one; empty at the root."""
         return tuple(reversed([node for node in self._upward() if node.segment is not None]))

@@ -17,18 +17,21 @@ from selfrag.decode.calibration import Calibration
 from selfrag.decode.choices import choice_of
 from selfrag.decode.closed_set import Rating, voters
 from selfrag.decode.config import QueryPolicy, SearchConfig
+from selfrag.decode.disagreement import MAX_RIVALS, CrossJudgement, disagreements
 from selfrag.decode.events import (
     CandidateEvent,
     Event,
     FinishEvent,
     GateEvent,
     RetrievalEvent,
+    Side,
     SkipEvent,
     Usage,
 )
 from selfrag.decode.gate import Gate, RetrievalMode, decide
 from selfrag.decode.node import Node
 from selfrag.decode.passages import as_read
+from selfrag.decode.query import follow_up_query
 from selfrag.decode.score import relevance_score, retrieval_score
 from selfrag.decode.segment import COLUMNS, cut_segment
 from selfrag.engine.base import Completion, Engine, Request, SegmentTask
@@ -36,8 +39,6 @@ from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Relevance, Retrieve
-
-FOLLOW_UP_WORDS = 40  # of an earlier answer, in what is searched for a follow-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +147,6 @@ class _Step:
         return self.fresh and len(self.hits) == 1
 
 
-def follow_up_query(query: str, history: Sequence[Turn]) -> str:
-    """What is searched for a question: alone, or around the last two turns with their answers.
-
-    "When was he born?" is about somebody that an answer names. The question comes first and last:
-    encoders read the beginning of a text only, and it should weigh as much as what was said before.
-    """
-    if not history:
-        return query
-    said = [
-        text
-        for turn in history[-2:]
-        for text in (turn.question.strip(), *turn.answer.split()[:FOLLOW_UP_WORDS])
-    ]
-    return " ".join([query, *said, query])
-
-
 class _Search:
     """One question being answered: what has been spent, and why the search ended early if it did.
 
@@ -264,7 +249,7 @@ class _Search:
         reads: dict[int, tuple[Hit, ...]] = {}  # by the id of the node that reads
         ended: dict[int, Node] = {}
         for node, hits in zip(asking, found, strict=True):
-            known = set() if config.repeat else _read_before(node)
+            known = set() if config.repeat else node.read_ids
             new = [hit for hit in hits if hit.passage.id not in known][: config.top_k]
             read = tuple(as_read(hit, self.fmt, config.max_passage_tokens) for hit in new[:n_left])
             out_of_passages, over_budget = bool(hits and not new), bool(new and not read)
@@ -287,7 +272,7 @@ class _Search:
             return []
         if self.passages is not None:
             return [self.passages] * len(asking)
-        known = [set() if self.config.repeat else _read_before(node) for node in asking]
+        known = [set() if self.config.repeat else node.read_ids for node in asking]
         top_k = self.config.top_k + max(map(len, known))
         found: list[Sequence[Hit]] = yield Lookup([self._query(node) for node in asking], top_k)
         return found
@@ -456,6 +441,7 @@ class _Search:
         likelihoods: dict[str, float] = {}
         if config.choices and not abstained and self.stopped_by is None:
             likelihoods = yield from self._likelihoods(voters(first_level, config))
+        conflict = yield from self._conflict(best, first_level)
         return FinishEvent(
             question=self.number,
             best=best,
@@ -466,7 +452,22 @@ class _Search:
             abstained=abstained,
             likelihoods=likelihoods,
             probability=probability,
+            conflict=conflict,
         )
+
+    def _conflict(
+        self, best: Node, first_level: Sequence[Node]
+    ) -> Generator[Ask | Event, Any, tuple[Side, ...]]:
+        """The answers that exclude one another, where the budget allows to judge them."""
+        is_open = not self.config.choices and self.stopped_by is None
+        rivals = disagreements(best, first_level)[:MAX_RIVALS] if is_open else []
+        n_tokens = 2 * len(rivals)
+        if not 0 < n_tokens <= self._tokens_left(n_tokens):
+            return ()
+        judgement = CrossJudgement(best, rivals, self.fmt)
+        done = yield Generate(judgement.requests)
+        self._pay(n_tokens=n_tokens)
+        return judgement.sides(done)
 
     def _probability(self, best: Sequence[Node], first_level: Sequence[Node]) -> float | None:
         """That the path is right, where there is one and a calibration speaks of it."""
@@ -499,7 +500,3 @@ class _Search:
         shares = rating.shares((yield Generate(rating.requests)))
         self._pay(n_tokens=n_tokens)
         return shares
-
-
-def _read_before(node: Node) -> set[str]:
-    return {hit.passage.id for each in node.path for hit in each.hits}

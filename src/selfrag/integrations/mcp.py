@@ -157,8 +157,10 @@ def _shown_answer(answer: Answer) -> CallToolResult:
         abstained=answer.abstained,
         sources=sources,
     )
-    cited = [each for each in sources if each.number in answer.citations or answer.abstained]
-    return _result("\n\n".join(filter(None, [said, answer.verdict, _listed(cited)])), asked)
+    used = {*answer.citations, *(n for claim in answer.conflict for n in claim.citations)}
+    cited = [each for each in sources if each.number in used or answer.abstained]
+    told = [said, answer.verdict, answer.disagreement, _listed(cited)]
+    return _result("\n\n".join(filter(None, told)), asked)
 
 
 def _shown_check(check: Check) -> CallToolResult:

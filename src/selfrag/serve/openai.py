@@ -164,6 +164,9 @@ def by_citation(answer: Answer) -> Answer:
     cited = [number for number in answer.citations if 1 <= number <= n_passages]
     order = [*cited, *(n for n in range(1, n_passages + 1) if n not in cited)]
     new = {number: place for place, number in enumerate(order, start=1)}
+    claims = tuple(
+        replace(each, citations=tuple(new[n] for n in each.citations)) for each in answer.conflict
+    )
     segments = tuple(
         # Only what was retrieved for this question can be cited.
         replace(
@@ -174,7 +177,7 @@ def by_citation(answer: Answer) -> Answer:
         for each in answer.segments
     )
     passages = tuple(answer.passages[number - 1] for number in order)
-    return replace(answer, segments=segments, passages=passages)
+    return replace(answer, segments=segments, passages=passages, conflict=claims)
 
 
 def _unlinked(text: str) -> str:

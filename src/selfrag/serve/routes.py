@@ -14,8 +14,7 @@ from starlette.datastructures import UploadFile
 
 from selfrag.decode.answer import Answer
 from selfrag.decode.calibration import Calibration
-from selfrag.decode.disagreement import disagreements
-from selfrag.decode.events import CandidateEvent, Event, FinishEvent
+from selfrag.decode.events import Event
 from selfrag.decode.node import Node
 from selfrag.errors import BadInput
 from selfrag.indexing import Changes, Outcome
@@ -127,7 +126,7 @@ async def ask(request: Request) -> Response:
     events = await finished(request, service, question.job)
     encoder = TraceEncoder([question.text], config=question.config)
     rows = [*encoder.question_rows, *(row for event in events for row in encoder.rows_of(event))]
-    return reply({"answer": _view(service, question.answer(events), events), "trace": rows})
+    return reply({"answer": _view(service, question.answer(events)), "trace": rows})
 
 
 async def _asked(request: Request, service: Service, question: Question) -> AsyncIterator[bytes]:
@@ -142,19 +141,13 @@ async def _asked(request: Request, service: Service, question: Question) -> Asyn
             yield b"".join(sse(row, row["type"]) for row in rows) or KEEP_ALIVE
             if (node := best_kept(new)) is not None:
                 yield sse(segment_view(node, encoder.serial_of(node)), "segment")
-        yield sse(_view(service, question.answer(events), events), "answer")
+        yield sse(_view(service, question.answer(events)), "answer")
     except Exception as error:
         yield sse(told_error(request, error), "error")
 
 
-def _view(
-    service: Service, answer: Answer, events: Sequence[Event], best: Node | None = None
-) -> dict[str, Any]:
-    """The answer of a search, beside what else its passages say; `best` ends another path."""
-    found = next(event.best for event in events if isinstance(event, FinishEvent))
-    written = [event.node for event in events if isinstance(event, CandidateEvent)]
-    others = disagreements(best or found, written)
-    return answer_view(answer, model=service.engine.name, index=service.index.name, others=others)
+def _view(service: Service, answer: Answer) -> dict[str, Any]:
+    return answer_view(answer, model=service.engine.name, index=service.index.name)
 
 
 @router.post("/v1/check", tags=["ask"], openapi_extra=described(CheckRequest))
@@ -205,7 +198,7 @@ def _rescored(service: Service, asked: RescoreRequest) -> dict[str, Any]:
     if chosen is not None:
         probability = _probability(service.calibration, questions[0], chosen.leaf)
         answer = replace(chosen.answer, probability=probability)
-        view = _view(service, answer, trace.events, chosen.leaf)
+        view = _view(service, answer)
     return {
         "answer": view,
         "node": None if chosen is None else chosen.leaf.id,

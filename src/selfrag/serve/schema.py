@@ -134,13 +134,8 @@ def hit_view(hit: Hit) -> dict[str, Any]:
     return {**passage_view(hit.passage), "score": hit.score, "rank": hit.rank}
 
 
-def answer_view(
-    answer: Answer, *, model: str, index: str, others: Sequence[Node] = ()
-) -> dict[str, Any]:
-    """The documented answer with what the server knows beside: evidence, places and confidence.
-
-    `others` are what passages say that support another answer.
-    """
+def answer_view(answer: Answer, *, model: str, index: str) -> dict[str, Any]:
+    """The documented answer with what the server knows beside: evidence, places and confidence."""
     view = answer_to_json(answer)
     for told, segment in zip(view["segments"], answer.segments, strict=True):
         told["evidence"] = evidence(segment, answer.passages)
@@ -151,16 +146,10 @@ def answer_view(
         "support": answer.support,
         "utility": answer.utility,
         "low_confidence": is_unsure(answer),
-        "disagreements": [_other_view(node) for node in others],
         "model": model,
         "index": index,
     }
     return view
-
-
-def _other_view(node: Node) -> dict[str, str]:
-    passage = node.hits[0].passage
-    return {"text": node.text, "passage_id": passage.id, "title": passage.title}
 
 
 def evidence(segment: AnswerSegment, passages: Sequence[Hit]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from selfrag.decode.events import (
     GateEvent,
     PruneEvent,
     RetrievalEvent,
+    Side,
     Usage,
 )
 from selfrag.decode.gate import Gate
@@ -202,6 +203,7 @@ class _Seen:
     beam: set[int] = field(default_factory=set)
     forbidden: set[int] = field(default_factory=set)
     found_nothing: bool = False
+    conflict: tuple[Side, ...] = ()
     ended: bool = False
 
     def take(self, event: Event) -> None:
@@ -217,6 +219,7 @@ class _Seen:
             self.forbidden.add(event.node.id)
         elif isinstance(event, FinishEvent):
             self._take_beam(event.beam)
+            self.conflict = event.conflict
             self.ended = True
 
     def _take_beam(self, beam: Sequence[Node]) -> None:
@@ -259,7 +262,9 @@ def _recorded(question: TracedQuestion, events: Iterable[Event]) -> RecordedQues
 
 
 def _candidate(question: TracedQuestion, leaf: Node, gate: Gate, seen: _Seen) -> Candidate:
-    finish = FinishEvent(question=0, best=leaf, gate=gate, beam=(leaf,), usage=Usage())
+    finish = FinishEvent(
+        question=0, best=leaf, gate=gate, beam=(leaf,), usage=Usage(), conflict=seen.conflict
+    )
     reads = bool(leaf.path[0].hits)
     return Candidate(
         leaf=leaf,

@@ -64,7 +64,7 @@ _KIND_OF = {
 _TYPE_OF: dict[type, str] = {kind: name for name, kind in _KIND_OF.items()}
 _TOKEN_OF = {token.value: token for token in REFLECTION_TOKENS}
 # What traces of earlier versions lack; see also `with_retrieval`.
-_LATER: Row = {"likelihoods": {}, "retrieval": None, "probability": None}
+_LATER: Row = {"likelihoods": {}, "retrieval": None, "probability": None, "conflict": ()}
 # How many log-probabilities a field holds.
 _SIZES = {
     "next_retrieve": len(Retrieve),

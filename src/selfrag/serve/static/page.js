@@ -224,13 +224,14 @@ function notices({ answer, search, missing, again }) {
   else if (answer.retrieved && answer.support === null) found.push(notice("Nothing was supported", "The model judged no passage to answer the question. Do not rely on this text."));
   else if (answer.low_confidence) found.push(notice("Low confidence", "The passages do not carry this answer well. Read them before you rely on it."));
   if (!answer.retrieved && answer.answer) found.push(notice("From the model's memory", "No document was read, so nothing is cited. Small models are often wrong here."));
-  if (answer.disagreements?.length) {
-    const others = answer.disagreements.map((other) => {
-      const node = search.candidates.map((each) => search.nodes.get(each)).find(({ hits, segment }) => hits[0]?.id === other.passage_id && segment.text === other.text);
-      const open = (event) => showPassage(node.hits[0], node.segment, { by: event.currentTarget });
-      return h("li", {}, h("button", { type: "button", className: "quiet from", onclick: open }, other.title || "Another passage"), `: ${other.text}`);
+  if (answer.conflict?.length) {
+    const sides = answer.conflict.map((side) => {
+      const hit = answer.passages[side.citations[0] - 1];
+      const node = search.candidates.map((each) => search.nodes.get(each)).find(({ hits, segment }) => hits[0]?.id === hit.id && segment.text === side.text);
+      const open = (event) => showPassage(hit, node?.segment ?? { text: side.text }, { by: event.currentTarget });
+      return h("li", {}, h("button", { type: "button", className: "quiet from", onclick: open }, `[${side.citations[0]}] ${hit.title || "A passage"}`), `: ${side.text}`);
     });
-    found.push(h("div", { className: "notice" }, h("b", {}, "Sources disagree"), "Other passages support something else:", h("ul", {}, others)));
+    found.push(h("div", { className: "notice" }, h("b", {}, "Sources disagree"), "Each supports its own answer, and not the other:", h("ul", {}, sides)));
   }
   if (answer.stopped_by) found.push(notice("Incomplete", `The search was ended early: ${answer.stopped_by} was reached.`));
   return found;
