@@ -156,15 +156,32 @@ def test_a_passage_of_an_index_gets_a_number_when_it_is_named():
 
 def test_a_sentence_that_points_back_is_searched_with_the_one_before():
     index = Everything(TITAN)
-    text = "It is old. Titan is a large moon. It was found in 1655. Titan is a cold moon. Saturn."
+    text = "It is old. Titan is a large moon. It was found in 1655. Titan is a cold moon. "
+    text += "This is known by now. Saturn."
     found_by(index, text, question="Which moon?")
     assert index.queries == [
         "Which moon? It is old.",
         "Titan is a large moon.",
-        "Titan is a large moon. It was found in 1655.",
+        "Titan was found in 1655.",
         "Titan is a cold moon.",
+        "Titan is a cold moon. This is known by now.",
         "Which moon? Saturn.",
     ]
+
+
+def test_a_pronoun_is_searched_for_and_judged_as_what_it_stands_for():
+    index, model = Everything(TITAN), engine()
+    (found,) = check_texts(
+        ["Titan is old. It is the largest moon of Jupiter."],
+        engine=model,
+        retriever=index,
+        grounding=WORDS,
+    )
+    claim = "Titan is the largest moon of Jupiter."
+    assert index.queries[1] == claim
+    surface = model.tokenizer.surface(model.calls[0][-1].prompt_ids)
+    assert f"Check this claim: {claim}\n" in surface and surface.endswith(f"[Relevant]{claim}")
+    assert found.sentences[1].sentence.text == "It is the largest moon of Jupiter."
 
 
 def test_citations_into_the_passages_given_are_verified():

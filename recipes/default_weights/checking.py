@@ -120,16 +120,15 @@ def fit_grounding(scored: Sequence[ScoredPair]) -> Grounding:
     weights *= len(weights) / weights.sum()
     coefficients, bias = _logistic(x, y, weights)
     probs = 1 / (1 + np.exp(-(x @ coefficients + bias)))
-    supported = best_threshold(probs, y, weights)
     lines = np.array([each.name in ("wice", "factcheck_bench") for each in scored])
     in_part = np.array([each.pair.support is not Support.NONE for each in scored])
+    supported = Grounding().supported  # as likely as not
     partial = best_threshold(probs[lines], in_part[lines], weights[lines]) if lines.any() else 0.0
     return Grounding(
         weights={
             name: round(float(w), 4) for name, w in zip(FEATURES, coefficients, strict=True) if w
         },
         bias=round(bias, 4),
-        supported=round(supported, 3),
         partial=round(min(partial, supported), 3),
     )
 

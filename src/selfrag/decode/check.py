@@ -146,7 +146,7 @@ class _Checker:
         compared = yield from self._look_up(checked)
         judged: dict[int, list[tuple[Passage, Judgement]]] = {}
         per_sentence = [
-            pair_requests(self.model, s.text, self.question, passages, self.config)
+            pair_requests(self.model, s.claim, self.question, passages, self.config)
             for s, passages in zip(checked, compared, strict=True)
         ]
         for first, last in _calls([len(pairs) for pairs in per_sentence]):
@@ -192,7 +192,7 @@ class _Checker:
     def _judge(
         self, sentence: Sentence, passage: Passage, read: Completion, said: Completion
     ) -> Judgement:
-        wording = compare(statement_of(sentence.text, self.question), passage.title, passage.text)
+        wording = compare(statement_of(sentence.claim, self.question), passage.title, passage.text)
         return self.grounding.judge(*pair_logprobs(read, said), wording)
 
     def _told(
@@ -239,7 +239,7 @@ class _Checker:
             reason=judgement.contradicts if verdict is Verdict.CONTRADICTED else "",
             best=self.sources.number_of(best),
             evidence=tuple(Evidence(passage=p, judgement=each) for p, each in evidence),
-            span=cited_span(sentence.text, best.text),
+            span=cited_span(sentence.claim, best.text),
             is_quote=_is_quote(sentence.text, best.text),
             disagreeing=tuple(
                 dict.fromkeys(self.sources.number_of(p) for p, _ in against if p is not best)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import itemgetter
 
+from selfrag.decode.subjects import opening_name, opens_with_pronoun, with_subject
 from selfrag.text import sentence_spans
 
 
@@ -44,11 +45,13 @@ class Mark:
 class Sentence:
     """One sentence: `text` without marks and markup; `start` and `end` are offsets in the whole.
 
-    `end` lies behind the marks that follow the sentence. `before`: the sentence before it in the
-    same block. `why_not`: why it is no claim; empty for a claim. `is_english`: as far as told.
+    `end` lies behind the marks that follow the sentence. `claim`: what it says by itself, with the
+    name that its first pronoun stands for where that is plain. `before`: the sentence before it in
+    the same block. `why_not`: why it is no claim; empty for a claim. `is_english`: as far as told.
     """
 
     text: str
+    claim: str
     start: int
     end: int
     marks: tuple[Mark, ...] = ()
@@ -97,9 +100,12 @@ def split_claims(text: str) -> Claims:
     blocks = list(_blocks(text))
     is_english = is_mostly_english(" ".join(_body(text, b) for b in blocks if b.kind not in APART))
     sentences: list[Sentence] = []
+    subject = ""  # of a text or a part of it, as its main headings name it
     for block in blocks:
         if block.kind not in APART:
-            sentences += _sentences(text, block, otherwise=is_english)
+            sentences += _sentences(text, block, subject, otherwise=is_english)
+        elif title := _TITLE.match(_body(text, block)):
+            subject = title.group(1)
     return Claims(
         text=text,
         sentences=tuple(sentences),
@@ -112,6 +118,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _FENCE = re.compile(r"\s*(`{3,}|~{3,}|\$\$)")
 _INDENTED = re.compile(r"(?: {4}|\t)\s*\S")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:\s|$)")
+_TITLE = re.compile(r" {0,3}# +(?:About +)?((?:The |A |An )?[A-Z][^\n#*:?!.]{0,60}?)[ #]*$")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})\s*$")
 _RULE = re.compile(r" {0,3}([-*_])(?:\s*\1){2,}\s*$")
 _ITEM = re.compile(r"\s*(?:[-*+\u2022]|(\d{1,3})[.)])\s+(?:\[[ xX]\]\s+)?")
@@ -293,8 +300,11 @@ def numbers_in(mark: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _sentences(text: str, block: _Block, *, otherwise: bool) -> Iterator[Sentence]:
-    """The sentences of one block; `otherwise`: what a short one is taken for, English or not."""
+def _sentences(text: str, block: _Block, subject: str, *, otherwise: bool) -> Iterator[Sentence]:
+    """The sentences of one block, which is about `subject` until a sentence opens with a name.
+
+    `otherwise`: what a short block is taken for, English or not.
+    """
     places = [i for start, end in block.lines for i in (*range(start, end), end)]
     raw = "".join(text[start:end] + "\n" for start, end in block.lines)
     kept, marks, gone = _without_markup(raw, places)
@@ -309,8 +319,11 @@ def _sentences(text: str, block: _Block, *, otherwise: bool) -> Iterator[Sentenc
         n_own = bisect_left(marks, last, lo=n_before, key=itemgetter(0)) - n_before
         own = [mark for _, mark in marks[n_before : n_before + n_own]]
         n_before += n_own
+        if not opens_with_pronoun(said):
+            subject = opening_name(said)
         yield Sentence(
             text=said,
+            claim=with_subject(said, subject),
             start=min([places[kept[start]], *(mark.start for mark in own)]),
             end=places[last - 1] + 1,
             marks=tuple(own),

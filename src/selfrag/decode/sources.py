@@ -31,9 +31,10 @@ SHORT = 4  # words: a sentence of no more is a short answer
 def query_of(sentence: Sentence, question: str) -> str:
     """What is searched for a sentence: itself, in its context where it is short or points back."""
     is_short = len(words_of(sentence.text)) <= SHORT
-    before = sentence.before if _BACK.match(sentence.text) else ""
-    asked = question if is_short or (not before and _BACK.match(sentence.text)) else ""
-    return " ".join(filter(None, [asked, before, sentence.text]))
+    points_back = _BACK.match(sentence.claim) is not None
+    before = sentence.before if points_back else ""
+    asked = question if is_short or (points_back and not before) else ""
+    return " ".join(filter(None, [asked, before, sentence.claim]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Sources:
 
     def passages_for(self, sentence: Sentence, found: Sequence[Passage]) -> list[Passage]:
         """What a sentence is compared with: found, or the nearest given, and what it cites."""
-        words = content_words(sentence.text)
+        words = content_words(sentence.claim)
         near = list(found) if self.needs_search else self._nearest(words, self._pieces, self._top_k)
         for number in sentence.numbers:
             near += self._nearest(words, self._by_number.get(number, ()), PIECES_OF_CITED)
