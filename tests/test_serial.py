@@ -114,6 +114,10 @@ def test_overrides_are_read_as_their_types_say():
     assert serial.override(Config(), pairs, table="decode") == Config(
         mode=Mode.NEVER, top_k=7, threshold=None, weights=Weights(relevance=2.0), drop=True
     )
+    assert serial.override(Config(), ["threshold=.5", "weights.relevance= .25"]) == Config(
+        threshold=0.5, weights=Weights(relevance=0.25)
+    )
+    assert serial.override(Named(name="n"), ["name=.5"]) == Named(name=".5")
     assert serial.override(Config(), ["choices=a, , b,"]).choices == ("a", "b")
     assert serial.override(Config(), ["choices=a, b|c"]).choices == ("a, b", "c")
     assert serial.override(Named(name="n"), ["config.drop=no", "name=x=y"]) == Named(name="x=y")

@@ -167,6 +167,8 @@ def value_from_text(text: str, hint: Any, key: str) -> Any:
         value = [part.strip() for part in parts if part.strip()]
         if text.strip() and not value:  # separators alone
             raise _misfit(key, text, hint, "cannot set")
+    elif (typing.get_args(bare) or (bare,))[0] is float and text.strip().startswith("."):
+        value = f"0{text.strip()}"  # a number of JSON begins with a digit
     try:
         return _finite(msgspec.convert(value, bare, strict=False))
     except ValueError:

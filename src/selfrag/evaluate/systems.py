@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from selfrag.decode.answer import Answer, collect_answers
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import drive
 from selfrag.decode.events import Event
@@ -47,8 +48,14 @@ class SelfRagSystem:
     `retriever` None: every question is answered from the passages that come with it.
     """
 
-    def __init__(self, engine: Engine, retriever: Retriever | None, config: SearchConfig) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        retriever: Retriever | None,
+        config: SearchConfig,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self._engine, self._calibration = engine, calibration
         self._retriever = retriever
         self._config = config
 
@@ -57,7 +64,7 @@ class SelfRagSystem:
 
         An instruction is read, but only the question in it is searched.
         """
-        model = Model.of(self._engine)
+        model = Model.of(self._engine, self._calibration)
         configs = [replace(self._config, choices=question.labels) for question in questions]
         searches = [
             steps(

@@ -20,6 +20,7 @@ from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.open import indexes
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import (
     BASE,
     DEFAULT,
@@ -37,7 +38,6 @@ from selfrag.retrieval.base import Retriever
 from selfrag.serial import setting
 
 if TYPE_CHECKING:
-    from selfrag.engine.base import Engine
     from selfrag.evaluate.run import Answerer, OpenSystem
 
 
@@ -226,7 +226,10 @@ def open_system(setup: Setup, report: Progress) -> System:
     if setup.searches:
         retriever = indexes.open_index(setup.index, report)
     if setup.kind is SystemKind.SELFRAG:
-        return SelfRagSystem(_reflecting_engine(setup, report), retriever, setup.search)
+        options = _reflecting_model(setup)
+        n_rows = max(16, setup.asked.n_parallel * setup.search.top_k)
+        engine = open_engine(options, report, max_batch=min(n_rows, 48))
+        return SelfRagSystem(engine, retriever, setup.search, open_calibration(options))
     model = open_asked(setup.asked, report)
     template = template_named(setup.prompt_name)
     if template.chat and isinstance(model, EngineModel):
@@ -266,22 +269,20 @@ def _open_on_worker(setup: Setup) -> System:
     return open_system(setup, SILENT)
 
 
-def _reflecting_engine(setup: Setup, report: Progress) -> "Engine":
+def _reflecting_model(setup: Setup) -> ModelOptions:
     if setup.asked.base_url is not None:
         raise BadInput(
             "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
             "expected a model folder, so give --model, and the API as --writer"
         )
-    n_rows = max(16, setup.asked.n_parallel * setup.search.top_k)
     asked = setup.asked
-    options = ModelOptions(
+    return ModelOptions(
         model=asked.model or DEFAULT,
         engine=asked.engine,
         device=asked.device,
         writer=asked.writer,
         writer_key_env=asked.writer_key_env,
     )
-    return open_engine(options, report, max_batch=min(n_rows, 48))
 
 
 def open_asked(asked: AskedModel, report: Progress) -> TextModel:

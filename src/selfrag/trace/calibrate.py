@@ -171,9 +171,9 @@ def _require_enough(cases: Sequence[Case]) -> None:
     if len(right | wrong) < LEAST or min(len(right), len(wrong)) < LEAST_OF_EACH:
         raise BadInput(
             f"cannot calibrate: found {len(right | wrong)} questions with known answers that were "
-            f"answered from passages, {len(right)} of them right and {len(wrong)} wrong; expected "
-            f"at least {LEAST}, with {LEAST_OF_EACH} of each kind, so trace more questions that "
-            "have `answers`"
+            f"answered from found passages, {len(right)} of them right and {len(wrong)} wrong; "
+            f"expected at least {LEAST}, with {LEAST_OF_EACH} of each kind, so trace more "
+            "questions that have `answers`"
         )
 
 
