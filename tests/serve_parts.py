@@ -109,12 +109,15 @@ class Serving:
 
 
 @contextmanager
-def serving(open_library, engine=None, *, limits=None, access=None, config=None):
+def serving(open_library, engine=None, *, limits=None, access=None, config=None, calibration=None):
     """Serves what `open_library` gives, in a thread of its own, until the block ends."""
     engine = engine or scripted_engine()
     options = {} if config is None else {"config": config}
     service = Service(
-        lambda _: (open_library(), engine), limits or Limits(stop_seconds=2), **options
+        lambda _: (open_library(), engine),
+        limits or Limits(stop_seconds=2),
+        calibration=calibration,
+        **options,
     )
     server = Server(service, access or Access())
     listening = socket.create_server(("127.0.0.1", 0))

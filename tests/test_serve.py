@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from selfrag.decode.calibration import Calibration, Features, Quality
 from selfrag.errors import BadInput, ConfigError
 from selfrag.open import indexes
 from selfrag.progress import SILENT
@@ -79,6 +80,32 @@ def test_a_trace_is_rescored_without_the_model(server):
     never = server.client.post("/v1/rescore", json={"trace": trace, "threshold": 1.0}).json()
     assert (never["answer"], never["retrieve"]) == (None, False)
     assert len(server.service.engine.calls) == n_calls
+
+
+def test_answers_have_a_probability_where_the_model_has_a_calibration(tmp_path):
+    # 1.5 whatever the features are: 1 / (1 + exp(-1.5)) = 0.8176
+    none = dict.fromkeys(("relevance", "support", "utility", "sequence", "retrieval", "margin"), 0)
+    flat = Calibration(
+        model="scripted",
+        intercept=1.5,
+        coefficients=Features(**none),
+        targets=(),
+        quality=Quality(n=0, ece_before=0, ece_after=0, accuracy=()),
+    )
+    with serving(lambda: library(tmp_path), calibration=flat) as running:
+        told = running.ask(TITAN, stream=False).json()
+        assert told["answer"]["probability"] == pytest.approx(0.8176, abs=1e-4)
+        assert told["answer"]["verdict"].startswith("82% likely to be right: ")
+        again = running.client.post("/v1/rescore", json={"trace": told["trace"]}).json()
+        assert again["answer"]["probability"] == told["answer"]["probability"]
+        strict = running.ask(TITAN, stream=False, settings={"min_probability": 0.9}).json()
+        assert (strict["answer"]["abstained"], strict["answer"]["low_confidence"]) == (True, True)
+
+
+def test_a_bound_on_the_probability_without_a_calibration_is_refused(server):
+    reply = server.ask(TITAN, stream=False, settings={"min_probability": 0.9})
+    assert reply.status_code == 400
+    assert "with --calibration" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
