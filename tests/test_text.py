@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfrag.errors import BadInput
-from selfrag.text import find_gold, holds_gold, require_text
+from selfrag.text import find_gold, first_sentence, holds_gold, require_text
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,29 @@ def test_half_a_surrogate_pair_is_no_text(text):
 @given(st.text())
 def test_all_other_text_is_text(text):
     assert require_text(text) is text
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("Saturn. Titan is its largest moon.", "Saturn."),
+        ("Mr. Brown. A film of 1962.", "Mr. Brown."),
+        ("J. R. R. Tolkien. He wrote it.", "J. R. R. Tolkien."),
+        ("It cost 3.5 million. Much.", "It cost 3.5 million."),
+        ('He said "Never." Then he left.', 'He said "Never."'),
+        ("Really?! Yes.", "Really?!"),
+        ("the U.S. government paid it. All of it.", "the U.S. government paid it."),
+        ("in Washington, D.C. It was", "in Washington, D.C. It was"),  # an abbreviation
+        ("one sentence without an end ", "one sentence without an end"),
+        (". A", "."),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_of_a_text(text, first):
+    assert first_sentence(text) == first
+
+
+@given(st.text('ab.!? \n"A'))
+def test_a_first_sentence_begins_the_text(text):
+    assert text.strip().startswith(first_sentence(text))
+    assert first_sentence(first_sentence(text)) == first_sentence(text)

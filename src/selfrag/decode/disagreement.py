@@ -15,7 +15,7 @@ from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Completion, Request
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Support
-from selfrag.text import split_sentences
+from selfrag.text import first_sentence
 
 # Share of the total of the answer's first segment. On 25 questions to the demo index this tells of
 # two of six wrong answers and beside one right one; without it, beside ten right ones.
@@ -105,7 +105,7 @@ def differ(one: str, other: str) -> bool:
 
 def opening(text: str) -> str:
     """The first sentence, which is the short answer where the model gives one."""
-    return next(iter(split_sentences(text)), "")
+    return first_sentence(text)
 
 
 def _words(text: str) -> list[str]:
