@@ -222,6 +222,15 @@ def test_passages_that_disagree_are_named():
     assert (found.sentences[0].best, found.sentences[0].disagreeing) == (1, (2,))
 
 
+def test_a_passage_about_another_name_does_not_outweigh_a_contradiction():
+    other = Passage(id="g", title="Ganymede", text="Ganymede is the largest moon of Jupiter.")
+    found = checked("Titan is the largest moon of Jupiter.", [other, TITAN])
+    assert found.sentences[0].verdict is Verdict.CONTRADICTED
+    assert (found.sentences[0].best, found.sentences[0].reason) == (2, "the passage has Saturn")
+    alone = checked("Titan is the largest moon of Jupiter.", [other])
+    assert alone.sentences[0].verdict is Verdict.SUPPORTED  # three of four words: words are weak
+
+
 def test_a_fixed_text_differs_by_its_marks_alone():
     text = (
         "# Titan\r\n\r\nTitan is the *largest* moon of Saturn.  Purple elephants dance.\r\n\r\n"

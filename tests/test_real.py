@@ -74,6 +74,23 @@ def test_a_rewriting_task_is_answered_without_retrieval(index):
     assert answer["answer"]
 
 
+def test_a_text_is_checked_sentence_by_sentence(index, tmp_path):
+    text = tmp_path / "answer.md"
+    text.write_text(
+        "Titan is the largest moon of the planet Saturn. "
+        "Ganymede was found by Galileo Galilei in 1710. Is it cold there?\n"
+    )
+    told = json.loads(run("check", str(text), "--index", str(index), "--json").stdout)
+    first, second, third = told["sentences"]
+    assert (first["verdict"], first["is_quote"]) == ("supported", True)
+    assert first["best"]["text"] == PLANETS["Titan"]
+    assert (second["verdict"], second["reason"]) == ("contradicted", "the passage has 1610")
+    assert (third["verdict"], third["probability"]) == ("not a claim", None)
+    assert told["summary"]["is_fitted"] is True
+    fixed = run("check", str(text), "--index", str(index), "--fix").stdout
+    assert "Saturn. [1] Ganymede" in fixed and "in 1710. [contradicted by 2] Is it" in fixed
+
+
 def test_search_finds_the_passage_by_meaning_and_by_words(index):
     found = json.loads(
         run("search", "Saturn moon", "--index", str(index), "--top-k", "1", "--json").stdout

@@ -15,7 +15,7 @@ def test_shares_are_of_content_words():
     assert (found.in_passage, found.in_sentence) == (0.75, 0.75)
     assert found.nearest == "Titan is the largest moon of Saturn."
     assert found.new_names == 1.0  # Jupiter; Titan begins the sentence
-    assert contradiction(found) == ""
+    assert contradiction(found) == "the passage has Saturn"  # "of" comes before both
 
 
 def test_a_title_counts_as_said():
@@ -54,6 +54,9 @@ def test_a_negation_on_one_side_contradicts():
         ("Titan has 3 moons.", "Titan has over 2 moons."),
         ("Titan has large moons.", "Titan has not only large moons."),
         ("Rhea has 3 large moons.", "Titan has 5 large moons."),  # of another name
+        ("Rhea is the largest moon of Jupiter.", TITAN),  # of another subject
+        ("The Prado was built by Leon.", "The Louvre was built by Leon."),
+        ("Titan is a cold moon seen by Voyager.", TITAN),  # which says something else
     ],
 )
 def test_what_is_no_contradiction(claim, text):

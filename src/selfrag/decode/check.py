@@ -225,8 +225,10 @@ class _Checker:
     ) -> SentenceCheck:
         ranked = sorted(judged, key=lambda pair: -pair[1].probability)
         against = [pair for pair in ranked if pair[1].contradicts]
-        best, judgement = next((pair for pair in ranked if not pair[1].contradicts), ranked[0])
-        probability = 0.0 if judgement.contradicts else judgement.probability
+        # What speaks of other names cannot answer a passage that says otherwise of the same.
+        speaking = [p for p in ranked if not p[1].contradicts and (p[1].has_names or not against)]
+        best, judgement = speaking[0] if speaking else ranked[0]
+        probability = judgement.probability if speaking else 0.0
         verdict = verdict_of(probability, self.grounding, is_contradicted=bool(against))
         if verdict is Verdict.CONTRADICTED:
             best, judgement = against[0]

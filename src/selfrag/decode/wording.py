@@ -34,15 +34,18 @@ _SPELLED = {
     word: str(10 * tens)
     for tens, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), start=3)
 }
+_ARTICLES = frozenset(("the", "a", "an"))
 # A number behind one of these is a bound, which other numbers may keep.
 _BOUNDS = frozenset("than over under about around nearly almost least most up some".split())
 
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """`stems`: content words; `names`, `first`: with a capital, inside and at the very beginning.
+    """`stems`: content words; `names`, `first`: with a capital, inside and at the beginning.
 
+    The beginning is the first word, or the second behind an article.
     `exact`: the numbers that are no bounds. `negated`: the first content word behind each negation.
+    `slots`: every name as written, with the word before it.
     """
 
     stems: frozenset[str]
@@ -51,6 +54,7 @@ class _Words:
     numbers: frozenset[str]
     exact: frozenset[str]
     negated: frozenset[str]
+    slots: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,8 @@ class Wording:
     nearest sentence negates is not negated in the other. `besides_numbers`: as `in_sentence`,
     numbers aside; `other_numbers`: those of that sentence where the claim has others.
     `same_names`: the passage has all names of the claim, its first word too if that has a capital.
-    `nearest`: that sentence.
+    `other_name`: what that sentence has behind the word before a name that the passage lacks, where
+    it says mostly the same of a subject that the passage has. `nearest`: that sentence.
     """
 
     in_passage: float
@@ -74,6 +79,7 @@ class Wording:
     besides_numbers: float
     other_numbers: tuple[str, ...]
     same_names: bool
+    other_name: str
     nearest: str
 
 
@@ -96,6 +102,7 @@ def compare(claim: str, title: str, text: str) -> Wording:
         besides_numbers=_share(said.stems - said.numbers, near.stems | heading.stems),
         other_numbers=_others(said.exact - numbers, near.exact - said.numbers),
         same_names=said.names | said.first <= whole,
+        other_name=_other_name(said, near, whole, heading.stems),
         nearest=nearest,
     )
 
@@ -115,6 +122,23 @@ def _is_year(number: str) -> bool:
     return len(number) == 4 and number.isdecimal() and 1000 <= int(number) < 2100
 
 
+_ALIKE = 0.7  # share of the words of two sentences that say the same of different names
+
+
+def _other_name(said: _Words, near: _Words, whole: frozenset[str], title: frozenset[str]) -> str:
+    names = said.names | said.first
+    is_alike = _share(said.stems - names, near.stems | title) >= _ALIKE
+    if not is_alike or not said.first <= whole or not names & whole:
+        return ""
+    places = {word for word, name in said.slots if _stem(name.casefold()) in said.names - whole}
+    others = (
+        name
+        for word, name in near.slots
+        if word and word in places - _ARTICLES and _stem(name.casefold()) not in said.stems
+    )
+    return next(others, "")
+
+
 def content_words(text: str) -> frozenset[str]:
     """The stems of all words but function words."""
     return _read(text).stems
@@ -128,8 +152,8 @@ def _sentences(text: str) -> tuple[tuple[str, _Words], ...]:
 @lru_cache(maxsize=4096)
 def _read(text: str) -> _Words:
     stems: set[str] = set()
-    names: set[str] = set()
-    first: set[str] = set()
+    capitals: list[tuple[int, str]] = []
+    slots: list[tuple[str, str]] = []
     numbers: set[str] = set()
     exact: set[str] = set()
     negated: set[str] = set()
@@ -152,9 +176,24 @@ def _read(text: str) -> _Words:
                 negated.add(stem)
             is_negated = False
             if found.group()[0].isupper():
-                (names if at else first).add(stem)
+                capitals.append((at, stem))
+                slots.append((before, found.group()))
         before = lower
-    return _Words(*map(frozenset, (stems, names, first, numbers, exact, negated)))
+    names = [stem for at, stem in capitals if at]
+    first = [
+        stem
+        for (at, stem), (word, _) in zip(capitals, slots, strict=True)
+        if at == 0 or (at == 1 and word in _ARTICLES)
+    ]
+    return _Words(
+        stems=frozenset(stems),
+        names=frozenset(names),
+        first=frozenset(first),
+        numbers=frozenset(numbers),
+        exact=frozenset(exact),
+        negated=frozenset(negated),
+        slots=tuple(slots),
+    )
 
 
 def _stem(word: str) -> str:
