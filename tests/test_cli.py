@@ -253,6 +253,7 @@ def test_an_answer_as_json_holds_what_is_documented(run, scripted):
         "stopped_by",
         "choices",
         "choices_rated",
+        "conflict",
         "usage",
         "timing_s",
         "model",
