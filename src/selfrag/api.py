@@ -93,13 +93,15 @@ class SelfRAG:
         `model` judges them; a key for OpenAI is in OPENAI_API_KEY. `ModelOptions` in place of a
         name say more, such as a `calibration`; `engine`, `device` and `writer` are theirs then.
         """
-        options = model if isinstance(model, ModelOptions) else None
-        options = options or ModelOptions(
-            model=str(model),
-            engine=cast(EngineKind, engine),
-            device=device,
-            writer=str(writer),
-        )
+        if isinstance(model, ModelOptions):
+            options = model
+        else:
+            options = ModelOptions(
+                model=str(model) if isinstance(model, Path) else model,
+                engine=cast(EngineKind, engine),
+                device=device,
+                writer=str(writer) if isinstance(writer, Path) else writer,
+            )
         config = _config(config)
         check_name(options.model)  # before an index is fetched and built
         check_name(options.writer or options.model)
