@@ -66,7 +66,7 @@ class Wording:
     names that the passage lacks; 0 where it has none. `turned`: a word that one of claim and
     nearest sentence negates is not negated in the other. `besides_numbers`: as `in_sentence`,
     numbers aside; `other_numbers`: those of that sentence where the claim has others.
-    `same_names`: the passage has all names of the claim, its first word too if that has a capital.
+    `same_names`: the passage has all names of the claim, and that sentence or the title its first.
     `other_name`: what that sentence has behind the word before a name that the passage lacks, where
     it says mostly the same of a subject that the passage has. `nearest`: that sentence.
     """
@@ -101,7 +101,7 @@ def compare(claim: str, title: str, text: str) -> Wording:
         turned=_is_turned(said, near) or _is_turned(near, said),
         besides_numbers=_share(said.stems - said.numbers, near.stems | heading.stems),
         other_numbers=_others(said.exact - numbers, near.exact - said.numbers),
-        same_names=said.names | said.first <= whole,
+        same_names=said.names <= whole and said.first <= near.stems | heading.stems,
         other_name=_other_name(said, near, whole, heading.stems),
         nearest=nearest,
     )
