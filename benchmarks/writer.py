@@ -19,6 +19,7 @@ from selfrag.cli.console import Reporter
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
+from selfrag.decode.passages import as_read
 from selfrag.decode.score import FULL, support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Request
@@ -73,6 +74,9 @@ def answer_both(
 ) -> dict[str, Any]:
     """Ours and plain RAG on one question."""
     config = SearchConfig(mode=RetrievalMode.ALWAYS, top_k=len(hits), max_segments=1)
+    # Both read as much of a passage; some are longer than what small models can read at once.
+    fmt = PromptFormat.of(critic.tokenizer)
+    hits = [as_read(hit, fmt, config.max_passage_tokens) for hit in hits]
     (answer,) = answer_questions(
         [question.text],
         engine=engine,
