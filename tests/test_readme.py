@@ -25,7 +25,7 @@ pytestmark = [
 BLOCKS = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", README, re.DOTALL)
 # Questions that are asked on one line; what follows two spaces and `#` is a comment.
 ASKED = re.findall(
-    r"^((?:echo .*\| )?selfrag (?:ask|search|doctor)\b.*?)(?:\s\s+#.*)?$", README, re.M
+    r"^((?:echo .*\| )?selfrag (?:ask|check|search|doctor)\b.*?)(?:\s\s+#.*)?$", README, re.M
 )
 ASKED = [line for line in ASKED if "my-index" not in line and " --index " not in line]
 
@@ -47,6 +47,7 @@ def test_python_of_the_readme_runs_and_prints_what_it_shows(code, printed, tmp_p
 
 @pytest.mark.parametrize("line", ASKED)
 def test_a_question_of_the_readme_is_answered(line, tmp_path):
+    (tmp_path / "answer.md").write_text("Titan is the largest moon of Saturn.")
     piped, _, command = line.rpartition("| ")
     text = shlex.split(piped)[1] if piped else ""
     arguments = shlex.split(command)[1:]
