@@ -137,11 +137,12 @@ def main() -> None:
     hits = open_index(None, SILENT).search(asked, most)
     retriever = FixedRetriever(dict(zip(asked, hits, strict=True)))
 
-    def cost(n: int, **changed: int) -> float:
+    def cost(n: int, **changed: Any) -> float:
         engine, config = Wrapped(args.precision), replace(BASE, **changed)
         engine.generate([Request(prefix_ids=(1, 2), max_new_tokens=2)])
-        parts = {"engine": engine, "retriever": retriever, "config": config}
-        taken = seconds(lambda: answer_questions(asked[:n], **parts))
+        taken = seconds(
+            lambda: answer_questions(asked[:n], engine=engine, retriever=retriever, config=config)
+        )
         engine.close()
         return round(taken, 2)
 
