@@ -291,6 +291,13 @@ def test_any_other_content_is_refused(tmp_path, content):
         load_calibration(tmp_path / "c.json")
 
 
+def test_a_number_that_overflows_is_refused(tmp_path):
+    text = json.dumps({**asdict(calibration()), "intercept": 7.25}).replace("7.25", "1e999")
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match="it holds 1e999, which is no number"):
+        load_calibration(tmp_path / "c.json")
+
+
 def test_a_missing_file_is_told():
     with pytest.raises(BadInput, match="cannot read a calibration from"):
         load_calibration(adapter_dir() / "none.json")

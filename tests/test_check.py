@@ -194,6 +194,21 @@ def test_citations_into_the_passages_given_are_verified():
     ]
 
 
+def test_a_passage_that_says_it_in_part_is_no_right_citation_where_another_says_it():
+    part = Passage(id="p", title="Triton", text="Triton is the largest moon of Neptune.")
+    (sentence,) = checked("The largest moon has cold lakes [1].", [part]).sentences
+    assert sentence.verdict is Verdict.PARTIAL
+    assert sentence.citations[0].status is CitationStatus.RIGHT
+    whole = Passage(id="w", title="Titan", text="The largest moon has cold lakes.")
+    (sentence,) = checked("The largest moon has cold lakes [1].", [part, whole]).sentences
+    assert sentence.best == 2 and sentence.citations[0].status is CitationStatus.WRONG
+
+
+def test_another_language_is_told_also_of_short_sentences():
+    (sentence,) = checked("\u571f\u536b\u516d\u662f\u536b\u661f\u3002").sentences
+    assert sentence.verdict is Verdict.UNCHECKED and "not in English" in sentence.reason
+
+
 def test_citations_of_sources_listed_under_the_text_are_looked_up_by_title():
     text = "Titan is the largest moon [1]. Bread is made of flour [1].\n\n[1] Titan, Wikipedia\n"
     index = Everything(BREAD, TITAN)
@@ -244,6 +259,13 @@ def test_a_fixed_text_differs_by_its_marks_alone():
         "```\r\nTitan = 1\r\n```\r\nThe end is near [not supported]"
         "\n\n[1] Titan\n"
     )
+
+
+def test_what_is_supported_in_part_is_marked_as_such():
+    part = Passage(id="p", title="Triton", text="Triton is the largest moon of Neptune.")
+    once = checked("The largest moon has cold lakes.", [part]).fixed_text
+    assert once == "The largest moon has cold lakes. [partially supported by 1]\n\n[1] Triton\n"
+    assert checked(once, [part]).fixed_text == once
 
 
 def test_a_text_that_needs_no_mark_is_fixed_to_itself():

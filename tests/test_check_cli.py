@@ -106,6 +106,11 @@ def test_passages_without_text_are_refused_in_one_line(run, files, folder):
     assert "selfrag: cannot check against" in err.splitlines()[-1]
 
 
+def test_a_folder_is_no_file_of_passages(run, files, folder, tmp_path):
+    code, out, err = run(files[0], "--passages", tmp_path, *model(folder))
+    assert (code, out, err.count("\n")) == (2, "", 1) and "it is a folder; expected one file" in err
+
+
 def test_a_missing_file_is_refused(run, folder, tmp_path):
     code, _, err = run(tmp_path / "none.txt", *model(folder))
     assert code == 2 and "cannot read the text to check from" in err

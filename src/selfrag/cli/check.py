@@ -95,6 +95,11 @@ def _passages_in(path: Path, report: Reporter) -> list[Passage]:
     """A passage a document of the file, in order: of rows one each, else the file."""
     from selfrag.ingest.readers import read_documents
 
+    if path.is_dir():
+        raise BadInput(
+            f"cannot check against {path}: it is a folder; expected one file, so name a file, or "
+            "make an index of the folder and name that with --index"
+        )
     documents = list(read_documents([path], on_skip=lambda fault: report.say(str(fault))))
     if not documents:
         raise BadInput(

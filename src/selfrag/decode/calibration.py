@@ -144,7 +144,7 @@ def load_calibration(path: Path) -> Calibration:
     with read_errors("a calibration", path):
         content = path.read_bytes()
     try:
-        data = json.loads(content, parse_constant=_refuse)
+        data = json.loads(content, parse_constant=_refuse, parse_float=_finite)
         found = data.get("format") if isinstance(data, dict) else None
         if found is not None and found != FORMAT:
             raise ValueError(f"it has format {found!r:.40}, and this version reads {FORMAT}")
@@ -154,6 +154,11 @@ def load_calibration(path: Path) -> Calibration:
             f"cannot read a calibration from {path}: {error!s:.200}; expected what `selfrag "
             "calibrate` writes, so name another file or make it again"
         ) from error
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
 
 
 def _refuse(constant: str) -> float:

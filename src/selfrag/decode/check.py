@@ -185,9 +185,9 @@ class _Checker:
 
     def _why_unchecked(self, sentence: Sentence) -> str:
         """Why a sentence is not judged; empty where it is. A short answer to a question is."""
-        if sentence.why_not and not (self.question and sentence.is_short):
-            return sentence.why_not
-        return "" if sentence.is_english else "not in English, which is all that is judged"
+        if not sentence.is_english:
+            return "not in English, which is all that is judged"
+        return "" if self.question and sentence.is_short else sentence.why_not
 
     def _judge(
         self, sentence: Sentence, passage: Passage, read: Completion, said: Completion
@@ -266,7 +266,11 @@ class _Checker:
         own = [judged[p.id] for p in self.sources.pieces_of(number) if p.id in judged]
         if not own:
             return CitationStatus.UNKNOWN
-        is_right = max(each.probability for each in own) >= self.grounding.partial
+        known = (each.probability for each in judged.values() if not each.contradicts)
+        # Where a passage supports the sentence, one that does so in part is not what it rests on.
+        is_supported = max(known, default=0.0) >= self.grounding.supported
+        least = self.grounding.supported if is_supported else self.grounding.partial
+        is_right = any(each.probability >= least and not each.contradicts for each in own)
         return CitationStatus.RIGHT if is_right else CitationStatus.WRONG
 
 

@@ -234,7 +234,9 @@ def _mark_for(each: SentenceCheck) -> tuple[str, int]:
         return "[not supported]", 0
     if each.verdict is Verdict.CONTRADICTED:
         return f"[contradicted by {each.best}]", each.best
-    if each.verdict in (Verdict.SUPPORTED, Verdict.PARTIAL) and not _cites_right(each):
+    if each.verdict is Verdict.PARTIAL:
+        return f"[partially supported by {each.best}]", each.best
+    if each.verdict is Verdict.SUPPORTED and not _cites_right(each):
         return f"[{each.best}]", each.best
     return "", 0
 

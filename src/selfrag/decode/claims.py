@@ -281,7 +281,8 @@ _INLINE = re.compile(
     rf"(?<!`)(?P<code>`++)(?P<in_code>.+?)(?<!`)(?P=code)(?!`)"
     # Space before a mark is looked at from its start alone: a long run is read once.
     rf"|(?P<mark>(?:(?<!\s)\s+)?(?:{_MARK.pattern}))"
-    r"|(?:(?<!\s)\s+)?\[(?:not supported|contradicted by \d+)\]"  # marks that `--fix` made
+    # Marks that `--fix` made.
+    r"|(?:(?<!\s)\s+)?\[(?:not supported|(?:contradicted|partially supported) by \d+)\]"
     r"|!\[[^\]\[]*\]\([^()\s]*\)"
     r"|\[(?P<linked>[^\]\[]+)\]\([^()\s]*\)"
     r"|\*\*+|__+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)|\ufeff"
