@@ -94,7 +94,8 @@ def page_engine(gate):
             return say(
                 {"[Irrelevant]": 0.9, "[Relevant]": 0.1}, "Beside the point.", "[Utility:1]", END
             )
-        if "fence" in surface.rpartition("</paragraph>")[2]:  # judged by the passage of the other
+        _, end, after = surface.rpartition("</paragraph>")
+        if end and "fence" in after:  # an answer judged by the passage of the other
             return say({"[No support / Contradictory]": 0.9})
         if surface.endswith("[No Retrieval]"):
             return say("Good day.", "[Utility:5]", END)
