@@ -1,7 +1,8 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is for development.
 PYTHON ?= python3
 BIN := .venv/bin
-# The CPU build of torch is enough for everything here; pinned so that no CUDA packages come along.
+# Training and tests need torch, of which the CPU build is enough; pinned so that no CUDA packages
+# come along.
 TORCH := torch==2.13.0
 
 .PHONY: demo test check browser format bench clean
@@ -39,7 +40,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=23.3"
 
 .venv/installed: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[local]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local]"
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python

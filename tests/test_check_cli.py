@@ -103,7 +103,7 @@ def test_passages_without_text_are_refused_in_one_line(run, files, folder):
     passages.write_text('{"title": "Titan", "text": ""}\n')
     code, out, err = run(text, "--passages", passages, *model(folder))
     assert (code, out) == (2, "")
-    assert "selfrag: cannot check against" in err.splitlines()[-1]
+    assert "selfrag: cannot take passages from" in err.splitlines()[-1]
 
 
 def test_a_folder_is_no_file_of_passages(run, files, folder, tmp_path):

@@ -322,3 +322,15 @@ def test_int8_keeps_the_directions_of_the_packaged_model():
     vectors = open_encoder(precision=Precision.INT8).encode(texts)
     exact = MeanPoolingEncoder(asset_path(named("encoder")), name="m").encode(texts)
     assert (vectors * exact).sum(axis=1).min() > 0.98
+
+
+def test_without_sentence_transformers_a_mean_pooled_model_runs_on_numpy(contriever, monkeypatch):
+    folder = str(contriever[0])
+    expected = open_encoder(folder, device="cpu")
+    monkeypatch.setattr(encoders, "_LIBRARY", "no_such_package")
+    light = open_encoder(folder, device="cpu")
+    assert isinstance(light, MeanPoolingEncoder) and light.spec == expected.spec
+    assert np.allclose(light.encode(TEXTS), expected.encode(TEXTS), atol=1e-5)
+    assert isinstance(
+        open_encoder(folder, precision=Precision.BF16, device="cpu"), SentenceTransformerEncoder
+    )

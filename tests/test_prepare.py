@@ -3,8 +3,11 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from selfrag.errors import AssetError, BadInput, StorageError
@@ -17,7 +20,7 @@ pytest.importorskip("gguf")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from selfrag.engine import adapter as adapters  # noqa: E402
-from selfrag.engine import prepare  # noqa: E402
+from selfrag.engine import gguf_base, prepare  # noqa: E402
 from selfrag.engine.base import Request  # noqa: E402
 from selfrag.engine.transformers import TransformersEngine  # noqa: E402
 from selfrag.train.export import export_adapter  # noqa: E402
@@ -83,6 +86,33 @@ def test_the_prepared_model_equals_peft_s_merge(made):
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_the_prepared_tokenizer_equals_what_transformers_makes_of_the_gguf(made):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(made.folder, gguf_file="tiny.gguf")
+    ours = AutoTokenizer.from_pretrained(made.out)
+    assert [ours.convert_ids_to_tokens(i) for i in NEW_IDS] == TOKENS
+    assert ours.eos_token == theirs.eos_token == SPECIALS[1]
+    for text in ("abab é\t\n東 x", f"a{SPECIALS[2]} b", ""):
+        assert ours(text).input_ids == theirs(text).input_ids
+        assert ours.decode(ours(text).input_ids, skip_special_tokens=True) == theirs.decode(
+            theirs(text).input_ids, skip_special_tokens=True
+        )
+
+
+def test_preparing_needs_no_torch(made, tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from selfrag.engine.prepare import prepare_model\n"
+        "paths = [Path(name) for name in sys.argv[1:]]\n"
+        "prepare_model(gguf=paths[0], adapter=paths[1], out=paths[2])\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", program, str(made.gguf), str(made.adapter), str(out)]
+    subprocess.run(command, check=True)
+    assert (out / "model.safetensors").read_bytes() == (made.out / "model.safetensors").read_bytes()
+
+
 def test_the_engine_opens_what_was_prepared(made):
     engine = TransformersEngine(made.out, name="tiny")
     assert [engine.tokenizer.token_to_id(token) for token in TOKENS] == NEW_IDS
@@ -117,11 +147,14 @@ def test_the_exported_adapter_is_complete(made):
 
 def test_merging_by_hand():
     # alpha / rank = 2; B A = [[1], [3]] [[1, 2]] = [[1, 2], [3, 6]]; W = I.
-    weights = {"m.weight": torch.eye(2), "model.embed_tokens.weight": torch.ones(2, 2)}
+    weights = {
+        "m.weight": np.eye(2, dtype=np.float32),
+        "model.embed_tokens.weight": np.ones((2, 2), np.float32),
+    }
     tensors = {
-        "m.lora_A": torch.tensor([[1.0, 2.0]]),
-        "m.lora_B": torch.tensor([[1.0], [3.0]]),
-        "reflection_rows": torch.tensor([[5.0, 6.0], [7.0, 8.0]]),
+        "m.lora_A": np.float32([[1.0, 2.0]]),
+        "m.lora_B": np.float32([[1.0], [3.0]]),
+        "reflection_rows": np.float32([[5.0, 6.0], [7.0, 8.0]]),
     }
     description = adapters.AdapterDescription(
         base_name="", gguf_sha256="", rank=1, alpha=2, tokens=(), modules=("m",)
@@ -166,7 +199,7 @@ def test_a_failure_while_saving_leaves_nothing_behind(made, tmp_path, monkeypatc
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare, "save_file", fail)
+    monkeypatch.setattr(gguf_base, "save_file", fail)
     with pytest.raises(StorageError, match="No space left"):
         prepare.prepare_model(gguf=made.gguf, adapter=made.adapter, out=tmp_path / "m" / "out")
     assert list((tmp_path / "m").iterdir()) == []
@@ -176,7 +209,7 @@ def test_an_interruption_while_saving_leaves_nothing_behind(made, tmp_path, monk
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "save_file", interrupt)
+    monkeypatch.setattr(gguf_base, "save_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare_model(gguf=made.gguf, adapter=made.adapter, out=tmp_path / "m" / "out")
     assert list((tmp_path / "m").iterdir()) == []
@@ -185,12 +218,12 @@ def test_an_interruption_while_saving_leaves_nothing_behind(made, tmp_path, monk
 def test_a_faster_process_wins_the_folder(made, tmp_path, monkeypatch):
     out, theirs = tmp_path / "models" / "out", tmp_path / "models" / "out" / "theirs"
 
-    def save(folder, *rest):
+    def save(base, folder):
         out.mkdir(parents=True)
         theirs.touch()
         (folder / "ours").touch()
 
-    monkeypatch.setattr(prepare, "_save", save)
+    monkeypatch.setattr(gguf_base.Base, "save", save)
     prepare.dequantise_base(made.gguf, out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert list(out.iterdir()) == [theirs]
@@ -223,6 +256,23 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path):
     for name in ("base.gguf", "missing.gguf"):
         with pytest.raises(AssetError, match="expected a GGUF file"):
             prepare.dequantise_base(tmp_path / name, tmp_path / "out")
+
+
+def test_a_gguf_cut_short_is_refused(made, tmp_path):
+    content = made.gguf.read_bytes()
+    for n_bytes in (40, len(content) // 2, len(content) - 100):
+        (tmp_path / "base.gguf").write_bytes(content[:n_bytes])
+        with pytest.raises(AssetError, match="expected a GGUF file"):
+            prepare.dequantise_base(tmp_path / "base.gguf", tmp_path / "out")
+
+
+def test_a_gguf_with_a_head_of_its_own_is_refused(made, tmp_path):
+    content = made.gguf.read_bytes()
+    other = content.replace(b"output_norm.weight", b"output_head.weight")
+    assert other != content
+    (tmp_path / "base.gguf").write_bytes(other)
+    with pytest.raises(AssetError, match=r"a tensor output_head\.weight"):
+        prepare.dequantise_base(tmp_path / "base.gguf", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

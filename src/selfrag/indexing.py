@@ -36,7 +36,7 @@ from selfrag.retrieval.encoder.named import open_encoder, usual_precision
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import Location, is_remote
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
-from selfrag.retrieval.table import quoted
+from selfrag.retrieval.table import quoted, require_lancedb
 from selfrag.retrieval.writer import FileState, IndexWriter
 from selfrag.serial import setting
 
@@ -167,6 +167,7 @@ def build(
     one, that could not be read. Raises as `find_files` and `build_folder` do.
     """
     options, read = options or BuildOptions(), read or ReadOptions()
+    require_lancedb(f"the index {out}")
     if pages := [str(path) for path in paths if is_url(path)]:
         raise BadInput(
             f"cannot build an index from {pages[0]}: a build reads files; build it of files, then "

@@ -17,6 +17,7 @@ from selfrag.cli.questions import (
     continued,
     index_facts,
     keep_rejects,
+    open_source,
     passages_in,
     question_from,
 )
@@ -53,7 +54,7 @@ Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add t
 # What has no effect where nothing is retrieved. The threshold and the gate are reported all the
 # same, and the released commands give them in every mode.
 UNREAD = (
-    *("index", "top_k", "query", "drop_unsupported", "min_support", "max_passages"),
+    *("index", "passages", "top_k", "query", "drop_unsupported", "min_support", "max_passages"),
     *("calibration", "min_probability"),
     *("weights.relevance", "weights.support", "n_evidence", "with_no_retrieval"),
     *("weights.retrieval", "prune_relevance", "inline_passages", "max_passage_tokens"),
@@ -111,7 +112,7 @@ class Show:
 def ask(
     *,
     question: Question = None,
-    index: options.Index = None,
+    source: options.Source,
     model: ModelOptions,
     search: SearchConfig,
     changes: options.Changes = None,
@@ -122,6 +123,10 @@ def ask(
     """Answer one question, with citations and scores."""
     if show.as_json:
         given.refuse(("stream", "explain"), "print JSON", "it shows the search in words")
+    if source.passages is not None:
+        why = "all passages of the file are read, and nothing is searched"
+        asked = options.Given(given | options.set_keys(changes))
+        asked.refuse(("index", "top_k", "query"), "answer from passages", why)
     if released.max_depth is not None:
         given.refuse(("max_segments",), "answer", "--max_depth says the same in another way")
         search = replace(search, max_segments=max(1, released.max_depth - 1))
@@ -133,9 +138,9 @@ def ask(
     text = question_from(question)
     if released.compat is Compat.REFERENCE:
         depth = released.max_depth or 0
-        _follow(text, index, model, config, max_depth=depth, as_json=show.as_json)
+        _follow(text, source.index, model, config, max_depth=depth, as_json=show.as_json)
     else:
-        _answer_one(text, index, model, config, show)
+        _answer_one(text, source, model, config, show)
 
 
 def _config(
@@ -181,18 +186,23 @@ def _follow(
 
 def _answer_one(
     text: str,
-    index: str | None,
+    source: options.Source,
     model: ModelOptions,
     config: SearchConfig,
     show: Show,
 ) -> None:
     started = time.perf_counter()
     calibration = open_calibration(model)
-    store, engine = indexes.load(index, model, Reporter())
+    retriever, engine, own = open_source(source, model, Reporter())
     loaded = time.perf_counter()
     events: list[Event] = []
     found = run_search(
-        [text], engine=engine, retriever=store, config=config, calibration=calibration
+        [text],
+        engine=engine,
+        retriever=retriever,
+        config=config,
+        passages=[own],
+        calibration=calibration,
     )
     told = render.narrate(stdout, found) if show.stream else found
     (answer,) = collect_answers([text], told, configs=[config], on_event=events.append)
@@ -200,7 +210,11 @@ def _answer_one(
     if show.trace is not None:
         save_trace(show.trace, [text], events, config=config)
     if show.as_json:
-        print_json(_answer_json(answer, timing, engine.name, str(index or "demo")))
+        print_json(
+            _answer_json(
+                answer, timing, engine.name, str(source.passages or source.index or "demo")
+            )
+        )
         return
     if show.explain:
         render.show_tree(stdout, text, events)

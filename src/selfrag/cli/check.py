@@ -9,16 +9,14 @@ import typer
 
 from selfrag.cli import options
 from selfrag.cli.console import Reporter, print_json, stdout
+from selfrag.cli.questions import open_source
 from selfrag.cli.render_check import show_check
 from selfrag.decode.check import check_texts, require_checkable
 from selfrag.decode.config import SearchConfig
 from selfrag.errors import BadInput
 from selfrag.files import read_errors
-from selfrag.open import indexes
-from selfrag.open.engines import ModelOptions, open_engine
+from selfrag.open.engines import ModelOptions
 from selfrag.open.grounding import grounding_of
-from selfrag.passage import Passage
-from selfrag.retrieval.base import GivenPassages, as_passages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +27,13 @@ class Subject:
     question: Annotated[
         str, typer.Option("--question", help="What the text answers, if anything.")
     ] = ""
-    index: options.Index = None
-    passages: Annotated[
-        Path | None,
-        typer.Option("--passages", help="File with what to compare with, in place of an index."),
-    ] = None
 
 
 @options.command
 def check(
     *,
     subject: Subject,
+    source: options.Source,
     fix: Annotated[
         bool, typer.Option("--fix", help="Print the text with citations and marks added.")
     ] = False,
@@ -49,18 +43,14 @@ def check(
     given: options.Given,
 ) -> None:
     """Check a text against passages: what supports or contradicts each sentence, and where."""
-    if subject.passages is not None:
+    if source.passages is not None:
         given.refuse(("index",), "compare with passages", "an index is not searched then")
     if as_json:
         given.refuse(("fix",), "print JSON", "it prints the text")
     report = Reporter()
     written = _text_in(subject.text)
-    own = None if subject.passages is None else _passages_in(subject.passages, report)
     grounding = grounding_of(model)
-    if own is None:
-        retriever, engine = indexes.load(subject.index, model, report)
-    else:
-        retriever, engine = GivenPassages(own), open_engine(model, report)
+    retriever, engine, own = open_source(source, model, report)
     (found,) = check_texts(
         [written],
         engine=engine,
@@ -89,24 +79,3 @@ def _text_in(path: Path) -> str:
             f"cannot check {path}: byte {error.start + 1} of it is not UTF-8; expected text in "
             "UTF-8, so convert it"
         ) from error
-
-
-def _passages_in(path: Path, report: Reporter) -> list[Passage]:
-    """A passage a document of the file, in order: of rows one each, else the file."""
-    from selfrag.ingest.readers import read_documents
-
-    if path.is_dir():
-        raise BadInput(
-            f"cannot check against {path}: it is a folder; expected one file, so name a file, or "
-            "make an index of the folder and name that with --index"
-        )
-    documents = list(read_documents([path], on_skip=lambda fault: report.say(str(fault))))
-    if not documents:
-        raise BadInput(
-            f"cannot check against {path}: found no text in it; expected passages, as JSON lines "
-            "with `text` and `title`, or a document, so name another file"
-        )
-    return as_passages(
-        Passage(id=each.id, title=each.title, text=each.text, source=each.source)
-        for each in documents
-    )

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -29,19 +30,19 @@ from selfrag.prompt import PromptFormat, Tokenizer
 
 _MAKES_IT = "run `selfrag demo`"
 
-PACKAGES = {
-    "torch": "engine",
-    "transformers": "engine",
-    "tokenizers": "engine",
-    "gguf": "engine",
-    "sentence-transformers": "retrieval",
-    "lancedb": "retrieval",
+# Packages of extras, and what they are for; missing ones are told, and nothing is wrong then.
+EXTRAS = {
+    "openvino": ("cpu", "answers twice as fast"),
+    "lancedb": ("retrieval", "indexes"),
+    "fastapi": ("serve", "the server and its page"),
+    "torch": ("engine", "models of other families"),
+    "sentence-transformers": ("encoders", "other encoders, and GPUs"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the report; `remedy` is empty where nothing is to be done."""
+    """One line of the report; `remedy` is empty where nothing can be done."""
 
     name: str
     ok: bool
@@ -65,9 +66,10 @@ def doctor(*, model: Annotated[ModelOptions, options.Without({"calibration"})]) 
 def examine(model: ModelOptions) -> Iterator[Finding]:
     """All findings, in the order in which things are needed."""
     yield Finding(name="python", ok=True, found=platform.python_version())
-    for package, extra in PACKAGES.items():
-        yield _package(package, extra)
-    keys = ["encoder", "corpus"]
+    for package, (extra, purpose) in EXTRAS.items():
+        yield _package(package, extra, purpose)
+    has_indexes = find_spec("lancedb") is not None
+    keys = ["encoder", "corpus"] if has_indexes else []
     if model.model == DEFAULT:
         yield _check("adapter", lambda: str(adapter_dir()))
         keys.insert(0, "base-model")
@@ -83,15 +85,16 @@ def examine(model: ModelOptions) -> Iterator[Finding]:
     yield _check("model", lambda: _model(model, opened), remedy)
     yield _check("reflection tokens", lambda: _tokens(model, opened), remedy)
     yield _check("scores", lambda: _scores(opened), remedy)
-    yield _check("demo index", _index)
+    if has_indexes:
+        yield _check("demo index", _index)
 
 
-def _package(package: str, extra: str) -> Finding:
+def _package(package: str, extra: str, purpose: str) -> Finding:
     try:
         return Finding(name=package, ok=True, found=importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
-        remedy = f'pip install "selfrag[{extra}]"'
-        return Finding(name=package, ok=False, found="not installed", remedy=remedy)
+        remedy = f'pip install "selfrag[{extra}]" for {purpose}'
+        return Finding(name=package, ok=True, found="not installed", remedy=remedy)
 
 
 def _asset(asset: assets.Asset) -> Finding:

@@ -27,6 +27,18 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting of the search as key=value.")
 ]
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where passages are from."""
+
+    index: Index = None
+    passages: Annotated[
+        Path | None,
+        typer.Option("--passages", help="File of passages to read in place of an index."),
+    ] = None
+
+
 _CONTEXT = "typer_context"
 
 

@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfrag.cli.console import Reporter
+from selfrag.cli.options import Source
+from selfrag.engine.base import Engine
 from selfrag.errors import BadInput
 from selfrag.files import AppendLog, beside, claim_run, is_plain, write_rows
+from selfrag.open import indexes
+from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.passage import Passage
-from selfrag.retrieval.base import as_passages
+from selfrag.retrieval.base import GivenPassages, Retriever, as_passages
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.rows import Reject, Row, RowFault, id_of, named, question_of, text_field
 from selfrag.text import require_text
@@ -50,6 +55,37 @@ def passages_in(row: Row) -> list[Passage] | None:
             last_page=_page(each, "last_page"),
         )
         for each in given
+    )
+
+
+def open_source(
+    source: Source, model: ModelOptions, report: Reporter
+) -> tuple[Retriever, Engine, list[Passage] | None]:
+    """What finds passages, the language model, and the passages where they are given in a file."""
+    if source.passages is None:
+        return *indexes.load(source.index, model, report), None
+    own = _passages_of(source.passages, report)
+    return GivenPassages(own), open_engine(model, report), own
+
+
+def _passages_of(path: Path, report: Reporter) -> list[Passage]:
+    """A passage a document of the file, in order: of rows one each, else the file."""
+    from selfrag.ingest.readers import read_documents
+
+    if path.is_dir():
+        raise BadInput(
+            f"cannot take passages from {path}: it is a folder; expected one file, so name a file, "
+            "or make an index of the folder and name that with --index"
+        )
+    documents = list(read_documents([path], on_skip=lambda fault: report.say(str(fault))))
+    if not documents:
+        raise BadInput(
+            f"cannot take passages from {path}: found no text in it; expected passages, as JSON "
+            "lines with `text` and `title`, or a document, so name another file"
+        )
+    return as_passages(
+        Passage(id=each.id, title=each.title, text=each.text, source=each.source)
+        for each in documents
     )
 
 

@@ -5,7 +5,6 @@ vocabulary leaves it. A graph with this operation cannot be saved, so it is buil
 Knows nothing of blocks, rows or requests.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from selfrag.engine.base import Precision
 from selfrag.engine.numpy_llama import LlamaShape
+from selfrag.engine.tensors import mapped_tensors
 from selfrag.errors import EngineError, StorageError
 from selfrag.files import replacing
 
@@ -31,8 +33,6 @@ try:
     from openvino import Type
     from openvino import opset15 as op
     from openvino.op import _PagedAttentionExtension as paged_attention
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import save_file
 except ImportError as error:
     raise EngineError(
         f"cannot start the OpenVINO engine: {error}; it needs openvino 2026.4, "
@@ -134,7 +134,7 @@ class _Weights:
     def __init__(self, path: Path, precision: Precision) -> None:
         self._is_exact = precision is Precision.EXACT
         self._source = path / "model.safetensors"
-        self._tensors = _mapped(self._source)
+        self._tensors = mapped_tensors(self._source)
         # Not *.safetensors: vLLM takes every file of that name for weights of the model.
         self._packed_path = path / "packed.bf16"
         self._packed = {} if self._is_exact else _packed(self._packed_path, self._source)
@@ -194,31 +194,11 @@ def _packed(path: Path, source: Path) -> dict[str, NDArray[Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("source") == _fingerprint(source):
-                return _mapped(path)
+                return mapped_tensors(path)
         path.unlink()
     except (OSError, SafetensorError):
         pass
     return {}
-
-
-def _mapped(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a safetensors file as views of the mapped file."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r", offset=8 + size)
-    return {
-        name: _viewed(data[slice(*entry["data_offsets"])], entry["dtype"]).reshape(entry["shape"])
-        for name, entry in header.items()
-    }
-
-
-def _viewed(data: NDArray[np.uint8], kind: str) -> NDArray[Any]:
-    """Bytes as numbers; numpy knows no bf16, so that becomes fp32."""
-    if kind == "BF16":
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return data.view({"F32": np.float32, "F16": np.float16, "U16": np.uint16}[kind])
 
 
 class _Graph:

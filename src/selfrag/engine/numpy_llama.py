@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from selfrag.engine.base import Completion, Request
 from selfrag.engine.batching import (
@@ -28,18 +29,9 @@ from selfrag.engine.batching import (
     greedy,
     half_of_cores,
 )
+from selfrag.engine.tensors import mapped_tensors
 from selfrag.engine.tokenizer import open_tokenizer, read_model_config
 from selfrag.errors import EngineError
-
-try:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-    from threadpoolctl import ThreadpoolController
-except ImportError as error:
-    raise EngineError(
-        f"cannot start the numpy engine: {error}; it needs safetensors and threadpoolctl, "
-        'so run `pip install "selfrag[engine]"`'
-    ) from error
 
 logger = logging.getLogger(__name__)
 
@@ -355,7 +347,7 @@ def _load(path: Path, shape: LlamaShape) -> _Weights:
     try:
         tensors = {
             name: weight.astype(np.float32, copy=False)
-            for name, weight in load_file(path / "model.safetensors").items()
+            for name, weight in mapped_tensors(path / "model.safetensors").items()
         }
         embedding = tensors["model.embed_tokens.weight"]
         angles = _angles(shape)
@@ -369,7 +361,7 @@ def _load(path: Path, shape: LlamaShape) -> _Weights:
             cos=np.cos(angles),
             sin=np.sin(angles),
         )
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise EngineError(
             f"cannot load the model {path}: {error}; expected model.safetensors of a Llama model "
             "in one file, so restore the folder or use the transformers engine"

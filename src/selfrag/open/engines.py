@@ -240,9 +240,9 @@ def _own_model(model: str, progress: Progress, may_fetch: bool) -> Path:
 
     packed = base_gguf(progress)
     if is_base:
-        progress.say("unpacking the plain base model, once (about half a minute)")
+        progress.say("unpacking the plain base model, once (about ten seconds)")
         return dequantise_base(packed, out)
-    progress.say("merging our weights into the base model, once (about half a minute)")
+    progress.say("merging our weights into the base model, once (about ten seconds)")
     stages = count()
     try:
         return prepare_model(
@@ -443,11 +443,11 @@ def _tokenizer_of(source: str, progress: Progress) -> Tokenizer:
 
 def _open_transformers(path: Path, options: ModelOptions, max_batch: int) -> "Engine":
     """Half precision, as models are released, on a GPU and where fp32 does not fit."""
-    import torch
-
     from selfrag.engine.transformers import TransformersEngine
 
     device = options.device
+    import torch  # here: where it is missing, the module above says so in a sentence
+
     try:
         torch.empty(1, device=device)
     # AssertionError: a build of torch without CUDA.

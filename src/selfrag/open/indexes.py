@@ -153,11 +153,13 @@ def is_postgres(location: Location) -> bool:
 def open_index(path: Location | None, report: Progress) -> "PassageStore | PgVectorStore":
     """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
     from selfrag.retrieval.store import PassageStore
+    from selfrag.retrieval.table import require_lancedb
 
     if path is not None and is_postgres(path):
         from selfrag.retrieval.postgres.store import PgVectorStore
 
         return PgVectorStore.open(str(path), load_query_encoder(report))
+    require_lancedb("the demo index" if path is None else f"the index {path}")
     if path is not None:
         manifest = Manifest.load(path)  # a folder that is no index fails before a model is loaded
         return PassageStore.open(path, encoder_of(path, manifest, report))

@@ -173,7 +173,7 @@ class SentenceTransformerCrossEncoder:
         except ImportError as error:
             raise SelfRAGError(
                 f"cannot load the reranker: a package is missing ({error}), expected "
-                'sentence-transformers installed; run pip install "selfrag[retrieval]"'
+                'sentence-transformers installed; run pip install "selfrag[encoders]"'
             ) from error
         disable_progress_bar()
         is_folder = Path(name).is_dir()

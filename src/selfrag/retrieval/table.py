@@ -70,10 +70,7 @@ def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
     try:
         lancedb = import_lancedb()
     except ImportError as error:
-        raise SelfRAGError(
-            f"cannot use the index {location}: found no usable package lancedb ({error}), expected "
-            'it installed; run pip install "selfrag[retrieval]"'
-        ) from error
+        raise _no_lancedb(f"the index {location}", str(error)) from error
     session = lancedb.Session(
         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
     )
@@ -85,6 +82,19 @@ def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
             session=session,
             storage_options=lance_options(timeout_s) if uri else None,
         )
+
+
+def require_lancedb(index: str) -> None:
+    """Raises `SelfRAGError` where LanceDB is missing, before anything is fetched for an index."""
+    if not importlib.util.find_spec("lancedb"):
+        raise _no_lancedb(index, "none is installed")
+
+
+def _no_lancedb(index: str, found: str) -> SelfRAGError:
+    return SelfRAGError(
+        f"cannot use {index}: found no usable package lancedb ({found}), expected it installed; "
+        'run pip install "selfrag[retrieval]", or give the passages in place of an index'
+    )
 
 
 def open_tables(location: Location, database: Any, *, to_search: bool = True) -> tuple[Any, Any]:

@@ -259,9 +259,10 @@ def loading(name: str, path: Path) -> Iterator[None]:
             raise NotADirectoryError("no such folder")
         yield
     except ImportError as error:
+        extra = "retrieval" if str(error.name).startswith("onnx") else "encoders"
         raise SelfRAGError(
-            f"cannot load encoder {name!r}: a package is missing ({error}), expected the retrieval "
-            'packages installed; run pip install "selfrag[retrieval]"'
+            f"cannot load encoder {name!r}: a package is missing ({error}), expected it installed; "
+            f'run pip install "selfrag[{extra}]"'
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise AssetError(
