@@ -5,7 +5,7 @@ BIN := .venv/bin
 # come along.
 TORCH := torch==2.13.0
 
-.PHONY: demo test check browser format bench clean
+.PHONY: demo test check browser format site reference bench clean
 
 demo: .venv/installed
 	$(BIN)/selfrag demo
@@ -29,6 +29,14 @@ browser: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation as a site in build/site; the reference pages are written from the code first.
+site: reference
+	$(BIN)/zensical build --strict
+
+reference: .venv/installed-dev
+	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/make_diagrams.py
 
 bench: .venv/installed-dev
 	@test -n "$(DATA)" || { echo "bench needs the labelled sets: make bench DATA=folder" >&2; exit 2; }

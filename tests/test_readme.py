@@ -1,8 +1,11 @@
-"""The examples of README.md as they stand there, on the default model and the demo index."""
+"""What README.md and the pages of the site show, run to the letter on the default model.
+
+A block of `sh` or `python` runs, in the order of its page and in one folder, unless the line above
+it says `<!-- not run: why -->`. A block of `text` right after one is what it prints.
+"""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,20 @@ import pytest
 from selfrag.open.indexes import demo_index_dir
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"(?:^(<!-- not run: [^\n]+-->)\n)?^```(sh|python)\n(.*?)^```(?:\s*^```text\n(.*?)^```)?",
+    re.M | re.S,
+)
+# Not the generated pages, whose Python is signatures.
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = {
+    path.name: [
+        (kind, code, printed)
+        for kept, kind, code, printed in BLOCK.findall(path.read_text(encoding="utf-8"))
+        if not kept
+    ]
+    for path in PAGES
+}
 
 pytestmark = [
     pytest.mark.real,
@@ -21,43 +37,25 @@ pytestmark = [
     ),
 ]
 
-# A block of Python and, where it is followed by one, the block of text that it prints.
-BLOCKS = re.findall(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", README, re.DOTALL)
-# Questions that are asked on one line; what follows two spaces and `#` is a comment.
-ASKED = re.findall(
-    r"^((?:echo .*\| )?selfrag (?:ask|check|search|doctor)\b.*?)(?:\s\s+#.*)?$", README, re.M
-)
-ASKED = [line for line in ASKED if "my-index" not in line and " --index " not in line]
+
+def test_the_front_page_and_the_first_how_tos_show_what_can_be_run():
+    for page in ("README.md", "index.md", "documents.md", "check.md"):
+        assert {kind for kind, _, _ in SHOWN[page]} == {"sh", "python"}, page
+    assert all(printed for kind, _, printed in SHOWN["README.md"])
 
 
-def test_the_readme_shows_python_and_questions():
-    assert len(BLOCKS) >= 1 and len(ASKED) >= 8
-
-
-@pytest.mark.parametrize(("code", "printed"), BLOCKS)
-def test_python_of_the_readme_runs_and_prints_what_it_shows(code, printed, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.strip()
-    if printed:
-        assert done.stdout.split() == printed.split()
-
-
-@pytest.mark.parametrize("line", ASKED)
-def test_a_question_of_the_readme_is_answered(line, tmp_path):
-    (tmp_path / "answer.md").write_text("Titan is the largest moon of Saturn.")
-    piped, _, command = line.rpartition("| ")
-    text = shlex.split(piped)[1] if piped else ""
-    arguments = shlex.split(command)[1:]
-    done = subprocess.run(
-        [sys.executable, "-m", "selfrag", *arguments],
-        input=text,
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() and done.stderr == ""
+@pytest.mark.parametrize("page", [page for page, blocks in SHOWN.items() if blocks])
+def test_what_a_page_shows_runs_and_prints_what_it_says(page, tmp_path):
+    scripts = Path(sys.executable).parent
+    for kind, code, printed in SHOWN[page]:
+        command = [sys.executable, "-c"] if kind == "python" else ["bash", "-euo", "pipefail", "-c"]
+        done = subprocess.run(
+            [*command, code],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "100", "PATH": f"{scripts}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (code, done.stderr)
+        if printed:
+            assert done.stdout.split() == printed.split()
