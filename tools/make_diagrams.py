@@ -22,7 +22,7 @@ from selfrag.decode.score import (
 from selfrag.reflection import Marker, Relevance, Retrieve, Support, Utility
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-WIDTH = 720
+WIDTH = 480  # still readable on a phone
 TIMES = "\N{MULTIPLICATION SIGN}"
 BLUE, GREEN, GREY, RED, AMBER = "#dbe9fb", "#d9f2df", "#eeeeee", "#fbdedb", "#fdf0cf"
 GROUPS = (
@@ -37,11 +37,11 @@ GROUPS = (
 def diagrams() -> dict[Path, str]:
     """Every drawing by its path: what `main` writes and the test compares with."""
     drawn = {
-        "tokens": (300, _tokens(), "The 15 reflection tokens in their five groups"),
-        "gate": (190, _gate(), "The gate compares two probabilities after the question"),
-        "critique": (170, _critique(), "What one segment is made of, and who writes each part"),
-        "scores": (270, _scores(), "Probabilities of each group become scores, and a weighted sum"),
-        "search": (330, _search(), "A beam search over segments"),
+        "tokens": (346, _tokens(), "The 15 reflection tokens in their five groups"),
+        "gate": (186, _gate(), "The gate compares two probabilities after the question"),
+        "critique": (212, _critique(), "What one segment is made of, and who writes each part"),
+        "scores": (310, _scores(), "Probabilities of each group become scores, and a weighted sum"),
+        "search": (340, _search(), "A beam search over segments"),
     }
     return {
         IMAGES / f"{name}.svg": _svg(height, "".join(parts), title)
@@ -56,118 +56,118 @@ def main() -> None:
 
 
 def _tokens() -> Iterator[str]:
-    for row, (group, question, colour) in enumerate(GROUPS):
-        y = 14 + row * 56
+    y = 10.0
+    for group, question, colour in GROUPS:
         name = str(group.__doc__).partition(":")[0] if group is not Marker else "markers"
-        yield _text(16, y + 14, f"{name}: {question}", bold=True)
-        x = 16.0
-        for token in group:
-            width = 18 + 7.2 * len(token)
-            yield _box(x, y + 22, width, 24, token, colour)
-            x += width + 8
+        yield _text(12, y + 14, f"{name}: {question}", bold=True)
+        chips, y = _chips([(str(token), colour) for token in group], y + 22)
+        yield chips
+        y += 12
+
+
+def _chips(parts: Sequence[tuple[str, str]], y: float) -> tuple[str, float]:
+    """Boxes side by side, in as many rows as they take, and where the next thing may begin."""
+    drawn, x = "", 12.0
+    for text, colour in parts:
+        width = 16 + 7.0 * len(text)
+        if x + width > WIDTH - 8:
+            x, y = 12.0, y + 28
+        drawn += _box(x, y, width, 24, text, colour)
+        x += width + 6
+    return drawn, y + 24
 
 
 def _gate() -> Iterator[str]:
     config, (yes, no) = SearchConfig(), (0.62, 0.05)
     share = yes / (yes + no)
-    yield _box(16, 70, 150, 50, "question", GREY)
-    yield _arrow(166, 95, 204, 95)
-    yield _box(214, 40, 250, 34, f"p({Retrieve.YES}) = {yes}", BLUE)
-    yield _box(214, 116, 250, 34, f"p({Retrieve.NO}) = {no}", BLUE)
-    yield _text(216, 92, f"share = {yes} / ({yes} + {no}) = {share:.2f}")
-    yield _text(216, 108, f"compared with threshold = {config.threshold}")
-    yield _arrow(464, 57, 520, 57)
-    yield _arrow(464, 133, 520, 133)
-    yield _box(520, 40, 184, 34, "above: read passages", GREEN)
-    yield _box(520, 116, 184, 34, "else: write without", GREY)
+    yield _box(12, 12, 456, 28, "question", GREY)
+    yield _arrow(115, 40, 115, 62)
+    yield _arrow(365, 40, 365, 62)
+    yield _box(12, 62, 206, 28, f"p({Retrieve.YES}) = {yes}", BLUE)
+    yield _box(262, 62, 206, 28, f"p({Retrieve.NO}) = {no}", BLUE)
+    told = f"share {yes} / ({yes} + {no}) = {share:.2f}, threshold = {config.threshold}"
+    yield _text(240, 114, told, anchor="middle", bold=True)
+    yield _arrow(115, 124, 115, 146)
+    yield _arrow(365, 124, 365, 146)
+    yield _box(12, 146, 206, 28, "above: read passages", GREEN)
+    yield _box(262, 146, 206, 28, "else: write without", GREY)
 
 
 def _critique() -> Iterator[str]:
-    parts = (
-        (str(Retrieve.YES), BLUE, 96, "model"),
-        (f"{Marker.PARAGRAPH_START} passage {Marker.PARAGRAPH_END}", GREY, 218, "search"),
-        (str(Relevance.RELEVANT), AMBER, 90, "model"),
-        ("text", "#ffffff", 54, "model"),
-        (str(Support.FULL), GREEN, 132, "model"),
-        (str(Utility.U5), RED, 86, "model"),
+    rows = (
+        (str(Retrieve.YES), BLUE, "by the model: read a passage"),
+        (f"{Marker.PARAGRAPH_START} passage {Marker.PARAGRAPH_END}", GREY, "from the search"),
+        (str(Relevance.RELEVANT), AMBER, "by the model: its score is relevance"),
+        ("text", "#ffffff", "by the model: its score is sequence"),
+        (str(Support.FULL), GREEN, "by the model: its score is support"),
+        (str(Utility.U5), RED, "by the model: its score is utility"),
     )
-    x = 16.0
-    yield _text(16, 34, "One segment, from left to right:", bold=True)
-    for text, colour, width, writer in parts:
-        yield _box(x, 56, width, 34, text, colour)
-        yield _text(x + width / 2, 108, writer, anchor="middle")
-        x += width + 2
-    yield _text(
-        16, 142, "The probabilities at the three critique tokens are kept: they are the scores."
-    )
+    for row, (text, colour, told) in enumerate(rows):
+        y = 12 + row * 32
+        yield _box(12, y, 222, 28, text, colour)
+        yield _text(246, y + 18.5, told)
 
 
 def _scores() -> Iterator[str]:
     weights = ScoreWeights()
-    groups: tuple[tuple[str, float, list[float], float, str], ...] = (
-        ("relevance", weights.relevance, [0.05, 0.85], 0.0, AMBER),
-        ("support", weights.support, [0.7, 0.2, 0.1], 0.0, GREEN),
-        ("utility", weights.utility, [0.02, 0.03, 0.1, 0.25, 0.6], 0.0, RED),
+    groups = (
+        ("relevance", weights.relevance, [0.05, 0.85], relevance_score, tuple(Relevance), AMBER),
+        ("support", weights.support, [0.7, 0.2, 0.1], support_score, tuple(Support), GREEN),
+        (
+            "utility",
+            weights.utility,
+            [0.02, 0.03, 0.1, 0.25, 0.6],
+            utility_score,
+            tuple(Utility),
+            RED,
+        ),
     )
-    functions = (relevance_score, support_score, utility_score)
-    kinds: tuple[Sequence[str], ...] = (tuple(Relevance), tuple(Support), tuple(Utility))
-    total = 0.0
-    for row, ((name, weight, probs, _, colour), function) in enumerate(
-        zip(groups, functions, strict=True)
-    ):
-        score, y = function(np.log(probs)), 16 + row * 62
+    total, y = 0.0, 10.0
+    for name, weight, probs, function, tokens, colour in groups:
+        score = function(np.log(probs))
         total += weight * score
-        x = 16.0
-        for token, prob in zip(kinds[row], probs, strict=True):
-            label = token.strip("[]").replace("No support / Contradictory", "No support")
-            width = 22 + 7.2 * (len(label) + 5)
-            yield _box(x, y + 8, width, 28, f"{label} {prob:g}", colour)
-            x += width + 4
-        yield _text(704, y + 52, f"{name} {score:.2f}   {TIMES} {weight:g}", anchor="end")
+        yield _text(12, y + 14, f"{name} {score:.2f} {TIMES} {weight:g}", bold=True)
+        names = [token.strip("[]").partition(" / ")[0] for token in tokens]
+        parts = [(f"{each} {prob:g}", colour) for each, prob in zip(names, probs, strict=True)]
+        chips, y = _chips(parts, y + 22)
+        yield chips
+        y += 12
     sequence = 0.9
     total += weights.sequence * sequence
-    yield _text(16, 220, "sequence: geometric mean probability of all tokens written")
-    yield _text(704, 220, f"sequence {sequence:.2f}   {TIMES} {weights.sequence:g}", anchor="end")
-    yield _text(704, 250, f"total {total:.2f}", anchor="end", bold=True)
+    yield _text(12, y + 14, f"sequence {sequence:.2f} {TIMES} {weights.sequence:g}", bold=True)
+    yield _text(12, y + 34, "the geometric mean probability of all tokens written")
+    yield _text(12, y + 62, f"total {total:.2f}", bold=True)
 
 
 def _search() -> Iterator[str]:
     config = SearchConfig()
-    yield _box(16, 140, 110, 40, "question", GREY)
+    yield _box(12, 140, 78, 40, "question", GREY)
     kept_first, kept_second = {0, 3}, {1, 4}
-    for level, (x, kept) in enumerate(((200, kept_first), (430, kept_second))):
+    for level, (x, kept) in enumerate(((140, kept_first), (276, kept_second))):
         for row in range(config.top_k):
-            y = 44 + row * 52
+            y = 56 + row * 44
             if level == 0:
-                yield _arrow(126, 160, x, y + 17)
+                yield _arrow(90, 160, x, y + 15)
             else:
-                yield _arrow(330, 61 + (0 if row < 3 else 3) * 52, x, y + 17)
+                yield _arrow(x - 60, 71 + (0 if row < 3 else 3) * 44, x, y + 15)
             is_kept = row in kept
-            yield _box(
-                x,
-                y,
-                130,
-                34,
-                f"candidate {'kept' if is_kept else 'lost'}",
-                GREEN if is_kept else GREY,
-            )
-    yield _arrow(560, 113, 610, 165)
-    yield _box(610, 146, 94, 40, "answer", BLUE)
-    yield _text(265, 28, f"level 1: top_k = {config.top_k} passages", anchor="middle", bold=True)
+            yield _box(x, y, 76, 30, "kept" if is_kept else "lost", GREEN if is_kept else GREY)
+    yield _arrow(352, 115, 396, 158)
+    yield _box(396, 140, 72, 40, "answer", BLUE)
+    yield _text(178, 24, "level 1:", anchor="middle", bold=True)
+    yield _text(178, 42, f"top_k = {config.top_k}", anchor="middle", bold=True)
+    yield _text(314, 24, "level 2:", anchor="middle", bold=True)
+    yield _text(314, 42, f"beam_width = {config.beam_width}", anchor="middle", bold=True)
     yield _text(
-        495, 28, f"level 2: beam_width = {config.beam_width} go on", anchor="middle", bold=True
+        12, 306, f"At most max_segments = {config.max_segments} levels. The best path wins:"
     )
-    yield _text(
-        16,
-        316,
-        f"At most max_segments = {config.max_segments} levels. "
-        "The best path wins: the one with the highest sum of totals.",
-    )
+    yield _text(12, 324, "the one with the highest sum of totals.")
 
 
 def _svg(height: int, body: str, title: str) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="sans-serif" font-size="13">\n<title>{escape(title)}</title>\n'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#555"/></marker></defs>\n'
