@@ -32,7 +32,7 @@ class Workers:
     given up.
     """
 
-    ray: str = setting("", "Cluster: host:port, auto, or local to start one.")
+    ray: str = setting("", "Cluster: host:port, auto, or local to start one.", "--ray")
     n_workers: int = setting(0, "On Ray; 0: as many as it holds.", "--workers")
     n_cpus: float = setting(1.0, "CPUs of a worker on Ray.", "--worker-cpus")
     n_gpus: float = setting(0.0, "GPUs of a worker on Ray, 0.5 for two on one.", "--worker-gpus")
