@@ -71,6 +71,14 @@ def test_bounds_keep_what_they_promise():
     assert coverages == sorted(coverages, reverse=True)
 
 
+def test_a_trace_that_is_given_twice_counts_once(tmp_path, caplog):
+    record(tmp_path / "t")
+    questions = recorded_questions(load_trace(tmp_path / "t"))
+    once = cases_of(questions)
+    assert once and cases_of([*questions, *questions]) == once
+    assert f"{len(once)} questions were recorded before and count once" in caplog.text
+
+
 def test_a_precision_that_is_never_reached_has_no_bound():
     rng = np.random.default_rng(2)
     rows, _ = drawn(rng, 400)

@@ -257,8 +257,32 @@ def test_a_fixed_text_differs_by_its_marks_alone():
         "[not supported]\r\n\r\n"
         "- Titan was found in 1755 [2] [contradicted by 1]\r\n- Titan was found in 1655 [1]\r\n\r\n"
         "```\r\nTitan = 1\r\n```\r\nThe end is near [not supported]"
+        "\r\n\r\n[1] Titan\r\n"
+    )
+
+
+def test_a_footnote_is_a_remark_where_passages_are_cited_and_joins_no_list():
+    text = "Titan is the largest moon [1]. It was found in 1655.[^1]\n\n[^1]: By Huygens."
+    found = checked(text)
+    assert [one.status for s in found.sentences for one in s.citations] == [CitationStatus.RIGHT]
+    assert found.fixed_text == (
+        "Titan is the largest moon [1]. It was found in 1655.[^1] [1]\n\n[^1]: By Huygens."
         "\n\n[1] Titan\n"
     )
+    assert checked(found.fixed_text).fixed_text == found.fixed_text
+
+
+def test_the_list_that_a_contradiction_adds_is_no_sentence_when_it_is_read_again():
+    once = checked("Titan was found in 1755.").fixed_text
+    assert once == "Titan was found in 1755. [contradicted by 1]\n\n[1] Titan\n"
+    assert checked(once).fixed_text == once
+
+
+@pytest.mark.parametrize("question", [[], 0, False])
+def test_a_question_that_is_no_text_is_refused(question):
+    rag = SelfRAG(engine(), GivenPassages([TITAN]))
+    with pytest.raises(BadInput, match="expected the question as a string"):
+        rag.check("Titan is large.", question)
 
 
 def test_what_is_supported_in_part_is_marked_as_such():

@@ -103,7 +103,29 @@ def test_passages_without_text_are_refused_in_one_line(run, files, folder):
     passages.write_text('{"title": "Titan", "text": ""}\n')
     code, out, err = run(text, "--passages", passages, *model(folder))
     assert (code, out) == (2, "")
-    assert "selfrag: cannot take passages from" in err.splitlines()[-1]
+    assert err.startswith("selfrag: cannot take passages from") and err.count("\n") == 1
+    assert "1 rows without text" in err
+
+
+def test_a_row_without_text_is_told(run, files, folder):
+    text, passages = files
+    passages.write_text('{"text": "Titan is a moon."}\n{"title": "Titan", "text": ""}\n')
+    code, _, err = run(text, "--passages", passages, *model(folder))
+    assert code == 0 and "without text" in err
+
+
+def test_a_document_is_a_passage_a_paragraph(run, files, folder, tmp_path):
+    text, notes = files[0], tmp_path / "notes.md"
+    text.write_text("Titan is a moon [1]. Bread is brown [2]. Salt is white [3].")
+    notes.write_text("# Titan\n\nTitan is a moon.\n\n## Food\nBread is brown.\n\nSalt.\n")
+    code, out, err = run(text, "--passages", notes, *model(folder), "--json")
+    assert code == 0, err
+    told = [(each["number"], each["title"], each["text"]) for each in json.loads(out)["passages"]]
+    assert told == [
+        (1, "Titan", "Titan is a moon."),
+        (2, "Titan: Food", "Bread is brown."),
+        (3, "Titan: Food", "Salt."),
+    ]
 
 
 def test_a_folder_is_no_file_of_passages(run, files, folder, tmp_path):

@@ -403,7 +403,7 @@ def test_outputs_that_cannot_be_meant_are_refused(tmp_path):
         files.check_outputs({"--out": other, "--trace": tmp_path / "elsewhere" / "other"})
     with pytest.raises(BadInput, match="it is a folder"):
         files.check_outputs({"--out": tmp_path})
-    with pytest.raises(StorageError, match="there is no folder"):
+    with pytest.raises(BadInput, match="there is no folder"):
         files.check_outputs({"--out": tmp_path / "none" / "a"})
     files.check_outputs(
         {"--out": other, "--trace": tmp_path / "t", "--plot": None}, {"--data": data, "--x": None}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrag.errors import BadInput, ConfigError
-from selfrag.ingest.chunking import Chunking, TokenLimit, chunk_document, passage_id
+from selfrag.ingest.chunking import Chunking, TokenLimit, chunk_document, paragraphs, passage_id
 from selfrag.ingest.readers import read_documents, read_wiki_leads
 from selfrag.ingest.titles import markdown_title
 from selfrag.passage import Document, Passage
@@ -65,6 +65,33 @@ def test_faults_go_to_the_log_unless_somebody_asks(tmp_path, caplog):
         f"skipped {tmp_path}/photo.png: an image, which is not read",
         f"skipped {tmp_path}/blank.txt: no text in it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("One.\nTwo.", [("t", "One."), ("t", "Two.")]),  # a line each
+        ("One\ntwo.", [("t", "One\ntwo.")]),
+        ("One.\ntwo.\n\nThree.", [("t", "One.\ntwo."), ("t", "Three.")]),
+        (
+            "# A\nOne.\n\n### B\nTwo.\n\n# C\nThree.",
+            [("A", "One."), ("A: B", "Two."), ("C", "Three.")],
+        ),
+        (
+            "```\n# no heading\n\n# nor this\n```",
+            [("t", "```\n# no heading"), ("t", "# nor this\n```")],
+        ),
+        (
+            "Oaks grow old. Elms grow tall.",
+            [("t", "Oaks grow old."), ("t", "Elms grow tall.")],
+        ),  # of at most 4 words
+        (" \n\n# A\n", []),
+    ],
+)
+def test_a_document_in_paragraphs(text, found):
+    passages = list(paragraphs(Document(title="t", text=text, source="s"), size=4))
+    assert [(each.title, each.text) for each in passages] == found
+    assert all(text[each.start : each.end] == each.text for each in passages)
 
 
 def test_wiki_leads_carry_their_licence_and_address(tmp_path):

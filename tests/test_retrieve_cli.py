@@ -169,7 +169,7 @@ def test_the_questions_are_never_written_over(retrieve, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_reported(retrieve):
     code, _, err = retrieve("--out", "nowhere/out.jsonl")
-    assert code == 1
+    assert code == 2
     assert "cannot write --out nowhere/out.jsonl: there is no folder nowhere" in err
 
 

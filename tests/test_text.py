@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfrag.errors import BadInput
-from selfrag.text import find_gold, first_sentence, holds_gold, require_text
+from selfrag.text import find_gold, first_sentence, holds_gold, require_text, split_sentences
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,14 @@ def test_the_first_sentence_of_a_text(text, first):
 def test_a_first_sentence_begins_the_text(text):
     assert text.strip().startswith(first_sentence(text))
     assert first_sentence(first_sentence(text)) == first_sentence(text)
+
+
+def test_sentences_without_space_between_end_with_their_mark():
+    text = "\u571f\u661f\u3002\u5b83\u5927\uff01\u300d \u5b83\u3002 It is so. Yes"
+    assert split_sentences(text) == [
+        "\u571f\u661f\u3002",
+        "\u5b83\u5927\uff01\u300d",
+        "\u5b83\u3002",
+        "It is so.",
+        "Yes",
+    ]

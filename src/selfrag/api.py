@@ -226,7 +226,7 @@ class SelfRAG:
             [_text(text, "text")],
             engine=self.engine,
             retriever=self.retriever,
-            question=_text(question or "", "question"),
+            question="" if question is None else _text(question, "question"),
             passages=self._given(passages),
             grounding=self.grounding,
             config=self.config,

@@ -444,7 +444,7 @@ def check_outputs(
     """Refuses, before any work, outputs that cannot be meant; keys are the names of the options.
 
     Raises `BadInput` for an output that is an input, a folder, or the same file as another output,
-    and `StorageError` for one whose folder is missing.
+    and for one whose folder is missing.
     """
     seen: dict[str, Path] = {name: path for name, path in (inputs or {}).items() if path}
     n_inputs = len(seen)
@@ -454,7 +454,7 @@ def check_outputs(
         if path.is_dir():
             raise BadInput(f"cannot write {name} {path}: it is a folder; expected a file, name one")
         if not Path(os.path.realpath(path)).parent.is_dir():
-            raise StorageError(
+            raise BadInput(
                 f"cannot write {name} {path}: there is no folder {path.parent}; expected a "
                 "file in an existing folder, so make it or name another"
             )

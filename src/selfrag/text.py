@@ -34,9 +34,27 @@ def _splitter() -> "PunktSentenceTokenizer":
     return PunktSentenceTokenizer(parameters)
 
 
+# Ends a sentence of a language that has no space after it, with what closes it.
+_UNSPACED_END = re.compile(
+    "[\u3002\uff01\uff1f\uff61\u0964\u104b\u17d4]+[\u3001-\u301f\"')\uff09]*"
+)
+
+
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Character offsets of the sentences of `text` (NLTK's Punkt), without the space between."""
-    return [(start, end) for start, end in _splitter().span_tokenize(text)]
+    """Character offsets of the sentences of `text`, without the space between.
+
+    NLTK's Punkt, which knows no sentence of languages without spaces: those end where their
+    punctuation does.
+    """
+    spans = []
+    for start, end in _splitter().span_tokenize(text):
+        for found in _UNSPACED_END.finditer(text, start, end):
+            if text[found.end() : end].strip():
+                spans.append((start, found.end()))
+                start = found.end()
+                start += len(text[start:end]) - len(text[start:end].lstrip())
+        spans.append((start, end))
+    return spans
 
 
 def split_sentences(text: str) -> list[str]:

@@ -50,7 +50,7 @@ def check(
     report = Reporter()
     written = _text_in(subject.text)
     grounding = grounding_of(model)
-    retriever, engine, own = open_source(source, model, report)
+    retriever, engine, own = open_source(source, model, report, by_paragraph=True)
     (found,) = check_texts(
         [written],
         engine=engine,

@@ -15,6 +15,7 @@ from selfrag.cli.options import Source
 from selfrag.engine.base import Engine
 from selfrag.errors import BadInput
 from selfrag.files import AppendLog, beside, claim_run, is_plain, write_rows
+from selfrag.ingest.faults import Skipped
 from selfrag.open import indexes
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.passage import Passage
@@ -59,17 +60,23 @@ def passages_in(row: Row) -> list[Passage] | None:
 
 
 def open_source(
-    source: Source, model: ModelOptions, report: Reporter
+    source: Source, model: ModelOptions, report: Reporter, *, by_paragraph: bool = False
 ) -> tuple[Retriever, Engine, list[Passage] | None]:
-    """What finds passages, the language model, and the passages where they are given in a file."""
+    """What finds passages, the language model, and the passages where they are given in a file.
+
+    `by_paragraph`: every paragraph of a document is one, as what a document says of one subject
+    supports nothing about another.
+    """
     if source.passages is None:
         return *indexes.load(source.index, model, report), None
-    own = _passages_of(source.passages, report)
+    own = _passages_of(source.passages, report, by_paragraph=by_paragraph)
     return GivenPassages(own), open_engine(model, report), own
 
 
-def _passages_of(path: Path, report: Reporter) -> list[Passage]:
+def _passages_of(path: Path, report: Reporter, *, by_paragraph: bool) -> list[Passage]:
     """A passage a document of the file, in order: of rows one each, else the file."""
+    from selfrag.ingest.chunking import paragraphs
+    from selfrag.ingest.formats import Format, format_of
     from selfrag.ingest.readers import read_documents
 
     if path.is_dir():
@@ -77,12 +84,18 @@ def _passages_of(path: Path, report: Reporter) -> list[Passage]:
             f"cannot take passages from {path}: it is a folder; expected one file, so name a file, "
             "or make an index of the folder and name that with --index"
         )
-    documents = list(read_documents([path], on_skip=lambda fault: report.say(str(fault))))
+    faults: list[Skipped] = []
+    documents = list(read_documents([path], on_skip=faults.append))
     if not documents:
+        found = next((fault.reason for fault in faults), "no text in it")
         raise BadInput(
-            f"cannot take passages from {path}: found no text in it; expected passages, as JSON "
+            f"cannot take passages from {path}: found {found}; expected passages, as JSON "
             "lines with `text` and `title`, or a document, so name another file"
         )
+    for fault in faults:
+        report.say(str(fault))
+    if by_paragraph and format_of(path) not in (Format.TABLE, Format.JSON_LINES, Format.JSON):
+        return as_passages(passage for each in documents for passage in paragraphs(each))
     return as_passages(
         Passage(id=each.id, title=each.title, text=each.text, source=each.source)
         for each in documents

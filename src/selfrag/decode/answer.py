@@ -161,7 +161,8 @@ class Answer:
             return "nothing was supported enough"
         if found is None:
             return "nothing tells how probable the best one is"
-        return f"the best one is {percent(found)} likely to be right, and {bound:.0%} is asked for"
+        asked = f"{100 * bound:g}% is asked for"
+        return f"the best one is {percent(found)} likely to be right, and {asked}"
 
     def _carried(self) -> str:
         if self.choices_rated:

@@ -150,8 +150,9 @@ def load_calibration(path: Path) -> Calibration:
             raise ValueError(f"it has format {found!r:.40}, and this version reads {FORMAT}")
         return from_builtins(Calibration, data, closed=True)
     except (ValueError, RecursionError) as error:
+        found = "bytes that are not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise BadInput(
-            f"cannot read a calibration from {path}: {error!s:.200}; expected what `selfrag "
+            f"cannot read a calibration from {path}: {found:.200}; expected what `selfrag "
             "calibrate` writes, so name another file or make it again"
         ) from error
 

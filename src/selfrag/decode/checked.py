@@ -224,8 +224,12 @@ def fixed_text(check: Check) -> str:
     ]
     if not lines:
         return "".join(parts)
-    gap = "\n" * (1 + (not listed) - text.endswith("\n"))
-    return "".join([*parts, gap, "\n".join(lines), "\n"])
+    # Under anything but a list of sources a line without a blank one before it would join that.
+    gap = "\n" * (1 + (not check.claims.ends_in_sources) - text.endswith("\n"))
+    added_lines = gap + "\n".join(lines) + "\n"
+    if "\r\n" in text:
+        added_lines = added_lines.replace("\n", "\r\n")
+    return "".join([*parts, added_lines])
 
 
 def _mark_for(each: SentenceCheck) -> tuple[str, int]:

@@ -13,8 +13,8 @@ from selfrag.text import sentence_spans
 
 # Characters of scripts without spaces are words of their own.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
-_CLAUSE = re.compile(r"[^\u3002\uff01\uff1f]+[\u3002\uff01\uff1f]*|[\u3002\uff01\uff1f]+")
 _URL = re.compile(r"https?://[^\s<>\"'\\]+", re.IGNORECASE)
+_GAP = re.compile(r"\n[ \t]*\n\s*")
 _LEAST_RUN = 3  # shorter runs of equal words occur by chance
 
 
@@ -68,9 +68,11 @@ def _words(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:
-    """Offsets of the sentences, those of scripts that Punkt does not split too."""
-    return [
-        (start + clause.start(), start + clause.end())
-        for start, end in sentence_spans(text)
-        for clause in _CLAUSE.finditer(text[start:end])
-    ]
+    """Offsets of the sentences; what is over a blank line is no part of what follows."""
+    spans = []
+    for start, end in sentence_spans(text):
+        for gap in _GAP.finditer(text, start, end):
+            spans.append((start, gap.start()))
+            start = gap.end()
+        spans.append((start, end))
+    return spans

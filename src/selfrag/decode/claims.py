@@ -8,7 +8,7 @@ changes. Knows nothing of passages, models or verdicts.
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from operator import itemgetter
 
@@ -39,6 +39,7 @@ class Mark:
     start: int
     end: int
     numbers: tuple[int, ...]
+    is_footnote: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +78,21 @@ class Listed:
     number: int
     head: str
     body: str
+    is_footnote: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """A text as sentences in order, the sources listed in it, and how much was kept apart."""
+    """A text as sentences in order, the sources listed in it, and how much was kept apart.
+
+    `ends_in_sources`: nothing follows the list of sources, footnotes aside, so it can go on there.
+    """
 
     text: str
     sentences: tuple[Sentence, ...]
     listed: tuple[Listed, ...]
     apart: dict[BlockKind, int]
+    ends_in_sources: bool = False
 
 
 @dataclass(slots=True)
@@ -106,11 +112,22 @@ def split_claims(text: str) -> Claims:
             sentences += _sentences(text, block, subject, otherwise=is_english)
         elif title := _TITLE.match(_body(text, block)):
             subject = title.group(1)
+    listed = [_listed(text, block) for block in blocks if block.kind is BlockKind.SOURCE]
+    if any(not mark.is_footnote for each in sentences for mark in each.marks):
+        # Beside [n], a footnote [^n] is a remark, and says nothing of what [n] means.
+        listed = [each for each in listed if not each.is_footnote]
+        sentences = [
+            replace(each, marks=tuple(mark for mark in each.marks if not mark.is_footnote))
+            for each in sentences
+        ]
     return Claims(
         text=text,
         sentences=tuple(sentences),
-        listed=tuple(_listed(text, block) for block in blocks if block.kind is BlockKind.SOURCE),
+        listed=tuple(listed),
         apart={kind: n for kind in APART if (n := sum(b.kind is kind for b in blocks))},
+        ends_in_sources=bool(listed)
+        and blocks[-1].kind is BlockKind.SOURCE
+        and _listed(text, blocks[-1]) in listed,
     )
 
 
@@ -174,6 +191,7 @@ class _Blocks:
         if before is None or before.kind is not BlockKind.SOURCE:
             marks = (numbers_in(mark.group()) for mark in _MARK.finditer(line))
             self._cited.update(number for numbers in marks for number in numbers)
+            self._cited.update(int(found[1]) for found in _FIXED.finditer(line))
         return self._joined(start, end, line, before), 1, False
 
     def _whole(self, at: int, line: str, before: _Block | None) -> tuple[BlockKind, int] | None:
@@ -269,6 +287,7 @@ def _listed(text: str, block: _Block) -> Listed:
         number=int(found.group(1)),
         head=line[found.end() :].strip(),
         body=" ".join(text[s:e].strip() for s, e in rest),
+        is_footnote="[^" in found.group(),
     )
 
 
@@ -287,17 +306,18 @@ _INLINE = re.compile(
     r"|\[(?P<linked>[^\]\[]+)\]\([^()\s]*\)"
     r"|\*\*+|__+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)|\ufeff"
 )
+_FIXED = re.compile(r"\[(?:contradicted|partially supported) by (\d+)\]")  # as `--fix` writes
 MAX_RANGE = 20  # of a mark such as [2-4]; more is no list of passages
 
 
 def numbers_in(mark: str) -> tuple[int, ...]:
-    """The numbers of a mark, ranges written out; none for a range that runs backwards."""
+    """The numbers of a mark, ranges written out; of one that is backwards or long, its ends."""
     inner = re.split(r"[\]\u2020\u3011]", mark.strip().lstrip("[\u3010"))[0]
     found: list[int] = []
     for part in re.split(r"[,;]", inner.replace("^", "")):
         first, _, last = re.sub(r"\s", "", part).replace("\u2013", "-").partition("-")
         low, high = int(first), int(last or first)
-        found += range(low, high + 1) if low <= high < low + MAX_RANGE else ()
+        found += range(low, high + 1) if low <= high < low + MAX_RANGE else (low, high)
     return tuple(dict.fromkeys(found))
 
 
@@ -349,7 +369,12 @@ def _without_markup(
         if found["mark"]:
             numbers = numbers_in(found["mark"])
             start = found.end() - len(found["mark"].lstrip())
-            place = Mark(start=places[start], end=places[found.end() - 1] + 1, numbers=numbers)
+            place = Mark(
+                start=places[start],
+                end=places[found.end() - 1] + 1,
+                numbers=numbers,
+                is_footnote="[^" in found["mark"],
+            )
             marks.append((start, place))
     return [i for i in range(len(raw)) if not gone[i]], marks, gone
 

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from selfrag.errors import ConfigError
@@ -76,6 +76,64 @@ def chunk_document(
             "at least 1; set a larger size"
         )
     return _passages(document, chunking, size, tokens)
+
+
+def paragraphs(document: Document, *, size: int = 100) -> Iterator[Passage]:
+    """A passage a paragraph, as blank lines part them, titled by the headings over it.
+
+    A heading is one of Markdown with `#`. A text without blank lines in which every line ends a
+    sentence has a passage a line. What is longer than `size` words is cut between sentences.
+    """
+    text = document.text
+    is_line_each = "\n\n" not in text and all(map(_ENDED_LINE.search, text.strip().split("\n")))
+    headings: dict[int, str] = {}
+    fence = ""
+    for start, end in _parts_between(text, _NEW_LINE if is_line_each else _BLANK_LINES):
+        n_read = start
+        for line in _LINE.finditer(text, start, end):
+            fence = _fence_after(fence, line.group())
+            found = None if fence else _HEADING.match(line.group())
+            if found is None:
+                continue
+            yield from _paragraph(document, (n_read, line.start()), headings, size)
+            level, n_read = len(found[1]), line.end()
+            headings = {n: title for n, title in headings.items() if n < level}
+            headings[level] = found[2]
+        yield from _paragraph(document, (n_read, end), headings, size)
+
+
+_ENDED_LINE = re.compile("[.!?\u3002\uff01\uff1f][\"')\\]\u201d\u2019]*\\s*$")
+_NEW_LINE, _BLANK_LINES = re.compile(r"\n"), re.compile(r"\n(?:[ \t]*\n)+")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*?)[ \t#]*$", re.MULTILINE)
+_FENCED = re.compile(r" {0,3}(`{3,}|~{3,})")
+
+
+def _parts_between(text: str, gap: re.Pattern[str]) -> Iterator[Span]:
+    start = 0
+    for found in gap.finditer(text):
+        yield start, found.start()
+        start = found.end()
+    yield start, len(text)
+
+
+def _fence_after(fence: str, line: str) -> str:
+    """The fence of code that is open after a line; empty for none."""
+    found = _FENCED.match(line)
+    if found is None:
+        return fence
+    if not fence:
+        return found[1]
+    return "" if found[1].startswith(fence) else fence
+
+
+def _paragraph(
+    document: Document, span: Span, headings: dict[int, str], size: int
+) -> Iterator[Passage]:
+    title = ": ".join(headings[level] for level in sorted(headings)) or document.title
+    start = span[0]
+    for first, last in _sentence_windows(document.text[start : span[1]], size):
+        yield _passage(replace(document, title=title), (start + first, start + last))
 
 
 def passage_id(source: str, start: int, text: str) -> str:

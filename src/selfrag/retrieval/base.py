@@ -53,6 +53,7 @@ def as_passages(given: Iterable[Passage | Hit | str]) -> list[Passage]:
             "selfrag.Passage; put it into a list"
         )
     passages: list[Passage] = []
+    taken: set[str] = set()
     for number, each in enumerate(given, start=1):
         passage = each.passage if isinstance(each, Hit) else each
         if isinstance(passage, str):
@@ -63,8 +64,9 @@ def as_passages(given: Iterable[Passage | Hit | str]) -> list[Passage]:
                 'selfrag.Passage(title="…", text="…"), both strings; write it so'
             )
         # Citations, and what was read before, go by id.
-        is_free = passage.id and passage.id not in {before.id for before in passages}
+        is_free = passage.id and passage.id not in taken
         own = passage.id if is_free else f"given-{number}"
+        taken.add(own)
         passages.append(replace(passage, id=own, title=passage.title or ""))
     return passages
 

@@ -3,6 +3,7 @@
 Owns scikit-learn. Knows nothing of files or of the command line.
 """
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from selfrag.errors import BadInput, SelfRAGError
 from selfrag.statistics import reliability, wilson
 from selfrag.trace.candidates import Candidate, RecordedQuestion
 from selfrag.trace.rescore import weight_row
+
+logger = logging.getLogger(__name__)
 
 N_FOLDS = 10
 LEAST, LEAST_OF_EACH = 50, 10  # questions, and right and wrong ones among them
@@ -74,16 +77,22 @@ def cases_of(questions: Sequence[RecordedQuestion]) -> list[Case]:
     """The answers from passages, where gold strings and all features are known.
 
     The answer is the one that ranks first under the settings of its search; where these were not
-    recorded, under the default weights.
+    recorded, under the default weights. A question that was recorded more than once counts as its
+    first answer, so that a trace given twice does not look like more evidence.
     """
-    cases = []
+    cases: list[Case] = []
+    seen: set[str] = set()
+    n_again = 0
     for recorded in questions:
         golds = recorded.question.answers
         chosen = _chosen(recorded)
         if chosen is None or not any(map(str.strip, golds)):
             continue
         features = features_of(chosen.leaf, recorded.first_level)
-        if features is not None:
+        if features is not None and recorded.question.text in seen:
+            n_again += 1
+        elif features is not None:
+            seen.add(recorded.question.text)
             cases.append(
                 Case(
                     question=recorded.question.text,
@@ -92,6 +101,8 @@ def cases_of(questions: Sequence[RecordedQuestion]) -> list[Case]:
                     is_right=chosen.is_right(golds),
                 )
             )
+    if n_again:
+        logger.warning("%d questions were recorded before and count once", n_again)
     return cases
 
 
