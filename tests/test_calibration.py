@@ -347,3 +347,10 @@ def test_features_without_some_scores_count_them_as_0():
     assert features_of(written[0].start, written) is None
     bare = replace(written[0], hits=())
     assert features_of(bare, written) is None
+
+
+def test_a_file_that_is_no_text_is_refused_in_plain_words(tmp_path):
+    (tmp_path / "c.json").write_bytes(b'{"model": "\xff"}')
+    with pytest.raises(BadInput, match="bytes that are not UTF-8; expected what") as told:
+        load_calibration(tmp_path / "c.json")
+    assert "codec" not in str(told.value)
