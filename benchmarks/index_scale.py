@@ -83,7 +83,9 @@ def batches(n_rows: int) -> Iterator[Any]:
         numbers = pa.array(np.arange(start, start + n))
         empty = pa.array([""] * n)
         columns = dict.fromkeys(("source", "file", "version", "title"), empty)
-        columns |= dict.fromkeys(("start", "end", "page"), pa.array(np.zeros(n, dtype=np.int64)))
+        columns |= dict.fromkeys(
+            ("start", "end", "page", "last_page"), pa.array(np.zeros(n, dtype=np.int64))
+        )
         columns |= {"row": numbers, "id": numbers.cast(pa.string()), "text": text}
         facts = [written_facts(str(row), "", "", 0, 0, 0, 0) for row in range(start, start + n)]
         columns |= {
