@@ -56,8 +56,9 @@ class MixConfig:
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule.
     `pair_words`: of every labelled set and label so many words of passages, none longer than
-    `longest_pair` words. Of the groups `untitled_share` lose all titles, and of the questions with
-    a passage `reworded_share` are asked in other words.
+    `longest_pair` words. `alone_share` of the contrasts also judge the short answer alone. Of the
+    groups `untitled_share` lose all titles, and of the questions with a passage `reworded_share`
+    are asked in other words.
     """
 
     n_squad: int = 9000
@@ -73,6 +74,7 @@ class MixConfig:
     n_unanswerable: int = 0
     pair_words: int = 0
     longest_pair: int = 260
+    alone_share: float = 0.2
     reworded_share: float = 0.0
     untitled_share: float = 0.0
     seed: int = 0
@@ -157,7 +159,7 @@ def _contrasts(
     questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
     """Questions with texts to judge, claims to check, and questions without an answer."""
-    mix = ContrastMix()
+    mix = ContrastMix(alone=config.alone_share)
     amounts = (config.n_contrasts, config.n_claims, config.n_unanswerable)
     makers = (contrast_records, claim_records, unanswerable_records)
     asked = []
