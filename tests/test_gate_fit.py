@@ -1,4 +1,4 @@
-"""Fitting the gate: one row changes, by the least that the examples ask for."""
+"""The last steps of the default weights: fitting the gate, and the mean of two adapters."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,24 @@ import pytest
 from tiny_model import save_tiny_model
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file  # noqa: E402
 
+from average import average  # noqa: E402
 from gate import fit_gate, fit_row, gate_examples, last_states  # noqa: E402
 from selfrag.engine.adapter import ADAPTER_TENSORS, REFLECTION_ROWS, AdapterDescription  # noqa: E402
 from selfrag.errors import BadInput  # noqa: E402
 from selfrag.reflection import REFLECTION_TOKENS, Retrieve  # noqa: E402
 from selfrag.released import GeneratorRecord, SegmentRecord  # noqa: E402
 from selfrag.train.export import save_adapter  # noqa: E402
+
+DESCRIPTION = AdapterDescription(
+    base_name="tiny",
+    gguf_sha256="0",
+    rank=1,
+    alpha=1,
+    tokens=tuple(token.value for token in REFLECTION_TOKENS),
+    modules=(),
+)
 
 
 def record(instruction, retrieve):
@@ -75,21 +86,29 @@ def test_only_the_row_of_no_retrieval_changes_and_the_examples_are_told_apart(tm
     states = last_states(model, instructions)
     n_dim = states.shape[1]
     rows = torch.zeros(15, n_dim, dtype=torch.bfloat16)
-    description = AdapterDescription(
-        base_name="tiny",
-        gguf_sha256="0",
-        rank=1,
-        alpha=1,
-        tokens=tuple(token.value for token in REFLECTION_TOKENS),
-        modules=(),
-    )
+    description = DESCRIPTION
     save_adapter(tmp_path / "old", description, {REFLECTION_ROWS: rows})
     out = fit_gate(model, tmp_path / "old", tmp_path / "new", RECORDS, ridge=1e-4)
-
-    from safetensors.torch import load_file
 
     new = load_file(out / ADAPTER_TENSORS)[REFLECTION_ROWS].double().numpy()
     no, yes = (description.tokens.index(token) for token in (Retrieve.NO, Retrieve.YES))
     changed = np.flatnonzero((new != 0).any(axis=1))
     assert changed.tolist() == [no]
     assert (((states @ (new[yes] - new[no])) > 0) == needs).all()
+
+
+def test_the_mean_of_two_adapters_lies_between_them(tmp_path):
+    for name, value in (("before", 1.0), ("after", 4.0)):
+        rows = torch.full((15, 2), value, dtype=torch.bfloat16)
+        save_adapter(tmp_path / name, DESCRIPTION, {REFLECTION_ROWS: rows})
+    average(tmp_path / "before", tmp_path / "after", tmp_path / "mean")
+    mean = load_file(tmp_path / "mean" / ADAPTER_TENSORS)[REFLECTION_ROWS]
+    assert mean.dtype == torch.bfloat16 and (mean == 2.5).all()
+
+
+def test_adapters_of_another_shape_have_no_mean(tmp_path):
+    for name, width in (("small", 2), ("large", 3)):
+        save_adapter(tmp_path / name, DESCRIPTION, {REFLECTION_ROWS: torch.ones(15, width)})
+    with pytest.raises(BadInput, match="differ in base, modules or shapes"):
+        average(tmp_path / "small", tmp_path / "large", tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()

@@ -1,0 +1,48 @@
+"""The mean of two adapters, one of which was trained from the other.
+
+    python recipes/default_weights/average.py ADAPTER ADAPTER --out ADAPTER
+
+Between the weights before and after a short stage lie weights that keep most of what each knows
+(weight averaging, arXiv 2203.05482).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from selfrag.engine.adapter import ADAPTER_TENSORS, read_description
+from selfrag.errors import BadInput, SelfRAGError
+from selfrag.train.export import save_adapter
+
+
+def average(first: Path, second: Path, out: Path) -> None:
+    """Writes the mean; raises `BadInput` where the two are not of one base and shape."""
+    description = read_description(first)
+    one, two = (load_file(folder / ADAPTER_TENSORS) for folder in (first, second))
+    shapes = [{name: tuple(each.shape) for name, each in some.items()} for some in (one, two)]
+    if read_description(second) != description or shapes[0] != shapes[1]:
+        raise BadInput(
+            f"cannot average {first} and {second}: they differ in base, modules or shapes; "
+            "expected one trained from the other, so name such a pair"
+        )
+    mean = {name: (each.float() + two[name].float()) / 2 for name, each in one.items()}
+    save_adapter(out, description, {name: mean[name].to(one[name].dtype) for name in mean})
+
+
+def main() -> None:
+    """Averages two adapters."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("adapters", type=Path, nargs=2)
+    parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
+    options = parser.parse_args()
+    try:
+        average(*options.adapters, options.out)
+    except SelfRAGError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"adapter in {options.out}\n")
+
+
+if __name__ == "__main__":
+    main()
