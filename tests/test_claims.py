@@ -171,6 +171,13 @@ def test_another_language_is_told_by_its_words():
     assert [each.is_english for each in split_claims(ENGLISH).sentences] == [True, True]
 
 
+def test_a_list_of_names_is_of_no_language():
+    moons = "Mimas, Enceladus, Tethys, Dione, Rhea, Titan, Hyperion, Iapetus, Phoebe, Janus, Pan"
+    people = "Ann Smith, Bob Jones, Carl Brown"
+    told = split_claims(f"{moons}, {people} and Dora Green were named.\n").sentences
+    assert [each.is_english for each in told] == [True]
+
+
 def test_a_paragraph_in_another_language_is_told_in_an_english_text():
     mixed = f"{ENGLISH}\n\n{GERMAN}\n\nTitan orbits Saturn."
     told = [each.is_english for each in split_claims(mixed).sentences]

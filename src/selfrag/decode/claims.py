@@ -330,7 +330,8 @@ def _sentences(text: str, block: _Block, subject: str, *, otherwise: bool) -> It
     raw = "".join(text[start:end] + "\n" for start, end in block.lines)
     kept, marks, gone = _without_markup(raw, places)
     cleaned = "".join(raw[i] for i in kept)
-    is_english = otherwise if len(words_of(cleaned)) < LEAST_WORDS else is_mostly_english(cleaned)
+    is_telling = len(_lower_case_words(cleaned)) >= LEAST_WORDS
+    is_english = is_mostly_english(cleaned) if is_telling else otherwise
     before, n_before = "", 0
     for start, end in sentence_spans(cleaned):
         said = " ".join(cleaned[start:end].split())
@@ -407,8 +408,8 @@ def _why_no_claim(said: str, kind: BlockKind) -> str:
     return "addressed to the reader" if _TALK.match(said) else ""
 
 
-LEAST_WORDS = 12  # fewer tell no language
-_ENGLISH = 0.12  # of the words of an English text at least so many are these; of others fewer
+LEAST_WORDS = 8  # in lower case; fewer tell no language
+_ENGLISH = 0.09  # of the words of an English text at least so many are these; of others fewer
 _COMMON = frozenset(
     "the of and to is was for that with as by from are at it its his her which this be has had "
     "not were or have they their who been one also into after when than more would there can will "
@@ -420,12 +421,17 @@ _COMMON = frozenset(
 def is_mostly_english(text: str) -> bool:
     """Whether a text reads as English: by the share of function words, so only a long one tells.
 
-    A text of fewer than `LEAST_WORDS` words counts as English where its letters are Latin.
+    Names are of no language, so only words in lower case count. A text of fewer than `LEAST_WORDS`
+    of them counts as English where its letters are Latin.
     """
     letters = [sign for sign in text if sign.isalpha()]
     n_latin = sum(sign < "\u0250" for sign in letters)
     if 2 * n_latin < len(letters):
         return False
-    words = words_of(text)
+    words = _lower_case_words(text)
     n_common = sum(word in _COMMON for word in words)
     return len(words) < LEAST_WORDS or n_common >= _ENGLISH * len(words)
+
+
+def _lower_case_words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if word[0].islower()]
