@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
     options = parser.parse_args()
     try:
-        average(*options.adapters, options.out)
+        first, second = options.adapters
+        average(first, second, options.out)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"adapter in {options.out}\n")
