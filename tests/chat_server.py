@@ -21,7 +21,11 @@ class ChatServer:
 
 @contextmanager
 def chat_server(
-    answer: Callable[[dict], Reply], *, port: int = 0, models: Sequence[str] = ("scripted",)
+    answer: Callable[[dict], Reply],
+    *,
+    port: int = 0,
+    models: Sequence[str] = ("scripted",),
+    listing: bytes = b"",
 ) -> Iterator[ChatServer]:
     record = ChatServer()
 
@@ -35,7 +39,7 @@ def chat_server(
         def do_GET(self):
             record.keys.add(self.headers["Authorization"])
             listed = [{"id": n, "object": "model", "created": 0, "owned_by": "x"} for n in models]
-            found = 200, {}, json.dumps({"object": "list", "data": listed}).encode()
+            found = 200, {}, listing or json.dumps({"object": "list", "data": listed}).encode()
             self._send(found if self.path.endswith("/models") else error_reply(404, "not found"))
 
         def _send(self, reply):
@@ -43,7 +47,8 @@ def chat_server(
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", **headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            if "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(content)))
             with suppress(ConnectionError):  # of a client that was killed
                 self.end_headers()
                 self.wfile.write(content)

@@ -1,7 +1,10 @@
 """A chat model writes and a scripted critic judges: real HTTP, every score worked out by hand."""
 
+import json
 import logging
 import math
+import threading
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -13,7 +16,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import CandidateEvent
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.base import FinishReason, Request, SegmentTask
-from selfrag.engine.chat import Reply
+from selfrag.engine.chat import ApiModel, Reply
 from selfrag.engine.failure import Failure, Reason
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.engine.written import WrittenEngine, message
@@ -311,3 +314,173 @@ def test_a_writer_is_named_or_the_only_one(monkeypatch):
 def test_a_name_of_no_writer_is_refused_before_anything_is_opened(tmp_path):
     with pytest.raises(BadInput, match="cannot open the model 'nobody'"):
         open_engine(ModelOptions(writer="nobody"))
+
+
+# What a server may do to us
+
+
+def completion(**choice):
+    """A reply whose only choice says that Ann did it, but for what `choice` puts in its place."""
+    said = {"role": "assistant", "content": "Ann did it."}
+    whole = {"index": 0, "finish_reason": "stop", "message": said} | choice
+    return 200, {}, json.dumps({"choices": [whole]}).encode()
+
+
+def asked_of(reply, monkeypatch, **options):
+    """The answer where every call gets `reply`; waits between tries are a millisecond."""
+    client = pytest.importorskip("openai._base_client")
+    monkeypatch.setattr(client, "INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr(client, "MAX_RETRY_DELAY", 0.001)
+    critic, _ = engine_of(by_passage)
+    with chat_server(reply if callable(reply) else lambda body: reply) as server:
+        writer = ApiModel(base_url=server.url, model="scripted", api_key="none", **options)
+        try:
+            return ask(WrittenEngine(critic._critic, writer), passages=(ANN,))[0], server
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (error_reply(500, "boom"), "Error code: 500 - boom"),
+        (error_reply(404, "no model scripted"), "Error code: 404 - no model scripted"),
+        (error_reply(413, "too large"), "Error code: 413 - too large"),
+        ((200, {}, b"{no"), "a reply that is no JSON"),
+        ((200, {}, b""), "a reply that is no JSON"),
+        ((200, {}, b"[" * 100_000), "a reply that is no JSON"),
+        ((200, {}, b'{"error": {"message": "overloaded"}}'), "overloaded"),
+        ((200, {}, b'{"choices": [null]}'), "expected a completion"),
+        ((200, {}, b'{"choices": [3]}'), "expected text from a chat model"),
+        (completion(message=None), "expected text from a chat model"),
+        (completion(message="Ann did it."), "expected text from a chat model"),
+        (completion(message={"content": [{"text": "Ann"}]}), "expected text from a chat model"),
+        ((200, {"Content-Encoding": "gzip"}, b"none"), r"Connection error \(.*decompress"),
+        ((302, {"Location": "http://127.0.0.1:9/"}, b""), r"Connection error \(.*refused"),
+    ],
+)
+def test_a_reply_without_a_text_is_told_in_one_sentence(reply, found, monkeypatch):
+    with pytest.raises(EngineError, match=f"cannot have scripted write: it says .*{found}") as told:
+        asked_of(reply, monkeypatch)
+    assert "expected a text, so look whether it runs" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"logprobs": [1]},
+        {"logprobs": {"content": [{"token": "a", "logprob": None}]}},
+        {"logprobs": {"content": [{"token": "a", "logprob": "x"}]}},
+        {"logprobs": {"content": [{"token": "a"}, None]}},
+        {"logprobs": {"content": [{"token": "a", "logprob": math.nan}]}},
+        {"logprobs": {"content": [{"token": "a", "logprob": -math.inf}]}},
+        {"finish_reason": None},
+        {"message": {"content": " Ann \ud800 did\x00 it.\x07 "}},
+        {"message": {"content": "Ann did it [[1]1] [1,\n2]."}},
+    ],
+)
+def test_what_is_wrong_beside_a_text_or_cannot_be_seen_in_it_changes_nothing(choice, monkeypatch):
+    answer, _ = asked_of(completion(**choice), monkeypatch)
+    assert (answer.cited_text, answer.verdict) == ("Ann did it. [1]", "fully supported (0.80)")
+    assert answer.score == pytest.approx(asked_of(completion(), monkeypatch)[0].score)
+
+
+@pytest.mark.parametrize("said", [None, "", " \n\t\u00a0", "\u200b", "\x00", "[1]"])
+def test_a_text_without_anything_to_see_is_no_answer(said, monkeypatch):
+    answer, _ = asked_of(chat_reply(said), monkeypatch)
+    assert (answer.cited_text, answer.verdict) == ("", "no answer: the model wrote nothing")
+
+
+@pytest.mark.parametrize("said", ["a" * 50_000, "word " * 10_000, "[1," * 17_000, "." * 50_000])
+def test_a_very_long_text_is_truncated_at_the_limit(said, monkeypatch):
+    answer, _ = asked_of(chat_reply(said), monkeypatch)
+    assert answer.verdict.endswith("incomplete, ended by max_new_tokens")
+    assert answer.text and said.startswith(answer.text)
+
+
+def test_of_very_many_sentences_those_that_fit_are_kept():
+    said = "Ann did it. " * 4_000
+    engine, _ = engine_of(lambda text: said)
+    encoded = []
+    encode = engine.tokenizer.encode
+    engine.tokenizer.encode = lambda text, **more: encoded.append(len(text)) or encode(text, **more)
+    (done,) = engine.generate([request_of(engine)])
+    text = engine.tokenizer.decode(done.token_ids)
+    # 36 of the 40 are left for it: room for 5 sentences of 6 and the spaces between.
+    assert said.startswith(text) and text.endswith("it.") and len(done.token_ids) <= 40
+    assert sum(encoded) < 10_000  # not all of the 48,000 characters, again and again
+
+
+def test_a_server_that_asks_for_patience_is_asked_again(monkeypatch):
+    replies = [(429, {"Retry-After": "0.001"}, b"{}"), error_reply(503, "soon"), completion()]
+    answer, server = asked_of(lambda body: replies.pop(0), monkeypatch)
+    assert answer.text == "Ann did it." and len(server.bodies) == 3
+
+
+def test_a_connection_that_is_closed_midway_is_tried_again(monkeypatch):
+    short = 200, {"Content-Length": "500", "Connection": "close"}, b'{"choices"'
+    replies = [short, short, completion()]
+    answer, server = asked_of(lambda body: replies.pop(0), monkeypatch)
+    assert answer.text == "Ann did it." and len(server.bodies) == 3
+
+
+def test_a_server_that_hangs_is_asked_once_and_waited_for_no_longer(monkeypatch):
+    endpoint = pytest.importorskip("selfrag.engine.endpoint")
+    monkeypatch.setattr(endpoint, "PATIENCE_S", 0.01)
+    over = threading.Event()
+    critic, _ = engine_of(by_passage)
+
+    def hang(body):
+        over.wait(60)
+        return completion()
+
+    with chat_server(hang) as server:
+        writer = ApiModel(base_url=server.url, model="m", api_key="none", timeout_s=0.05)
+        try:
+            with pytest.raises(EngineError, match="cannot have m write: it says Request timed out"):
+                ask(WrittenEngine(critic._critic, writer), passages=(ANN,))
+        finally:
+            over.set()  # the server waits for its threads
+            writer.close()
+    assert len(server.bodies) == 1
+
+
+def test_calls_of_a_server_that_hangs_do_not_hold_up_who_stops_reading():
+    module = pytest.importorskip("selfrag.engine.endpoint")
+    over = threading.Event()
+    config = module.EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", concurrency=2)
+    endpoint = module.Endpoint(config)
+    asked = []
+
+    def call(client, n):
+        asked.append(n)
+        assert n == 0 or over.wait(60)
+        return n
+
+    answers = endpoint.run([partial(call, n=n) for n in range(4)])
+    assert next(answers) == (0, 0)
+    answers.close()  # returns although the second call has not
+    assert not over.is_set() and set(asked) <= {0, 1}
+    over.set()
+    endpoint.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://:99", "http://[::1/v1", "http://a:b/v1", "http://a:99999", "http://a b/"],
+)
+def test_an_address_of_no_server_is_refused(url):
+    with pytest.raises(BadInput, match="it is no address of a server; expected one as"):
+        served_writer(f"{url}#m", key_name="")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [b"[]", b"null", b'"x"', b'{"data": [{"id": 3}]}', b'{"data": 3}', b"<", b"[" * 99_999],
+)
+def test_a_server_that_lists_no_models_may_be_told_the_name(listed, monkeypatch):
+    pytest.importorskip("openai")
+    with chat_server(lambda body: completion(), listing=listed) as server:
+        with pytest.raises(EngineError, match=f"cannot have {server.url} write: "):
+            served_writer(server.url, key_name="")
+        served_writer(f"{server.url}#m", key_name="").close()

@@ -283,39 +283,41 @@ class ApiModel:
         *,
         logprobs: bool = False,
     ) -> Reply:
-        from selfrag.engine.endpoint import first_choice
+        from selfrag.engine.endpoint import chat_text, first_choice, shown_logprob, shown_steps
 
         temperature, top_p = _SETTINGS[self._sampling]
         options: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature}
         options |= {"top_p": top_p} | ({"logprobs": True} if logprobs else {})
         done = self._ask(client, prompt, options)
-        choice, usage = first_choice(done), done.usage
-        steps = choice.logprobs.content if choice.logprobs else None
-        said = [each.logprob for each in steps or []]
+        choice = first_choice(done)
+        n_tokens = getattr(done.usage, "completion_tokens", None)
+        shown = [shown_logprob(step) for step in shown_steps(choice)]
+        said = [each for each in shown if each is not None]
         return Reply(
-            text=(choice.message.content or "").strip(),
-            n_tokens=usage.completion_tokens if usage else 0,
-            truncated=choice.finish_reason == "length",
+            text=chat_text(choice),
+            n_tokens=n_tokens if isinstance(n_tokens, int) else 0,
+            truncated=getattr(choice, "finish_reason", "") == "length",
             mean_logprob=min(sum(said) / len(said), 0.0) if said else None,
         )
 
     def _rating(
         self, prompt: Prompt, labels: Sequence[str], client: "openai.OpenAI"
     ) -> list[float]:
-        from selfrag.engine.endpoint import first_choice
+        from selfrag.engine.endpoint import chat_text, first_choice, shown_logprob, shown_steps
 
         options = {"max_tokens": 8, "temperature": 0.0, "top_p": 1.0}
         shown_too = {"logprobs": True, "top_logprobs": N_ALTERNATIVES}
         choice = first_choice(self._ask(client, prompt, options | shown_too))
-        shown = choice.logprobs.content if choice.logprobs else None
+        first = [getattr(step, "top_logprobs", None) or [] for step in shown_steps(choice)[:1]]
         weights = [0.0] * len(labels)
-        for each in shown[0].top_logprobs if shown else []:
-            said = each.token.strip().lower()
+        for each in (token for tokens in first for token in tokens):
+            said = str(getattr(each, "token", "")).strip().lower()
+            logprob = shown_logprob(each)
             for place, label in enumerate(labels):
-                if said and label.lower().startswith(said):
-                    weights[place] += math.exp(each.logprob)
+                if said and logprob is not None and label.lower().startswith(said):
+                    weights[place] += math.exp(min(logprob, 0.0))
         if not sum(weights):  # no distribution, or none of the labels in it: the word counts
-            said = (choice.message.content or "").strip().lower()
+            said = chat_text(choice).lower()
             weights = [float(said.startswith(label.lower())) for label in labels]
         total = sum(weights)
         return [w / total for w in weights] if total else [1 / len(labels)] * len(labels)

@@ -30,6 +30,9 @@ from selfrag.text import split_sentences, without_citations
 logger = logging.getLogger(__name__)
 
 UNKNOWN = -100.0  # nats, where nobody asked; below what any model gives
+# What nobody sees and no tokenizer takes: controls, and halves of surrogate pairs.
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CHARACTERS_A_TOKEN = 32  # more than any text has: what is longer cannot fit
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 # What the writer is told to say where it has nothing to say.
 _NOTHING = "No answer"
@@ -118,7 +121,7 @@ class WrittenEngine:
                 if isinstance(found, Failure):
                     failures.append(found)
                 else:
-                    replies[n] = _tidy(found)
+                    replies[n] = _tidy(found, limit)
         if failures and len(failures) == len(wanted):
             raise EngineError(
                 f"cannot have {self._writer.name} write: it says {failures[0].detail}; expected a "
@@ -236,14 +239,25 @@ def message(task: SegmentTask) -> str:
     return "\n\n".join(parts)
 
 
-def _tidy(reply: Reply) -> Reply:
-    """Without thoughts, line breaks, and marks that count passages of its own."""
-    text = " ".join(without_citations(_THOUGHT.sub(" ", reply.text)).split())
-    if text.strip(" .\"'").casefold() == _NOTHING.casefold():
+def _tidy(reply: Reply, max_new_tokens: int) -> Reply:
+    """Without thoughts, controls, line breaks, and marks that count passages of its own."""
+    whole = " ".join(_UNSEEN.sub(" ", _THOUGHT.sub(" ", reply.text)).split())
+    said = whole[: max_new_tokens * _CHARACTERS_A_TOKEN]
+    truncated = reply.truncated or len(said) < len(whole)
+    # Once is not enough: without the mark within it, [[1]1] is one.
+    while (text := without_citations(said)) != said:
+        said = text
+    text = " ".join(text.split())
+    if text.strip(" .\"'").casefold() == _NOTHING.casefold() or _is_blank(text):
         text = ""
-    elif text[-1:].isalnum() and not reply.truncated:
+    elif text[-1:].isalnum() and not truncated:
         text += "."  # as every segment ended that the critic was trained on
-    return replace(reply, text=text)
+    return replace(reply, text=text, truncated=truncated)
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing of it can be seen, as of a zero-width space."""
+    return not any(each.isprintable() and not each.isspace() for each in text)
 
 
 def _fitting(reply: Reply, tokenizer: Tokenizer, room: int) -> tuple[list[int], bool]:
@@ -252,8 +266,10 @@ def _fitting(reply: Reply, tokenizer: Tokenizer, room: int) -> tuple[list[int], 
     if not reply.truncated and len(ids) <= room:
         return ids, False
     sentences = split_sentences(reply.text)
-    for n_kept in range(len(sentences) - 1, 0, -1):
+    fitting: list[int] = []
+    for n_kept in range(1, len(sentences)):
         kept = tokenizer.encode(" ".join(sentences[:n_kept]), continues=True)
-        if len(kept) <= room:
-            return kept, False
-    return ids[: room + 1], True  # no stop token follows
+        if len(kept) > room:
+            break
+        fitting = kept
+    return (fitting, False) if fitting else (ids[: room + 1], True)  # no stop token follows

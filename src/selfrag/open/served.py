@@ -39,7 +39,7 @@ def served_writer(address: str, *, key_name: str) -> ApiModel:
     the key; without one OPENAI_API_KEY goes to OpenAI and to nobody else.
     """
     url, _, name = address.partition("#")
-    url = url.rstrip("/")
+    url = _checked(url.rstrip("/"))
     own = "OPENAI_API_KEY" if urlsplit(url).hostname == "api.openai.com" else ""
     key = _key(key_name or own, url, "--writer-key-env") or "none"
     listed = _listed(url, key)
@@ -51,7 +51,7 @@ def served_writer(address: str, *, key_name: str) -> ApiModel:
         )
     known = [] if isinstance(listed, Failure) else listed
     if not name and len(known) != 1:
-        shown = ", ".join(sorted(known)[:10]) or "none"
+        shown = ", ".join(sorted(each[:80] for each in known[:10])) or "none"
         raise BadInput(
             f"cannot have {url} write: no model is named, and it lists {len(known)} ({shown}); "
             f"expected one, so give its name as {url}#NAME"
@@ -65,15 +65,30 @@ _OUT_OF_REACH = (Reason.UNREACHABLE, Reason.UNAUTHORISED)
 
 def _listed(url: str, key: str) -> list[str] | Failure:
     """The names of the models at an API, asked once more where it does not answer."""
-    from selfrag.engine.endpoint import Endpoint, EndpointConfig
+    from selfrag.engine.endpoint import Endpoint, EndpointConfig, listed_models
 
     config = EndpointConfig(base_url=url, model="", api_key=key, max_retries=1, timeout_s=30.0)
     endpoint = Endpoint(config)
     try:
-        ((_, found),) = endpoint.run([lambda client: [each.id for each in client.models.list()]])
+        ((_, found),) = endpoint.run([listed_models])
     finally:
         endpoint.close()
     return found
+
+
+def _checked(url: str) -> str:
+    """`url`; raises `BadInput` where it is none of a server."""
+    try:
+        parts = urlsplit(url)
+        is_one = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:  # of an address in brackets, or a port
+        is_one = False
+    if not is_one:
+        raise BadInput(
+            f"cannot have {url!r} write: it is no address of a server; expected one as "
+            "http://127.0.0.1:8000/v1, so correct it"
+        )
+    return url
 
 
 def _key(name: str, server: str, option: str) -> str:
