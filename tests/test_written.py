@@ -476,7 +476,7 @@ def test_an_address_of_no_server_is_refused(url):
 
 @pytest.mark.parametrize(
     "listed",
-    [b"[]", b"null", b'"x"', b'{"data": [{"id": 3}]}', b'{"data": 3}', b"<", b"[" * 99_999],
+    [b"[]", b"null", b'"x"', b'{"data": 3}', b"<", b"[" * 99_999],
 )
 def test_a_server_that_lists_no_models_may_be_told_the_name(listed, monkeypatch):
     pytest.importorskip("openai")
