@@ -27,10 +27,8 @@ def run_all(commands, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the commands run: a model, passages, and files that extras read."""
+    """Where the commands run: passages, and files that extras read."""
     folder = tmp_path_factory.mktemp("core")
-    (folder / "model").mkdir()
-    save_tiny_model(folder / "model", TOKENS)
     passages = [{"title": "Titan", "text": "Titan is the largest moon of the planet Saturn."}]
     (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages))
     row = {"question": "Where?", "answers": ["Saturn"], "ctxs": passages}
@@ -38,6 +36,15 @@ def folder(tmp_path_factory):
     (folder / "q.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     (folder / "a.pdf").write_bytes(b"%PDF-1.4\n")
     (folder / "m.gguf").write_bytes(b"GGUF")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_model(folder):
+    """The same with a tiny model, which torch makes."""
+    pytest.importorskip("torch")
+    (folder / "model").mkdir()
+    save_tiny_model(folder / "model", TOKENS)
     return folder
 
 
@@ -52,7 +59,7 @@ def test_the_default_weights_answer_over_given_passages(folder):
     assert answer["segments"][0]["citations"] == [1]
 
 
-def test_a_model_folder_needs_no_extra(folder):
+def test_a_model_folder_needs_no_extra(with_model):
     small = ["--set", "max_new_tokens=8", "--set", "max_passage_tokens=64"]
     commands = [
         ["ask", "Where?", "--passages", "p.jsonl", "--trace", "t.jsonl", *small],
@@ -60,7 +67,7 @@ def test_a_model_folder_needs_no_extra(folder):
         ["batch", "q.jsonl", "--out", "o.jsonl", *small],
         ["doctor"],
     ]
-    for code, out, err in run_all([[*each, "--model", "model"] for each in commands], folder):
+    for code, out, err in run_all([[*each, "--model", "model"] for each in commands], with_model):
         assert code == 0, err
         assert out
 
@@ -90,8 +97,8 @@ NEED_AN_EXTRA = [
 ]
 
 
-def test_what_needs_an_extra_names_it_in_one_sentence(folder):
-    found = run_all([arguments for _, arguments in NEED_AN_EXTRA], folder)
+def test_what_needs_an_extra_names_it_in_one_sentence(with_model):
+    found = run_all([arguments for _, arguments in NEED_AN_EXTRA], with_model)
     for (extra, arguments), (code, out, err) in zip(NEED_AN_EXTRA, found, strict=True):
         assert code in (1, 2) and not out, arguments
         assert err.startswith("selfrag: cannot ") and err.count("\n") == 1, (arguments, err)

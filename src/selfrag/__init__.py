@@ -39,7 +39,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `__all__`, from `selfrag.api` on first use."""
+    """The names of `__all__`, from `selfrag.api` on first use; `__version__` as installed."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("selfrag")
     if name not in __all__:
         raise AttributeError(f"module 'selfrag' has no attribute {name!r}")
     from selfrag import api

@@ -6,13 +6,14 @@ Knows nothing of what the commands do.
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from selfrag.cli.console import adapt_streams, one_line, stderr
+from selfrag.cli.console import adapt_streams, one_line, stderr, stdout
 from selfrag.errors import SelfRAGError
 
 # Where each is, in the order of the help: a function, or a group of commands.
@@ -70,11 +71,28 @@ def _placeholder() -> None:
 app = typer.Typer(
     cls=LazyGroup,
     name="selfrag",
-    help="Answers with citations and reflection scores: retrieve on demand, write, criticise.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        stdout.print(version("selfrag"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Answers with citations and reflection scores: retrieve on demand, write, criticise."""
+
+
 for _name in COMMANDS:
     app.command(_name)(_placeholder)
 
