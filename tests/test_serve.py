@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -568,3 +569,87 @@ def test_what_cannot_be_checked_is_refused_in_one_sentence(server, asked, found)
     reply = server.client.post("/v1/check", json=asked)
     assert reply.status_code == 400
     assert found in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b'{"text": null}',
+        b'{"text": ["Titan."]}',
+        b'{"text": "\xff"}',
+        b'{"text": "Titan \\ud800 is."}',
+        b'{"text": "Titan is a moon.", "question": null}',
+        b'{"text": "Titan is a moon.", "passages": "Titan."}',
+        b'{"text": "Titan is a moon.", "passages": [null]}',
+        b'{"text": "Titan is a moon.", "passages": [{"title": "Titan"}]}',
+        b'{"text": "Titan is a moon.", "passages": ["\\ud800"]}',
+        b'{"text": "Titan is a moon.", "top_k": 0}',
+        b'{"text": "Titan is a moon.", "top_k": "3"}',
+        b'{"text": ' + b"[" * 50_000,
+        json.dumps({"text": "Titan is a moon.", "passages": ["a"] * 1001}).encode(),
+    ],
+)
+def test_a_body_that_is_no_check_is_refused_in_the_usual_shape(server, body):
+    reply = server.client.post("/v1/check", content=body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (400, "bad_input")
+    assert error["message"].startswith(("cannot read the request: ", "cannot check: "))
+    assert server.client.post("/v1/check", json={"text": "Titan is a moon."}).status_code == 200
+
+
+def test_passages_that_are_long_together_are_refused(tmp_path):
+    with serving(lambda: library(tmp_path), limits=Limits(question_chars=100)) as running:
+        asked = {"text": "Titan is a moon.", "passages": ["a" * 501, "b" * 500]}
+        reply = running.client.post("/v1/check", json=asked)
+        assert "2 passages of 1001 characters together" in reply.json()["error"]["message"]
+
+
+def test_what_cannot_be_seen_is_no_claim(server):
+    for text in ("\u0000", "\u200b", "\U0001f989"):
+        (only,) = server.client.post("/v1/check", json={"text": text}).json()["sentences"]
+        assert only["verdict"] == "not a claim"
+
+
+def test_checks_and_questions_at_the_same_time_give_what_they_give_alone(server):
+    texts = [f"Titan is moon {n} of Saturn." for n in range(4)]
+    alone = [server.client.post("/v1/check", json={"text": text}).json() for text in texts]
+    asked = server.ask(TITAN, stream=False).json()
+    with ThreadPoolExecutor(8) as pool:
+        checks = [pool.submit(server.client.post, "/v1/check", json={"text": t}) for t in texts]
+        answers = [pool.submit(server.ask, TITAN, stream=False) for _ in texts]
+        assert [each.result().json() for each in checks] == alone
+        assert [each.result().json() for each in answers] == [asked] * len(texts)
+
+
+def test_a_check_needs_a_token_as_all_else_does(tmp_path):
+    with serving(lambda: library(tmp_path), access=Access(tokens=(TOKEN,))) as running:
+        asked = {"text": "Titan is a moon."}
+        headers = {"authorization": "Bearer wrong-wrong"}
+        refused = running.client.post("/v1/check", json=asked, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert running.client.post("/v1/check", json=asked).status_code == 200
+
+
+def test_a_check_ends_with_its_client(tmp_path):
+    reading, go = threading.Event(), threading.Event()
+
+    def before(surface):
+        if "Titan" in surface:
+            reading.set()
+            assert go.wait(30)
+
+    with serving(lambda: library(tmp_path), scripted_engine(before)) as running:
+        body = json.dumps({"text": "Titan is a moon."}).encode()
+        head = f"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        address = running.client.base_url
+        with socket.create_connection((address.host, address.port)) as client:
+            client.sendall(head.encode() + body)
+            assert reading.wait(30)
+        go.set()
+        while running.on_loop(lambda: running.service.batcher.n_running):
+            pass
+        assert running.client.get("/health").status_code == 200

@@ -17,6 +17,7 @@ from selfrag.serial import Positive, check_config, setting, value_from_text
 TOKEN_VARIABLE = "SELFRAG_SERVE_TOKENS"
 LIMIT_VARIABLE = "SELFRAG_SERVE_"  # and the name of the limit in capitals
 MAX_PASSAGE_TOKENS, MAX_CHOICES = 2048, 100
+MAX_GIVEN = 1000  # passages to compare a text with, of ten times `question_chars` together
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 

@@ -6,7 +6,7 @@ Knows nothing of routes.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ from selfrag.passage import Passage
 from selfrag.prompt import Turn
 from selfrag.serve.batcher import Batcher, Job
 from selfrag.serve.index import ServedIndex
-from selfrag.serve.limits import Limits
+from selfrag.serve.limits import MAX_GIVEN, Limits
 from selfrag.serve.schema import bounded_history
 from selfrag.text import sentence_spans
 
@@ -157,6 +157,7 @@ class Service:
         """
         _require_short(text, "text", self.limits.question_chars)
         _require_short(question, "question", self.limits.question_chars)
+        _require_few(passages or (), 10 * self.limits.question_chars)
         config = self.limits.check(config)
         self.batcher.require_room()
         model, grounding = self.batcher.model, self.grounding
@@ -206,6 +207,15 @@ class Service:
                 "ask again when /ready says so"
             )
         return self._open
+
+
+def _require_few(passages: Sequence[Passage], n_chars: int) -> None:
+    n = sum(len(each.text) for each in passages)
+    if n > n_chars or len(passages) > MAX_GIVEN:
+        raise BadInput(
+            f"cannot check: found {len(passages)} passages of {n} characters together; expected at "
+            f"most {MAX_GIVEN} of {n_chars}, so send fewer, or serve an index of them"
+        )
 
 
 def _require_short(text: str, what: str, n_chars: int) -> None:
