@@ -159,10 +159,11 @@ def open_index(path: Location | None, report: Progress) -> "PassageStore | PgVec
         from selfrag.retrieval.postgres.store import PgVectorStore
 
         return PgVectorStore.open(str(path), load_query_encoder(report))
-    require_lancedb("the demo index" if path is None else f"the index {path}")
     if path is not None:
         manifest = Manifest.load(path)  # a folder that is no index fails before a model is loaded
+        require_lancedb(f"the index {path}")
         return PassageStore.open(path, encoder_of(path, manifest, report))
+    require_lancedb("the demo index")
     demo = build_demo_index(report)
     encoder = load_query_encoder(report)
     try:

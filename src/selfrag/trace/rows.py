@@ -155,6 +155,8 @@ def _readers(kind: Any) -> tuple[tuple[str, Reader], ...]:
 def _reader(hint: Any, name: str) -> Reader:
     """What reads the values of a field of the type `hint`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    # On Python 3.12, newer numpy's NDArray is a `type` alias, whose value says what it stands for.
+    origin = typing.get_origin(getattr(origin, "__value__", None)) or origin
     if NoneType in inner:
         (bare,) = (_reader(each, name) for each in inner if each is not NoneType)
         return lambda value, node_of: None if value is None else bare(value, node_of)
