@@ -75,7 +75,7 @@ def test_a_model_folder_needs_no_extra(with_model):
 READ = ("ask", "Where?", "--passages", "p.jsonl")
 NEED_AN_EXTRA = [
     ("retrieval", ("ask", "Where?", "--model", "model")),
-    ("retrieval", ("ask", "Where?", "--model", "model", "--index", "s3://bucket/index")),
+    ("s3", ("ask", "Where?", "--model", "model", "--index", "s3://bucket/index")),
     ("retrieval", ("index", "build", "p.jsonl", "--out", "index")),
     ("retrieval", ("search", "Where?")),
     ("retrieval", ("demo",)),
