@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -123,7 +124,13 @@ def test_python_of_a_page_parses_and_imports_what_there_is(path):
             continue
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("selfrag"):
-                module = importlib.import_module(node.module)
+                try:
+                    module = importlib.import_module(node.module)
+                except (
+                    errors.SelfRAGError
+                ):  # of an integration whose framework is not installed here
+                    assert importlib.util.find_spec(node.module)
+                    continue
                 for each in node.names:
                     if not hasattr(module, each.name):
                         importlib.import_module(f"{node.module}.{each.name}")
