@@ -6,7 +6,6 @@ Knows nothing of what the commands do.
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +78,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        stdout.print(version("selfrag"))
+        stdout.print(import_module("selfrag").__version__)
         raise typer.Exit
 
 
