@@ -119,7 +119,7 @@ def test_the_size_is_said_first_and_progress_follows(tiny, wheel):
     n_bytes = tiny.wheel_bytes
     assert told.lines == [
         "downloading tiny-model 1.0, 0.0 MB",
-        ("tiny-model 1.0", 10, n_bytes),
+        ("tiny-model 1.0, bytes", 10, n_bytes),
         "closed",
     ]
 

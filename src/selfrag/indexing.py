@@ -29,7 +29,7 @@ from selfrag.ingest.formats import ReadOptions, format_of, is_one_document
 from selfrag.ingest.readers import read_all, read_documents
 from selfrag.ingest.web import fetch
 from selfrag.passage import Document, Passage
-from selfrag.progress import SILENT, Progress, told_in_lines
+from selfrag.progress import SILENT, Progress, working
 from selfrag.retrieval.build import build_folder, new_manifest, open_writer
 from selfrag.retrieval.encoder.base import Encoder, TokenSpans
 from selfrag.retrieval.encoder.named import open_encoder, usual_precision
@@ -41,6 +41,7 @@ from selfrag.retrieval.writer import FileState, IndexWriter
 from selfrag.serial import setting
 
 _TOLD_EVERY = 100  # passages of a file, on the bar
+_MAKING_SEARCHABLE = "making the search indexes"  # what follows the last passage
 
 # An encoder, or what opens it once it is needed: after the files were found, for example.
 EncoderSource = Encoder | Callable[[], Encoder] | None
@@ -115,7 +116,7 @@ class _Place:
 
     def tell(self, n_bytes: int) -> None:
         """That so many bytes of the file have been read."""
-        self.progress.progress("reading", self.before + n_bytes, self.total)
+        self.progress.progress("bytes read", self.before + n_bytes, self.total)
 
     def told(self, document: Document, passages: Iterable[Passage]) -> Iterator[Passage]:
         """The passages of a document, told now and then.
@@ -174,8 +175,10 @@ def build(
             "add pages with `selfrag index add DIR URL --allow-urls`"
         )
     roots, changes = _roots(paths), Changes()
-    found = find_files(roots, options=read)
-    model = _opened_encoder(encoder, DEFAULT_ENCODER, usual_precision(DEFAULT_ENCODER), None)
+    with working(progress, "looking for files"):
+        found = find_files(roots, options=read)
+    with working(progress, "opening the encoder"):
+        model = _opened_encoder(encoder, DEFAULT_ENCODER, usual_precision(DEFAULT_ENCODER), None)
     manifest = new_manifest(
         model.spec,
         kind=options.kind,
@@ -199,8 +202,12 @@ def build(
             _drop_others(intake, {key_of(file.path) for file in found.files})
         writer.flush()
         changes.n_passages = writer.n_passages
+        progress.progress(_MAKING_SEARCHABLE, 0, 0)
 
-    build_folder(out, model, manifest, fill, on_progress=told_in_lines(progress))
+    try:
+        build_folder(out, model, manifest, fill)
+    finally:
+        progress.close()
     return changes
 
 
@@ -277,6 +284,7 @@ def delete(
     files: Sequence[str | Path] = (),
     ids: Sequence[str] = (),
     where: str = "",
+    progress: Progress = SILENT,
 ) -> tuple[int, int]:
     """Takes out files, folders and pages, passages by id, and those for which `where` holds.
 
@@ -287,7 +295,7 @@ def delete(
         raise BadInput(
             "cannot delete: nothing is named; expected --file, --id or --where, so name what goes"
         )
-    with _opened(index, encoder, None) as writer:
+    with _opened(index, encoder, progress) as writer:
         names: set[str] = set()
         for name in files:
             found = _named_files(writer, name)
@@ -309,7 +317,11 @@ def delete(
 
 
 def compact(
-    index: Location, encoder: EncoderSource = None, *, keep: timedelta = timedelta(hours=1)
+    index: Location,
+    encoder: EncoderSource = None,
+    *,
+    keep: timedelta = timedelta(hours=1),
+    progress: Progress = SILENT,
 ) -> None:
     """Merges small files, brings the search indexes up to date, drops versions older than `keep`.
 
@@ -318,7 +330,8 @@ def compact(
     if keep < timedelta(0):
         minutes = keep / timedelta(minutes=1)
         raise BadInput(f"cannot compact: --keep-minutes is {minutes}; expected 0 or more")
-    with _opened(index, encoder, None) as writer:
+    with _opened(index, encoder, progress) as writer:
+        progress.progress("merging files", 0, 0)
         writer.compact(keep=keep)
 
 
@@ -348,13 +361,16 @@ def _is_gone(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(
-    index: Location, encoder: EncoderSource, on_progress: Callable[[int], None] | None
-) -> Iterator[IndexWriter]:
+def _opened(index: Location, encoder: EncoderSource, progress: Progress) -> Iterator[IndexWriter]:
     spec = Manifest.load(index).encoder
-    model = _opened_encoder(encoder, spec.name, spec.precision, spec.max_tokens)
-    with open_writer(index, model, on_progress=on_progress) as writer:
-        yield writer
+    with working(progress, "opening the encoder"):
+        model = _opened_encoder(encoder, spec.name, spec.precision, spec.max_tokens)
+    try:
+        with open_writer(index, model) as writer:
+            yield writer
+            progress.progress(_MAKING_SEARCHABLE, 0, 0)
+    finally:
+        progress.close()
 
 
 def _opened_encoder(
@@ -369,7 +385,7 @@ def _opened_encoder(
 def _changed(
     index: Location, encoder: EncoderSource, max_mb: int, on_skip: OnSkip, progress: Progress
 ) -> Iterator[_Intake]:
-    with _opened(index, encoder, told_in_lines(progress)) as writer:
+    with _opened(index, encoder, progress) as writer:
         there = writer.manifest
         read = ReadOptions(
             max_mb=max_mb,

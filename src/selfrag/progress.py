@@ -3,12 +3,9 @@
 The command line draws it; knows nothing of what the work is.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
-
-# A line after so many passages, and after every multiple of the last: a log file has no bar.
-_TOLD_AT = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 
 
 class Progress(Protocol):
@@ -19,7 +16,7 @@ class Progress(Protocol):
         ...
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """`done` of `total`."""
+        """`done` of `total`, which is 0 where nobody knows it."""
         ...
 
     def close(self) -> None:
@@ -43,15 +40,11 @@ class Silent:
 SILENT = Silent()
 
 
-def told_in_lines(progress: Progress) -> Callable[[int], None]:
-    """Is told how many passages have been encoded, and says so every so many."""
-    n_said = 0
-
-    def tell(done: int) -> None:
-        nonlocal n_said
-        n_due = bisect_right(_TOLD_AT, done) + done // _TOLD_AT[-1]
-        if n_due > n_said:
-            n_said = n_due
-            progress.say(f"{done} passages encoded")
-
-    return tell
+@contextmanager
+def working(progress: Progress, label: str) -> Iterator[None]:
+    """Tells of work of which nobody knows how long it takes, until it has ended."""
+    progress.progress(label, 0, 0)
+    try:
+        yield
+    finally:
+        progress.close()

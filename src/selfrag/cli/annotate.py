@@ -18,6 +18,7 @@ from selfrag.errors import BadInput
 from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.open.teachers import TeacherOptions, open_teacher
+from selfrag.progress import working
 from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # A cluster has enough to do only when this many windows of rows go out together.
 _CLUSTER_WINDOWS = 16
+_TOLD_EVERY = 1_000  # rows that are only counted
 
 _COLOURS: dict[type[ReflectionToken], str] = {
     Retrieve: "bold cyan",
@@ -99,7 +101,8 @@ def critic(
         return islice(only_gold(read) if is_known else read, run.limit)
 
     if is_known:
-        summary = write_critic_data(rows(), None, run.out, groups=asked)
+        with working(Reporter(), "writing"):
+            summary = write_critic_data(rows(), None, run.out, groups=asked)
         _finish(summary, run.out, as_json=run.as_json)
         return
     _label(rows, teacher, asked, run, balance=labels.balance)
@@ -127,11 +130,13 @@ def _label(
         _store(run.out, run.answers, dry_run=run.dry_run) as store,
         open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
     ):
-        planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
+        with working(report, "reading the rows"):
+            planned = estimate(Judge(teacher, store), planned_cases(rows(), groups=groups))
         report.say(f"{teacher.name}: {planned.sentence(run.prices)}")
         if run.dry_run:
             return
         judge = Judge(teacher, store, on_answer=_bar(report, planned.calls))
+        report.progress("asking", 0, planned.calls)
         try:
             window = WINDOW * (_CLUSTER_WINDOWS if chosen.workers.ray else 1)
             shares = judged_shares(rows(), judge, groups=groups, window=window) if balance else None
@@ -190,18 +195,21 @@ def _annotate(
     from selfrag.annotate.judge import Judge, estimate
 
     report = Reporter()
-    n_rows = sum(1 for _ in rows())
+    with working(report, "reading the rows"):
+        n_rows = sum(1 for _ in rows())
     with (
         _store(run.out, run.answers, dry_run=run.dry_run) as store,
         open_teacher(chosen, report, dry_run=run.dry_run) as teacher,
     ):
-        most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
+        with working(report, "reading the rows"):
+            most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
         most = replace(most, stored=len(store))  # some of which may be for other rows
         report.say(f"{teacher.name}: {n_rows} rows, at most {most.sentence(run.prices)}")
         if run.dry_run:
             return
         judge = Judge(teacher, store)
         retriever = indexes.open_index(index, report)
+        report.progress("annotating", 0, n_rows)
         try:
             summary = write_generator_data(
                 rows(),
@@ -244,6 +252,7 @@ def inspect(
     from selfrag.annotate.report import DataRow, DataStatistics, read_data
 
     statistics = DataStatistics()
+    report = Reporter()
     for row in read_data(path):
         if not isinstance(row, DataRow):
             statistics.rejects += 1
@@ -251,6 +260,9 @@ def inspect(
         statistics.add(row)
         if statistics.rows <= n_rows and not as_json:
             show_row(row, full=full)
+        elif statistics.rows % _TOLD_EVERY == 0:
+            report.progress("reading the rows", statistics.rows, 0)
+    report.close()
     if not statistics.rows:
         raise BadInput(
             f"cannot inspect {path}: none of its {statistics.rejects} rows has an instruction and "

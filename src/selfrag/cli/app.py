@@ -106,7 +106,10 @@ def main() -> None:
     adapt_streams()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(args=arguments, standalone_mode=False)
+        try:
+            code = app(args=arguments, standalone_mode=False)
+        finally:
+            stderr.end_progress()  # a terminal has its cursor back, however the command ended
         if code == _INTERRUPTED:
             _stop("stopped on request; nothing half-written is left", code, None)
     except SelfRAGError as error:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +42,7 @@ from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, open_engine
+from selfrag.progress import working
 from selfrag.prompt import Turn
 from selfrag.retrieval.base import FixedRetriever, Retriever
 from selfrag.rows import Reject, Row, RowFault, answers_of, id_of, question_of, read_questions
@@ -175,9 +177,11 @@ def _follow(
     max_depth: int,
     as_json: bool,
 ) -> None:
-    store, engine = indexes.load(index, model, Reporter())
-    hits = store.search([text], config.top_k)[0]
-    answer = follow_reference(text, hits, engine, config, max_depth=max_depth)
+    report = Reporter()
+    store, engine = indexes.load(index, model, report)
+    with working(report, "answering"):
+        hits = store.search([text], config.top_k)[0]
+        answer = follow_reference(text, hits, engine, config, max_depth=max_depth)
     if as_json:
         print_json(reference_json(text, answer))
     else:
@@ -193,7 +197,8 @@ def _answer_one(
 ) -> None:
     started = time.perf_counter()
     calibration = open_calibration(model)
-    retriever, engine, own = open_source(source, model, Reporter())
+    report = Reporter()
+    retriever, engine, own = open_source(source, model, report)
     loaded = time.perf_counter()
     events: list[Event] = []
     found = run_search(
@@ -205,7 +210,8 @@ def _answer_one(
         calibration=calibration,
     )
     told = render.narrate(stdout, found) if show.stream else found
-    (answer,) = collect_answers([text], told, configs=[config], on_event=events.append)
+    with nullcontext() if show.stream else working(report, "answering"):
+        (answer,) = collect_answers([text], told, configs=[config], on_event=events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
     if show.trace is not None:
         save_trace(show.trace, [text], events, config=config)
@@ -228,7 +234,8 @@ def replay(
     as_json: options.Json = False,
 ) -> None:
     """Show the trees and answers of recorded searches again, without a model."""
-    recorded = load_trace(trace)
+    with working(Reporter(), "reading the trace"):
+        recorded = load_trace(trace)
     told: dict[int, list[Event]] = {number: [] for number in range(len(recorded.questions))}
     for event in recorded.events:
         told[event.question].append(event)
@@ -256,18 +263,20 @@ def chat(
     """Ask one question after another; earlier turns are context. An empty line ends."""
     config = _config(search, changes, given)
     calibration = open_calibration(model)
-    store, engine = indexes.load(index, model, Reporter())
+    report = Reporter()
+    store, engine = indexes.load(index, model, report)
     turns: list[Turn] = []
     for question in _lines_of(sys.stdin, prompt="> "):
         try:
-            (answer,) = answer_questions(
-                [question],
-                engine=engine,
-                retriever=store,
-                config=config,
-                histories=[turns],
-                calibration=calibration,
-            )
+            with working(report, "answering"):
+                (answer,) = answer_questions(
+                    [question],
+                    engine=engine,
+                    retriever=store,
+                    config=config,
+                    histories=[turns],
+                    calibration=calibration,
+                )
         except UserError as error:  # the conversation so far is kept
             stderr.print(one_line(f"selfrag: {error}"), markup=False)
             continue
@@ -340,6 +349,7 @@ def batch(
             report.say(f"going on after {n_done} of {len(asked)} questions")
         left = asked[n_done:]
         events = drive([each.search for each in left], engine, store, at_once=batch_size)
+        report.progress("answering", n_done, len(asked))
         try:
             for each, answer in _in_order(asked, events, config, files.trace, first=n_done):
                 kept = {key: each.row[key] for key in ("id", "answers") if key in each.row}
@@ -445,16 +455,18 @@ def _answer_json(
 def demo() -> None:
     """Fetch the assets, build the demo index and answer three questions."""
     calibration = open_calibration(ModelOptions())
-    store, engine = indexes.load(None, progress=Reporter())
+    report = Reporter()
+    store, engine = indexes.load(None, progress=report)
     for question in DEMO_QUESTIONS:
         stdout.rule(f"[bold]{question}[/bold]", align="left")
-        answer = answer_questions(
-            [question],
-            engine=engine,
-            retriever=store,
-            config=SearchConfig(),
-            calibration=calibration,
-        )[0]
+        with working(report, "answering"):
+            answer = answer_questions(
+                [question],
+                engine=engine,
+                retriever=store,
+                config=SearchConfig(),
+                calibration=calibration,
+            )[0]
         render.show_answer(stdout, answer)
         stdout.print()
     stdout.print(

@@ -9,11 +9,12 @@ from rich.table import Table
 
 from selfrag import plots
 from selfrag.cli import options
-from selfrag.cli.console import print_json, stdout
+from selfrag.cli.console import Reporter, print_json, stdout
 from selfrag.decode.calibration import Calibration
 from selfrag.files import check_outputs, write_json
 from selfrag.open.calibrations import weights_name
 from selfrag.open.engines import ModelOptions, check_name
+from selfrag.progress import working
 from selfrag.statistics import reliability, risk_coverage
 from selfrag.trace.calibrate import Fitted, cases_of, fit
 from selfrag.trace.candidates import recorded_questions
@@ -40,9 +41,10 @@ def calibrate(
     }
     inputs = {f"trace {number}": path for number, path in enumerate(traces, start=1)}
     check_outputs({f"--out ({name})": path for name, path in files.items()}, inputs)
-    questions = recorded_questions(load_trace(*traces))
-    fitted = fit(cases_of(questions), weights_name(model))
-    _draw(fitted, files["reliability"], files["risk"])
+    with working(Reporter(), "calibrating"):
+        questions = recorded_questions(load_trace(*traces))
+        fitted = fit(cases_of(questions), weights_name(model))
+        _draw(fitted, files["reliability"], files["risk"])
     write_json(out, fitted.calibration, "a calibration")
     if as_json:
         report = {

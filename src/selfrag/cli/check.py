@@ -1,6 +1,7 @@
 """`selfrag check`: a text that anyone wrote, sentence by sentence against passages."""
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -51,15 +52,17 @@ def check(
     written = _text_in(subject.text)
     grounding = grounding_of(model)
     retriever, engine, own = open_source(source, model, report, by_paragraph=True)
-    (found,) = check_texts(
-        [written],
-        engine=engine,
-        retriever=retriever,
-        question=subject.question,
-        passages=own,
-        grounding=grounding,
-        config=search,
-    )
+    with closing(report):
+        (found,) = check_texts(
+            [written],
+            engine=engine,
+            retriever=retriever,
+            question=subject.question,
+            passages=own,
+            grounding=grounding,
+            config=search,
+            on_progress=lambda done, total: report.progress("checking sentences", done, total),
+        )
     if as_json:
         print_json({**found.to_dict(), "model": engine.name})
     elif fix:

@@ -12,7 +12,7 @@ import typer
 
 from selfrag import assets
 from selfrag.cli import options
-from selfrag.cli.console import stdout
+from selfrag.cli.console import Reporter, stdout
 from selfrag.engine.base import Engine
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.open.engines import (
@@ -26,6 +26,7 @@ from selfrag.open.engines import (
 )
 from selfrag.open.gguf import is_gguf, open_vocabulary
 from selfrag.open.indexes import demo_index_dir, index_facts
+from selfrag.progress import working
 from selfrag.prompt import PromptFormat, Tokenizer
 
 _MAKES_IT = "run `selfrag demo`"
@@ -53,14 +54,21 @@ class Finding:
 @options.command
 def doctor(*, model: Annotated[ModelOptions, options.Without({"calibration"})]) -> None:
     """Show what is installed and cached, what is wrong, and how to fix it; fetches nothing."""
-    wrong = 0
-    for finding in examine(model):
+    wrong, report = 0, Reporter()
+    findings = examine(model)
+    while finding := _next(findings, report):
         mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
         stdout.print(mark, end=" ")
         remedy = f"  -> {finding.remedy}" if finding.remedy else ""
         stdout.print(f"{finding.name}: {finding.found}{remedy}", markup=False)
         wrong += not finding.ok
     raise typer.Exit(1 if wrong else 0)
+
+
+def _next(findings: Iterator[Finding], report: Reporter) -> Finding | None:
+    """The next finding, some of which take seconds; None after the last."""
+    with working(report, "looking"):
+        return next(findings, None)
 
 
 def examine(model: ModelOptions) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from selfrag.cluster import Workers
 from selfrag.errors import BadInput
 from selfrag.indexing import PassageFiles, token_limit
 from selfrag.ingest.chunking import TokenLimit
-from selfrag.progress import told_in_lines
+from selfrag.progress import working
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
 
 if TYPE_CHECKING:
@@ -98,11 +98,14 @@ def embed(
     precision = encoding.precision or usual_precision(encoding.encoder, device=device)
     make = partial(open_encoder, encoding.encoder, precision, encoding.batch_size)
     # Where others do the work, this process wants to know no more than the dims.
-    model = make("cpu" if workers.ray or places[1:] else device)
+    with working(report, "opening the encoder"):
+        model = make("cpu" if workers.ray or places[1:] else device)
     files = replace(files, limit=partial(token_limit, model))
-    report.say("counting the passages")
+    counting = "counting the passages"
+    with working(report, counting):
+        corpus = survey(files, on_progress=lambda done: report.progress(counting, done, 0))
     at_least = max(workers.n_workers, len(places))
-    plan = planned(out, model.spec, survey(files), n_shards=n_shards, at_least=at_least)
+    plan = planned(out, model.spec, corpus, n_shards=n_shards, at_least=at_least)
     own = None if number is None else [number]
     job: Callable[..., None] = partial(embed_corpus, files, model, out, plan, shards=own)
     if workers.ray or places[1:]:
@@ -122,14 +125,8 @@ def _with_bar(
     job: Callable[..., None], plan: "Plan", report: Reporter, shard: int | None = None
 ) -> None:
     n_total = plan.corpus.n_passages if shard is None else len(plan.rows(shard))
-    say = told_in_lines(report)
-
-    def tell(done: int) -> None:
-        report.progress("embedding", done, n_total)
-        say(done)
-
     try:
-        job(on_progress=tell)
+        job(on_progress=lambda done: report.progress("embedding", done, n_total))
     finally:
         report.close()
 
@@ -186,7 +183,15 @@ def _import(
     if encoder != DEFAULT_ENCODER:
         spec = open_encoder(encoder, Precision.FP32, 1, "cpu").spec
     report.say(f"checking {len(paths)} files, then writing their vectors")
-    return import_pickles(paths, files, out, spec, n_shards=n_shards or None)
+    with working(report, "importing"):
+        return import_pickles(
+            paths,
+            files,
+            out,
+            spec,
+            n_shards=n_shards or None,
+            on_progress=lambda done: report.progress("importing", done, 0),
+        )
 
 
 def _refuse_together(given: dict[str, object]) -> None:

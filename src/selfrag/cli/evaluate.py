@@ -51,6 +51,7 @@ from selfrag.open.systems import (
     opened_answerer,
     system_opener,
 )
+from selfrag.progress import working
 from selfrag.prompt import template_named
 from selfrag.serial import override
 
@@ -198,7 +199,8 @@ def _tell_faults(found: QuestionSet, questions: Sequence[Question], setup: Setup
 
 def _finish(out: Path, metrics: Sequence[str], *, as_json: bool) -> None:
     """Measures the records anew, writes `metrics.json`, and shows it."""
-    summary = save_summary(load_run(out, metrics))
+    with working(Reporter(), "measuring"):
+        summary = save_summary(load_run(out, metrics))
     if as_json:
         print_json(summary)
         return
@@ -335,10 +337,10 @@ def mauve(
     model: Annotated[str, typer.Option(help="Folder of the model that gives features.")],
 ) -> None:
     """Compute MAUVE of long answers; ALCE takes GPT-2 large. Other models do not compare."""
-    records = load_run(run).records
-    value = mauve_score(records, model=model)
-    keep_corpus(run, f"mauve@{Path(model).name}", value)
-    save_summary(load_run(run))
+    with working(Reporter(), "measuring"):
+        value = mauve_score(load_run(run).records, model=model)
+        keep_corpus(run, f"mauve@{Path(model).name}", value)
+        save_summary(load_run(run))
     stdout.print(f"mauve@{Path(model).name} {value:.3f}", markup=False)
 
 
@@ -350,7 +352,8 @@ def check(
     ] = "selfrag-7b",
 ) -> None:
     """Print published numbers beside the measured ones; ends with 1 where one is out of range."""
-    checks = [found for folder in runs for found in check_run(load_run(folder), published)]
+    with working(Reporter(), "measuring"):
+        checks = [found for folder in runs for found in check_run(load_run(folder), published)]
     for each in checks:
         verdict = "ok" if each.agrees else "OUTSIDE"
         stdout.print(
@@ -370,7 +373,8 @@ def report(
     """Runs side by side: intervals, paired tests, curves and single questions, on one page."""
     beside = out.with_suffix(".md")
     check_outputs({"--out": out, "the table beside it": beside})
-    parts = build_report([load_run(folder, metric or []) for folder in runs])
+    with working(Reporter(), "comparing"):
+        parts = build_report([load_run(folder, metric or []) for folder in runs])
     text = page.markdown(parts)
     write_text(out, page.html(parts, title=title))
     write_text(beside, text)
@@ -391,12 +395,13 @@ def eval_retrieval(
     as_json: options.Json = False,
 ) -> None:
     """Recall, MRR and nDCG by judged passages, success by answers, with 95 % intervals."""
-    found = read_run(run)
     scores = {}
-    if qrels is not None:
-        scores["passages"] = score_run(read_qrels(qrels), found, seed=seed)
-    if qrels is None or any(each.holds_answer is not None for each in found.values()):
-        scores["answers"] = score_answers(found, seed=seed)
+    with working(Reporter(), "measuring"):
+        found = read_run(run)
+        if qrels is not None:
+            scores["passages"] = score_run(read_qrels(qrels), found, seed=seed)
+        if qrels is None or any(each.holds_answer is not None for each in found.values()):
+            scores["answers"] = score_answers(found, seed=seed)
     if as_json:
         print_json({kind: scores_to_json(each) for kind, each in scores.items()})
         return

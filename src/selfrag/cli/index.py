@@ -1,7 +1,7 @@
 """`selfrag index`: build, change, check and tune an index."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from selfrag.errors import ConfigError
 from selfrag.ingest.faults import Skipped
 from selfrag.ingest.formats import EXPECTED, ReadOptions
 from selfrag.open import indexes
+from selfrag.progress import working
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
@@ -123,8 +124,14 @@ def index_delete(
     where: Annotated[str | None, typer.Option(help='SQL condition, as in "page > 3".')] = None,
 ) -> None:
     """Take files or passages out of an index."""
+    report = Reporter()
     n_gone, n_left = indexing.delete(
-        path, _encoder(path, Reporter()), files=file or (), ids=passage or (), where=where or ""
+        path,
+        _encoder(path, report),
+        files=file or (),
+        ids=passage or (),
+        where=where or "",
+        progress=report,
     )
     stdout.print(f"deleted {n_gone} passages from {path}, {n_left} left", markup=False)
 
@@ -154,7 +161,8 @@ def index_compact(
 ) -> None:
     """Merge small files, bring the search indexes up to date, drop old versions."""
     before = _size(path)
-    indexing.compact(path, _encoder(path, Reporter()), keep=timedelta(minutes=keep_minutes))
+    report, keep = Reporter(), timedelta(minutes=keep_minutes)
+    indexing.compact(path, _encoder(path, report), keep=keep, progress=report)
     sizes = f": {before} before, {_size(path)} after" if before else ""
     stdout.print(f"compacted {path}{sizes}", markup=False)
 
@@ -169,10 +177,11 @@ def index_verify(
     from selfrag.retrieval.verify import verify_index
 
     manifest = Manifest.load(path)
-    encoder = None
-    if encode:
-        encoder = indexes.passage_encoder_of(manifest, Reporter())
-    checks = verify_index(path, encoder=encoder)
+    report = Reporter()
+    with working(report, "opening the encoder"):
+        encoder = indexes.passage_encoder_of(manifest, report) if encode else None
+    with closing(report):
+        checks = verify_index(path, encoder=encoder, progress=report)
     if as_json:
         print_json({"index": str(path), "checks": [asdict(check) for check in checks]})
     else:
@@ -203,9 +212,11 @@ def index_tune(
 
     manifest = Manifest.load(path)
     report = Reporter()
-    encoder = indexes.encoder_of(path, manifest, report)
+    with working(report, "opening the encoder"):
+        encoder = indexes.encoder_of(path, manifest, report)
     kinds = kind or [IndexKind.BALANCED, IndexKind.SMALL]
     total = 1 + 16 * len(kinds)
+    report.progress("tuning", 0, total)
     try:
         found = tune_index(
             path,
@@ -229,7 +240,10 @@ def index_tune(
     if apply:
         if best is None:
             raise ConfigError(f"cannot apply: no way reaches recall {recall}; lower --recall")
-        with indexes.open_index_writer(path, Reporter()) as writer:
+        with (
+            working(report, "applying the choice"),
+            indexes.open_index_writer(path, report) as writer,
+        ):
             apply_way(writer, best)
         stdout.print(f"{path} now searches as {best.kind.value}", markup=False)
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from selfrag import plots
 from selfrag.cli import options
-from selfrag.cli.console import print_json, stdout
+from selfrag.cli.console import Reporter, print_json, stdout
+from selfrag.progress import working
 from selfrag.trace.report import Row, rank, save_report, shown, table_rows
 from selfrag.trace.rescore import Grid, load_traces
 from selfrag.trace.rescore import rescore as rescore_traces
@@ -58,9 +59,10 @@ def rescore(
     """Rescore recorded searches under other thresholds and weights, without a model."""
     grid = Grid.parse(**asdict(values))
     plots.require_matplotlib()  # a missing library is told before the work
-    recorded = load_traces(*traces)
-    rows = table_rows(rescore_traces(recorded, grid))
-    files = save_report(rows, out, recorded.n_questions)
+    with working(Reporter(), "rescoring"):
+        recorded = load_traces(*traces)
+        rows = table_rows(rescore_traces(recorded, grid))
+        files = save_report(rows, out, recorded.n_questions)
     ranked = sorted(rows, key=rank)
     judged = bool(recorded.has_gold.any())
     if as_json:

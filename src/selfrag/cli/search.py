@@ -18,6 +18,7 @@ from selfrag.errors import BadInput
 from selfrag.files import check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.passage import Hit
+from selfrag.progress import working
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import FusionKind
 from selfrag.retrieval.options import SearchMode, SearchOptions
@@ -47,8 +48,11 @@ def search(
     if top_k < 1:
         raise BadInput(f"cannot search: --top-k is {top_k}; expected at least 1, so raise it")
     require_text(query)
-    store = indexes.open_index(index, Reporter())
-    hits = indexes.open_retriever(store, how, Reporter()).search([query], top_k)[0]
+    report = Reporter()
+    store = indexes.open_index(index, report)
+    found = indexes.open_retriever(store, how, report)
+    with working(report, "searching"):
+        hits = found.search([query], top_k)[0]
     if as_json:
         print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
         return
@@ -84,6 +88,7 @@ def retrieve(
         told = keep_rejects(out, rejects)
         if n_done:
             report.say(f"going on after {n_done} of {len(rows)} questions")
+        report.progress("retrieving", n_done, len(rows))
         try:
             for first in range(n_done, len(rows), batch_size):
                 done = retrieved(rows[first : first + batch_size], found, n_docs)

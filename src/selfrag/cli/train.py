@@ -1,7 +1,8 @@
 """`selfrag train` and `selfrag export`: generators and critics, and their weights as models."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfrag.cli import options
-from selfrag.cli.console import stderr, stdout
+from selfrag.cli.console import LogLines, Reporter, stderr, stdout
 from selfrag.errors import BadInput
+from selfrag.progress import working
 
 if TYPE_CHECKING:
+    from selfrag.train.checkpoints import OnStep
     from selfrag.train.config import Recipe, TrainConfig
     from selfrag.train.examples import LossWeights
 
@@ -80,8 +83,8 @@ def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
     from selfrag.train.config import is_first_process
     from selfrag.train.run import train_from_file
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trained = train_from_file(data, config, weights)
+    with _told() as on_step:
+        trained = train_from_file(data, config, weights, on_step)
     if not is_first_process():
         return
     account, out = trained.data.account, Path(config.out)
@@ -98,6 +101,23 @@ def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
             markup=False,
         )
     stdout.print(f"weights in {trained.folder}, curve in {plot_run(out)}", markup=False)
+
+
+@contextmanager
+def _told() -> "Iterator[OnStep]":
+    """What is to be told of every step; the log of the library goes to standard error."""
+    handler = LogLines(stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[handler])
+    report = Reporter()
+
+    def on_step(step: int, n_steps: int, loss: float | None) -> None:
+        said = f"step {step} of {n_steps}" + ("" if loss is None else f", loss {loss:.4f}")
+        report.progress("training", step, n_steps, said=said)
+        if step == n_steps:
+            report.progress("saving and measuring", 0, 0)
+
+    with working(report, "preparing the data"):
+        yield on_step
 
 
 @train_app.command("critic")
@@ -122,8 +142,8 @@ def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
 
     if labels not in list(LabelForm):
         raise BadInput(f"cannot train a critic: --labels is {labels!r}; expected text or token")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trained = train_critic(data, config, LabelForm(labels))
+    with _told() as on_step:
+        trained = train_critic(data, config, LabelForm(labels), on_step)
     if not is_first_process():
         return
     out = Path(config.out)
@@ -153,11 +173,13 @@ def base(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the base model to.")],
 ) -> None:
     """Dequantise the packaged base model into a folder to train from."""
-    from selfrag.cli.console import Reporter
     from selfrag.engine.prepare import dequantise_base
     from selfrag.open.engines import base_gguf
 
-    dequantise_base(base_gguf(Reporter()), out)
+    report = Reporter()
+    packed = base_gguf(report)
+    with working(report, "unpacking the model"):
+        dequantise_base(packed, out)
     stdout.print(f"base model in {out}", markup=False)
 
 
@@ -188,10 +210,13 @@ def export_model(
 
     _require_one_of("--dtype", dtype, list(WeightType))
     _require_one_of("--gguf", gguf or GgufType.F16, list(GgufType))
-    folder = export_run(run, out, WeightType(dtype))
+    report = Reporter()
+    with working(report, "merging the weights"):
+        folder = export_run(run, out, WeightType(dtype))
     stdout.print(f"model in {folder}", markup=False)
     if gguf:
-        path = write_gguf(folder, folder / f"{folder.name}-{gguf}.gguf", GgufType(gguf))
+        with working(report, "writing the GGUF"):
+            path = write_gguf(folder, folder / f"{folder.name}-{gguf}.gguf", GgufType(gguf))
         stdout.print(f"GGUF in {path}", markup=False)
 
 

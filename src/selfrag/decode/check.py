@@ -35,6 +35,7 @@ LEAST_PASSAGE = 32  # tokens of a passage that must have room beside a sentence
 LEAST_QUOTE = 4  # words: fewer occur word for word by chance
 
 
+OnProgress = Callable[[int, int], None]
 CheckSteps = Generator[Any, Any, None]  # asks as a search does; the last that it tells is a `Check`
 
 
@@ -47,10 +48,12 @@ def check_texts(
     passages: Sequence[Passage] | None = None,
     grounding: Grounding | None = None,
     config: SearchConfig | None = None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[Check]:
     """A check a text, in order; the pairs of all of them are judged together.
 
     Sentences are compared with `passages` where they are given, else with what is found for them.
+    `on_progress` is called with the sentences of a text that are judged, and with all that will be.
     Raises `BadInput` as `check_steps` does, before the engine is asked anything.
     """
     model = Model.of(engine)
@@ -62,6 +65,7 @@ def check_texts(
             passages=passages,
             grounding=grounding or Grounding(),
             config=config or SearchConfig(),
+            on_progress=on_progress,
         )
         for text in texts
     ]
@@ -80,6 +84,7 @@ def check_steps(
     grounding: Grounding,
     config: SearchConfig,
     clock: Callable[[], float] = time.monotonic,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> CheckSteps:
     """The check of one text as steps for `drive.run`.
 
@@ -93,9 +98,8 @@ def check_steps(
     given = None if passages is None else _readable(passages, model, config)
     sources = Sources(claims, given, top_k=config.top_k)
     checker = _Checker(model, claims, question.strip(), sources, grounding, config)
-    return checker.steps(
-        None if config.max_seconds is None else clock() + config.max_seconds, clock
-    )
+    until = None if config.max_seconds is None else clock() + config.max_seconds
+    return checker.steps(until, clock, on_progress)
 
 
 def require_checkable(text: str) -> str:
@@ -140,9 +144,12 @@ class _Checker:
     grounding: Grounding
     config: SearchConfig
 
-    def steps(self, until: float | None, clock: Callable[[], float]) -> CheckSteps:
+    def steps(
+        self, until: float | None, clock: Callable[[], float], on_progress: OnProgress
+    ) -> CheckSteps:
         """Searches, judges, and tells the check."""
         checked = [each for each in self.claims.sentences if not self._why_unchecked(each)]
+        on_progress(0, len(checked))
         compared = yield from self._look_up(checked)
         judged: dict[int, list[tuple[Passage, Judgement]]] = {}
         per_sentence = [
@@ -160,6 +167,7 @@ class _Checker:
                     (passage, self._judge(sentence, passage, next(done), next(done)))
                     for passage, _ in pairs
                 ]
+            on_progress(last, len(checked))
         alone = {s.start for s, passages in zip(checked, compared, strict=True) if not passages}
         told = tuple(self._told(each, judged, alone) for each in self.claims.sentences)
         yield Check(

@@ -19,7 +19,7 @@ from selfrag.downloads import hub_snapshot, is_hub_id
 from selfrag.engine.base import Precision
 from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
 from selfrag.open import gguf
-from selfrag.progress import SILENT, Progress
+from selfrag.progress import SILENT, Progress, working
 from selfrag.prompt import PromptFormat, Tokenizer
 from selfrag.serial import check_config, setting
 
@@ -124,9 +124,17 @@ def open_engine(
     options = options or ModelOptions()
     if options.writer:
         return _open_written(options, progress, max_batch)
-    if is_url(options.model):
-        return _open_remote(options, progress)
-    path = model_folder(options.model, progress)
+    with working(progress, "opening the model"):
+        if is_url(options.model):
+            return _open_remote(options, progress)
+        path = model_folder(options.model, progress)
+        progress.progress("opening the model", 0, 0)  # after what was fetched
+        return _open_local(path, options, progress, max_batch=max_batch, reflects=reflects)
+
+
+def _open_local(
+    path: Path, options: ModelOptions, progress: Progress, *, max_batch: int, reflects: bool
+) -> "Engine":
     if path.suffix == gguf.SUFFIX:
         return _open_gguf(path, options, progress, max_batch=max_batch, reflects=reflects)
     if reflects and options.model != DEFAULT:
@@ -241,7 +249,8 @@ def _own_model(model: str, progress: Progress, may_fetch: bool) -> Path:
     packed = base_gguf(progress)
     if is_base:
         progress.say("unpacking the plain base model, once (about ten seconds)")
-        return dequantise_base(packed, out)
+        with working(progress, "unpacking the model"):
+            return dequantise_base(packed, out)
     progress.say("merging our weights into the base model, once (about ten seconds)")
     stages = count()
     try:
@@ -263,7 +272,7 @@ def _from_hub(model: str, progress: Progress, may_fetch: bool) -> Path:
             model,
             patterns,
             may_fetch=may_fetch,
-            on_bytes=lambda done, total: progress.progress(f"fetching {model}", done, total),
+            on_bytes=lambda done, total: progress.progress(f"fetching {model}, bytes", done, total),
         )
 
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from selfrag import assets
 from selfrag.errors import AssetError, BadInput, IndexMismatch, IndexNotUsable, SelfRAGError
 from selfrag.open.engines import ModelOptions, check_name, is_url, model_folder, open_engine
-from selfrag.progress import SILENT, Progress
+from selfrag.progress import SILENT, Progress, working
 from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.options import PACKAGED, PACKAGED_WEIGHT, SearchOptions
@@ -152,6 +152,11 @@ def is_postgres(location: Location) -> bool:
 
 def open_index(path: Location | None, report: Progress) -> "PassageStore | PgVectorStore":
     """The index at `path`, or the demo index, built on first use and anew where it is damaged."""
+    with working(report, "opening the index"):
+        return _open_index(path, report)
+
+
+def _open_index(path: Location | None, report: Progress) -> "PassageStore | PgVectorStore":
     from selfrag.retrieval.store import PassageStore
     from selfrag.retrieval.table import require_lancedb
 
@@ -215,7 +220,9 @@ def load(
     # Importing LanceDB and compiling a model take a second or two each, on a core each.
     with ThreadPoolExecutor(max_workers=1) as pool:
         engine = pool.submit(open_engine, model)
-        return open_index(path, progress), engine.result()
+        store = open_index(path, progress)
+        with working(progress, "opening the model"):
+            return store, engine.result()
 
 
 def _are_here(path: Location | None, model: ModelOptions) -> bool:

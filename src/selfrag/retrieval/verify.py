@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from selfrag.errors import IndexNotUsable
 from selfrag.passage import Passage
+from selfrag.progress import SILENT, Progress
 from selfrag.retrieval.encoder.base import Encoder, encode_passages
 from selfrag.retrieval.manifest import Manifest
 from selfrag.retrieval.objectstore import Location
@@ -54,7 +55,9 @@ class _Rows:
     n_bad_vectors: int = 0
 
 
-def verify_index(path: Location, *, encoder: Encoder | None = None) -> list[Check]:
+def verify_index(
+    path: Location, *, encoder: Encoder | None = None, progress: Progress = SILENT
+) -> list[Check]:
     """What is right and what is wrong with the index in `path`.
 
     With an `encoder` some passages are encoded again and compared with their stored vectors.
@@ -67,7 +70,8 @@ def verify_index(path: Location, *, encoder: Encoder | None = None) -> list[Chec
         return [Check(name="index", ok=False, found=str(error), remedy="build it anew")]
     checks = [Check(name="index", ok=True, found=f"format {manifest.format_version}")]
     try:
-        checks += _row_checks(passages, manifest.encoder)
+        checks += _row_checks(passages, manifest.encoder, progress)
+        progress.progress("comparing files and search indexes", 0, 0)
         checks += _file_checks(passages, files)
         checks += _search_checks(passages)
         if encoder is not None:
@@ -78,8 +82,8 @@ def verify_index(path: Location, *, encoder: Encoder | None = None) -> list[Chec
     return checks
 
 
-def _row_checks(passages: Any, spec: EncoderSpec) -> Iterator[Check]:
-    rows = _Rows()
+def _row_checks(passages: Any, spec: EncoderSpec, progress: Progress) -> Iterator[Check]:
+    rows, n_rows = _Rows(), int(passages.count_rows())
     seen: list[NDArray[np.int64]] = []
     for batch in passages.search().select(["file", "id", "text", "vector"]).to_batches(_BATCH_ROWS):
         names = zip(batch["file"].to_pylist(), batch["id"].to_pylist(), strict=True)
@@ -88,6 +92,7 @@ def _row_checks(passages: Any, spec: EncoderSpec) -> Iterator[Check]:
         rows.n_empty += sum(not (text or "").strip() for text in batch["text"].to_pylist())
         flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
         rows.n_bad_vectors += _n_bad(flat.reshape(batch.num_rows, -1), spec)
+        progress.progress("rows read", rows.n, n_rows)
     rows.n_repeated = rows.n - len(np.unique(np.concatenate(seen)))
     for name, n_wrong, wrong, remedy in (
         ("ids", rows.n_repeated, "are there twice", "delete them by id and add them again"),

@@ -52,7 +52,7 @@ class Loading:
 
     def progress(self, label: str, done: int, total: int) -> None:
         """`done` of `total`."""
-        self.told = f"{label}: {done} of {total}"
+        self.told = f"{label}: {done} of {total}" if total else label
 
     def close(self) -> None:
         """The work under way has ended."""

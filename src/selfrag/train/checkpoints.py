@@ -7,7 +7,7 @@ The Trainer writes a checkpoint in place; a file put in last tells a whole one f
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,10 @@ def require_sound(tensors: Iterable[tuple[str, torch.Tensor]], doing: str) -> No
             )
 
 
+# Is told of the step, of all steps, and of the last mean loss in nats; None before the first.
+OnStep = Callable[[int, int, float | None], None]
+
+
 class HeldOutLosses(TrainerCallback):
     """At every save: closes the checkpoint, and adds a line with the held-out loss by kind.
 
@@ -102,16 +106,34 @@ class HeldOutLosses(TrainerCallback):
     resumes from it, and the run stops.
     """
 
-    def __init__(self, batches: Sequence[Batch], token_ids: Sequence[int], run: Path) -> None:
-        self.batches, self.run = batches, run
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        token_ids: Sequence[int],
+        run: Path,
+        on_step: OnStep = lambda step, total, loss: None,
+    ) -> None:
+        self.batches, self.run, self.on_step = batches, run, on_step
+        self.loss: float | None = None
         tokens = REFLECTION_TOKENS if token_ids else ()
         self.kinds = {i: type(token).__name__ for i, token in zip(token_ids, tokens, strict=True)}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Says where the run begins, as `on_step_end` does."""
+        self._tell(state)
+
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Says how far the run is."""
+        """Notes the mean loss of the last steps."""
         loss = (kwargs.get("logs") or {}).get("loss")
-        if loss is not None and state.is_world_process_zero:
-            logger.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, float(loss))
+        self.loss = self.loss if loss is None else float(loss)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Says how far the run is, on the first process."""
+        self._tell(state)
+
+    def _tell(self, state: Any) -> None:
+        if state.is_world_process_zero:
+            self.on_step(state.global_step, state.max_steps, self.loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures on every process; the first one writes."""

@@ -20,6 +20,7 @@ from selfrag.files import file_sha256, write_json, write_rows
 from selfrag.prompt import Tokenizer
 from selfrag.statistics import LabelQuality, label_quality
 from selfrag.train.batches import collate, packs_cleanly, token_losses
+from selfrag.train.checkpoints import OnStep
 from selfrag.train.config import TrainConfig, is_first_process
 from selfrag.train.critic_data import (
     CriticRow,
@@ -47,7 +48,12 @@ class TrainedCritic:
     quality: dict[str, LabelQuality]
 
 
-def train_critic(path: Path, config: TrainConfig, form: LabelForm) -> TrainedCritic:
+def train_critic(
+    path: Path,
+    config: TrainConfig,
+    form: LabelForm,
+    on_step: OnStep = lambda step, total, loss: None,
+) -> TrainedCritic:
     """Trains on the critic rows of `path`, then measures; both are saved in the run folder."""
     rows = load_critic_rows(path)
     out = run_folder(config)
@@ -68,7 +74,7 @@ def train_critic(path: Path, config: TrainConfig, form: LabelForm) -> TrainedCri
         "counts": rows.counts,
     }
     data = Data(trees=trees, checks=checks, facts=facts)
-    folder, model = train_trees(data, config, tokenizer, new)
+    folder, model = train_trees(data, config, tokenizer, new, on_step)
     quality = judge(model, measured, fmt_tokenizer, config)
     if is_first_process():
         _save_report(out / REPORT_FILE, rows, len(measured), quality)

@@ -30,6 +30,7 @@ from selfrag.train.checkpoints import (
     LOG_FILE,
     RUN_FILE,
     HeldOutLosses,
+    OnStep,
     diverged,
     drop_incomplete,
     forget_after,
@@ -124,7 +125,12 @@ class Data:
     facts: dict[str, Any]
 
 
-def train_from_file(path: Path, config: TrainConfig, weights: LossWeights) -> Trained:
+def train_from_file(
+    path: Path,
+    config: TrainConfig,
+    weights: LossWeights,
+    on_step: OnStep = lambda step, total, loss: None,
+) -> Trained:
     """Trains on the rows of `path`; rows that cannot be used go to `rejects.jsonl` in the run."""
     digest = file_sha256(path, "training rows")
     tokenizer = load_tokenizer(config.base)
@@ -134,7 +140,7 @@ def train_from_file(path: Path, config: TrainConfig, weights: LossWeights) -> Tr
     if is_first_process():
         save_rejects(prepared.rejects, run_folder(config) / "rejects.jsonl")
     facts = {"data_sha256": digest, "loss": asdict(weights)}
-    folder, _ = train_trees(_split(prepared, config, facts), config, tokenizer, new)
+    folder, _ = train_trees(_split(prepared, config, facts), config, tokenizer, new, on_step)
     return Trained(folder=folder, data=prepared)
 
 
@@ -165,7 +171,11 @@ def run_folder(config: TrainConfig) -> Path:
 
 
 def train_trees(
-    data: Data, config: TrainConfig, tokenizer: Any, new: list[str]
+    data: Data,
+    config: TrainConfig,
+    tokenizer: Any,
+    new: list[str],
+    on_step: OnStep = lambda step, total, loss: None,
 ) -> tuple[Path, Any]:
     """Trains the base on `data`, its vocabulary grown by `new`; final weights and model."""
     _require_launcher()
@@ -177,13 +187,15 @@ def train_trees(
         model = attach_lora(model, token_ids, config)
     if config.start:
         start_from(model, Path(config.start))
-    folder, trained = _run(data, config, model, token_ids)
+    folder, trained = _run(data, config, model, token_ids, on_step)
     if config.method is Method.FULL and is_first_process():
         tokenizer.save_pretrained(str(folder))
     return folder, trained
 
 
-def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> tuple[Path, Any]:
+def _run(
+    data: Data, config: TrainConfig, model: Any, token_ids: list[int], on_step: OnStep
+) -> tuple[Path, Any]:
     """Trains, resuming from the last whole checkpoint in `config.out`; final folder and model."""
     out = run_folder(config)
     rng = np.random.default_rng(config.seed)
@@ -217,7 +229,7 @@ def _run(data: Data, config: TrainConfig, model: Any, token_ids: list[int]) -> t
             args=_arguments(config, len(batches)),
             train_dataset=_Batches(batches),
             data_collator=lambda items: collate(items[0]),
-            callbacks=[HeldOutLosses([collate(batch) for batch in checks], token_ids, out)],
+            callbacks=[HeldOutLosses(list(map(collate, checks)), token_ids, out, on_step)],
         )
         trainer.remove_callback(PrinterCallback)  # prints; the log has it all
         # Our loss is a mean over the step: no second division.
