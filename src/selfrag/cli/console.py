@@ -172,6 +172,7 @@ class _Bar:
             TimeRemainingColumn() if is_known else TimeElapsedColumn(),
             console=console,
             transient=True,
+            refresh_per_second=4,
             speed_estimate_period=_ETA_FROM_S,
             redirect_stdout=False,  # it may be a file, and what is printed there belongs there
         )
