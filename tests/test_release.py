@@ -78,8 +78,8 @@ def test_the_sdist_holds_what_the_tests_read(built):
     (sdist,) = (built / "once").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("*.py")}
-    assert tests <= names
+    read = [*(ROOT / "tests").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+    assert {path.relative_to(ROOT).as_posix() for path in read} <= names
     assert {"README.md", "LICENSE", "Makefile", "CHANGELOG.md", ".ci/run"} <= names
     assert not [name for name in names if name.startswith((".git/", ".venv", "docs/results"))]
 

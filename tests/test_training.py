@@ -143,6 +143,13 @@ def test_a_run_learns_and_draws_its_curve(base, tmp_path):
     assert plot_run(out).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_holds_nothing_out_draws_its_curve_without_a_warning(base, tmp_path):
+    out = tmp_path / "run"
+    settings = config(base, out, held_out_trees=0, max_steps=2, log_steps=1)
+    train_from_records(RECORDS[:4], settings, LossWeights())
+    assert plot_run(out).read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_run_goes_on_from_a_shipped_adapter(base, tmp_path):
     first = train_from_records(RECORDS, config(base, tmp_path / "first"), LossWeights())
     shipped = export_adapter(first, tmp_path / "shipped", base_name="tiny", gguf_sha256="0")

@@ -157,7 +157,8 @@ def loss_figure(
     for kind, points in held_out.items():
         right.plot(*zip(*points, strict=True), "o-", label=kind)
     right.set(title="held-out loss by kind of token", xlabel="optimizer step", ylabel="nats")
-    right.legend()
+    if held_out:
+        right.legend()
     for axis in (left, right):
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
