@@ -113,6 +113,29 @@ def relevance_auc(questions: Sequence[Question], events: Sequence[Event]) -> flo
     return auc(gold, negative)
 
 
+def found_answers(
+    questions: Sequence[Question], answers: Sequence[str], events: Sequence[Event]
+) -> dict[str, float]:
+    """Where a passage holds the answer: right as answered, and as written from rank 1."""
+    first: dict[int, str] = {}
+    found: set[int] = set()
+    for event in events:
+        if not isinstance(event, CandidateEvent) or event.node.hit is None:
+            continue
+        if event.node.segment is None or len(event.node.path) > 1:
+            continue
+        passage = event.node.hit.passage
+        if holds_gold(f"{passage.title} {passage.text}", questions[event.question].answers):
+            found.add(event.question)
+        if event.node.hit.rank == 1:
+            first[event.question] = event.node.segment.text
+    return {
+        "found": len(found),
+        "found_right": share(match(answers[n], questions[n]) for n in found),
+        "found_right_rank_1": share(match(first.get(n, ""), questions[n]) for n in found),
+    }
+
+
 def support_aucs(
     questions: Sequence[Question], engine: Engine, corpus: Bm25, limit: int
 ) -> tuple[float, float]:
@@ -266,6 +289,7 @@ def measure_ours(
     always, events = run_ours(questions, engine, corpus, RetrievalMode.ALWAYS)
     result["always"] = share(match(t, q) for t, q in zip(always, questions, strict=True))
     result["isrel_auc"] = relevance_auc(questions, events)
+    result |= found_answers(questions, always, events)
     say(f"always: {result}")
     never, without = run_ours(questions, engine, corpus, RetrievalMode.NEVER)
     result["never"] = share(match(t, q) for t, q in zip(never, questions, strict=True))

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from selfrag.decode.answer import answer_questions
 from selfrag.decode.config import SearchConfig
+from selfrag.decode.events import Event
+from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import Precision
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.open.indexes import open_index
 from selfrag.progress import SILENT
 from selfrag.statistics import wilson
 from selfrag.text import first_sentence, holds_gold
+from selfrag.trace.file import save_trace
 
 ROWS = Path(__file__).with_suffix(".jsonl")
 
@@ -41,22 +44,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="default", help="a folder instead of the defaults")
     parser.add_argument("--precision", type=Precision, default=Precision.EXACT)
-    parser.add_argument("--out", type=Path, help="JSONL file of the answers, to be read")
+    parser.add_argument("--w-ret", type=float, default=ScoreWeights().retrieval)
+    parser.add_argument("--traces", type=Path, help="JSONL file for `selfrag rescore`")
     parser.add_argument("--json", action="store_true", help="kept for scripts; always printed")
     args = parser.parse_args()
     rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
     asked = [row["wordings"][way] for way in (0, 1) for row in rows]
+    events: list[Event] = []
     answers = answer_questions(
         asked,
         engine=open_engine(ModelOptions(model=args.model, precision=args.precision)),
         retriever=open_index(None, SILENT),
-        config=SearchConfig(),
+        config=SearchConfig(weights=ScoreWeights(retrieval=args.w_ret)),
+        on_event=events.append,
     )
     texts = [answer.text for answer in answers]
     gold = [row["answers"] for row in (*rows, *rows)]
-    if args.out:
-        lines = (json.dumps(pair) for pair in zip(asked, texts, gold, strict=True))
-        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if args.traces:
+        save_trace(args.traces, asked, events, answers=gold)
     whole = [holds_gold(*pair) for pair in zip(texts, gold, strict=True)]
     begun = [first_sentence(text) for text in texts]
     short = [holds_gold(*pair) for pair in zip(begun, gold, strict=True)]

@@ -89,7 +89,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - started, result
 
 
-def measure(name: str, path: Path, rounds: int, out: Path) -> dict[str, float]:
+def measure(name: str, path: Path, rounds: int, out: Path | None) -> dict[str, float]:
     """CPU seconds of one engine by K, together and serial; what it wrote goes to `out`."""
     if name == Q4_1:
         return measure_q4_1(path, rounds)
@@ -110,7 +110,8 @@ def measure(name: str, path: Path, rounds: int, out: Path) -> dict[str, float]:
                 written[f"{k}.{number}.{n}.watched"] = each.watched
         found[f"cpu_s_k{k}"] = min(seconds)
     engine.close()
-    np.savez(out, allow_pickle=False, **written)
+    if out:
+        np.savez(out, allow_pickle=False, **written)
     return found if name == BATCHED else found | measure_serial(name, path, rounds)
 
 
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("--model", help="a folder instead of the default weights")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="kept for scripts; always printed")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--child", metavar="ENGINE", help="one engine alone, in this process")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     model = Path(args.model) if args.model else model_folder(DEFAULT)
