@@ -17,13 +17,8 @@ from selfrag.trace.rescore import Grid, load_traces
 from selfrag.trace.rescore import rescore as rescore_traces
 
 N_SHOWN = 10  # settings in the terminal
-HEADINGS = {
-    "threshold": "thr",
-    "w_rel": "w_rel",
-    "w_sup": "w_sup",
-    "w_use": "w_use",
-    "w_seq": "w_seq",
-    "w_ret": "w_ret",
+SETTINGS = ("threshold", "w_rel", "w_sup", "w_use", "w_seq", "w_ret")
+MEASURES = {
     "retrieval_rate": "retr",
     "accuracy": "acc",
     "citation_precision": "cit",
@@ -83,8 +78,11 @@ def rescore(
 def _show(ranked: Sequence[Row], n_questions: int, judged: bool) -> None:
     best = "the most accurate first" if judged else "no gold strings, so nothing is judged"
     table = Table(title=f"{len(ranked)} settings on {n_questions} questions: {best}")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right")
+    varied = [name for name in SETTINGS if len({row[name] for row in ranked}) > 1]
+    for heading in (*varied, *MEASURES.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in ranked[:N_SHOWN]:
-        table.add_row(*(shown(row, name) for name in HEADINGS))
+        table.add_row(*(shown(row, name) for name in (*varied, *MEASURES)))
     stdout.print(table)
+    fixed = [f"{name} {shown(ranked[0], name)}" for name in SETTINGS if name not in varied]
+    stdout.print(f"in all of them: {', '.join(fixed)}" if fixed else "", soft_wrap=True)
