@@ -21,6 +21,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
+from selfrag.decode.drive import search  # noqa: E402
+from selfrag.decode.events import KeepEvent  # noqa: E402
+from selfrag.decode.tree import tree_of  # noqa: E402
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say  # noqa: E402
 from selfrag.errors import EngineError  # noqa: E402
 from selfrag.serve.limits import Access  # noqa: E402
@@ -315,6 +318,47 @@ def test_the_tree_shows_every_candidate_and_why_it_lost(page):
     assert tree.locator(".lost").count() >= 4
     for fate in tree.locator(".lost .fate").all_inner_texts():
         assert re.match("✕ (Lost: .+|Kept as number 2, but another path was better)", fate)
+
+
+# Of the page's tree, depth first, what `branches` gives of the one that `ask --explain` draws.
+DRAWN = """() => [...document.querySelectorAll(".tree .branch")].map((branch) => {
+  const depth = (list) => list ? 1 + depth(list.parentElement.closest(".tree ol")) : 0;
+  const text = (name) => branch.querySelector(name).textContent;
+  return [depth(branch.closest("ol")), text(".from"), text(".said"), text(".fate"),
+    [...branch.querySelectorAll("dd")].map((each) => each.textContent)];
+})"""
+
+
+def branches(level, depth=1):
+    """Depth, titles, text, fate in the page's words, and scores of every candidate, in order."""
+    found = []
+    for branch in level.branches:
+        scores = branch.node.segment.scores
+        names = ("relevance", "support", "utility", "sequence", "retrieval")
+        values = [*(getattr(scores, name) for name in names), branch.node.path_score]
+        titles = ", ".join(hit.passage.title for hit in branch.node.hits)
+        rated = ["\u2013" if value is None else f"{value:.2f}" for value in values]
+        fate = f"✕ {branch.verdict[0].upper()}{branch.verdict[1:]}"
+        if branch.is_in_answer:
+            fate = "✓ In the answer"
+        elif isinstance(branch.fate, KeepEvent):
+            fate = f"✕ Kept as number {branch.fate.rank}, but another path was better"
+        found += [[depth, titles, branch.node.segment.text, fate, rated]]
+        found += branches(branch.below, depth + 1)
+    return found
+
+
+@pytest.mark.parametrize("question", ["How old is the harbour?", "Who painted the fence?"])
+def test_the_page_and_the_terminal_draw_the_same_tree(page, server, question):
+    ask(page, question)
+    page.get_by_text("How this answer was chosen").click()
+    service = server.service
+    found = search(
+        [question], engine=service.engine, retriever=service.index, config=service.config
+    )
+    expected = branches(tree_of(list(found)))
+    assert len(expected) >= 5
+    assert page.evaluate(DRAWN) == expected
 
 
 def test_sliders_choose_again_without_the_model(page, server):

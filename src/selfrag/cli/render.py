@@ -27,6 +27,7 @@ from selfrag.decode.events import (
 from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node
 from selfrag.decode.score import SegmentScores
+from selfrag.decode.tree import Level, tree_of
 from selfrag.passage import Hit, Passage
 
 
@@ -83,7 +84,7 @@ def narrate(console: Console, events: Iterable[Event]) -> Iterator[Event]:
     """Passes `events` on and prints a line for each as it comes."""
     for event in events:
         if isinstance(event, CandidateEvent):
-            described = _describe_node(event.node, {})
+            described = _describe_node(event.node)
             described.rstrip()
             console.print(described)
         elif isinstance(event, PruneEvent):
@@ -112,19 +113,20 @@ def _describe_step(event: Event) -> str:
 def show_tree(console: Console, question: str, events: Sequence[Event]) -> None:
     """Every candidate with its passage and four scores, and why a branch was kept or lost."""
     tree = Tree(styled((question, "bold")))
-    fates = {event.node.id: event for event in events if isinstance(event, KeepEvent | PruneEvent)}
-    branches: dict[int, Tree] = {}
     for event in events:
-        if isinstance(event, CandidateEvent):
-            before = event.node.parent
-            place = tree if before is None else branches.get(before.id, tree)
-            branches[event.node.id] = place.add(_describe_node(event.node, fates))
-        elif told := _describe_step(event):
-            if isinstance(event, RetrievalEvent | SkipEvent):
-                branches.get(event.parent.id, tree).add(styled((told, "dim")))
-            else:
-                tree.add(styled(told))
+        if isinstance(event, GateEvent):
+            tree.add(styled(_describe_step(event)))
+    _grow(tree, tree_of(events))
     console.print(tree, soft_wrap=False)
+
+
+def _grow(tree: Tree, level: Level) -> None:
+    for step in level.steps:
+        tree.add(styled((_describe_step(step), "dim")))
+    for branch in level.branches:
+        colour = "green" if isinstance(branch.fate, KeepEvent) else "red"
+        told = _describe_node(branch.node) + styled((branch.verdict, colour))
+        _grow(tree.add(told), branch.below)
 
 
 def show_hits(console: Console, hits: Sequence[Hit]) -> None:
@@ -148,23 +150,15 @@ def describe_gate(gate: Gate) -> str:
     )
 
 
-def _describe_node(node: Node, fates: dict[int, KeepEvent | PruneEvent]) -> Text:
+def _describe_node(node: Node) -> Text:
     assert node.segment is not None  # candidates are never roots
     read = ", ".join(f"[{hit.rank}] {hit.passage.title}" for hit in node.hits)
-    fate = fates.get(node.id)
-    verdict = ("", "")
-    if isinstance(fate, PruneEvent):
-        verdict = (f"lost: {fate.reason}", "red")
-    elif fate is not None:
-        ending = "finished" if node.finished else "goes on"
-        verdict = (f"kept, rank {fate.rank}, {ending}", "green")
     return styled(
         f"{read}: " if read else "",
         (node.segment.text, "bold"),
         " ",
         (" ".join(node.segment.critique), "dim"),
         f"\n{_describe_scores(node.segment.scores)}; path {node.path_score:.2f}\n",
-        verdict,
     )
 
 

@@ -59,7 +59,7 @@ export function tree(search, { chosen, settings, onPassage }) {
     const hit = node.hits[0];
     const score = settings ? search.score(node.node, settings.weights) : node.path_score;
     const from = hit
-      ? h("button", { type: "button", className: "quiet from", onclick: (event) => onPassage(hit, node.segment, event.currentTarget) }, hit.title || hit.source || hit.id)
+      ? h("button", { type: "button", className: "quiet from", onclick: (event) => onPassage(hit, node.segment, event.currentTarget) }, node.hits.map((each) => each.title || each.source || each.id).join(", "))
       : h("span", { className: "from soft" }, "Without a passage");
     const kind = won ? "won" : "lost";
     return h("li", {},
