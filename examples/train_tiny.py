@@ -53,7 +53,8 @@ def training_rows() -> Iterator[str]:
 def write_base(folder: Path) -> None:
     """A Llama with random weights, and a tokenizer made of the words above."""
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(["".join(fact) for fact in FACTS], special_tokens=[END])
+    words = ["".join(fact) for fact in FACTS]
+    trained.train_from_iterator(words, special_tokens=[END], show_progress=False)
     PreTrainedTokenizerFast(tokenizer_object=trained, eos_token=END).save_pretrained(folder)
     set_seed(0)
     ids = {"vocab_size": trained.get_vocab_size(), "bos_token_id": 0, "eos_token_id": 0}
