@@ -11,6 +11,7 @@ import tty
 from contextlib import redirect_stderr
 
 import pytest
+import rich.progress
 import typer
 
 from selfrag.cli import app, console
@@ -182,10 +183,18 @@ def test_a_terminal_gets_a_bar_that_is_erased_in_the_end(screen, monkeypatch):
     assert sys.stdout.getvalue() == "an answer\n"
 
 
-def test_ctrl_c_leaves_a_clean_terminal(screen, monkeypatch):
+@pytest.mark.parametrize("is_early", [False, True])
+def test_ctrl_c_leaves_a_clean_terminal(screen, monkeypatch, is_early):
     terminal = on(screen.stream)
+    start = rich.progress.Progress.start
+
+    def interrupted(progress):
+        start(progress)
+        raise typer.Abort
 
     def command(**options):
+        if is_early:  # just when the bar has been drawn
+            monkeypatch.setattr(rich.progress.Progress, "start", interrupted)
         Reporter().progress("indexing", 1, 10)
         raise typer.Abort
 
@@ -195,7 +204,8 @@ def test_ctrl_c_leaves_a_clean_terminal(screen, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == 130
-    *_, last = screen.written().split("\x1b[?25h")
+    *before, last = screen.written().split("\x1b[?25h")
+    assert before
     assert last.endswith("selfrag: stopped on request; nothing half-written is left\n")
     assert "━" not in last
 

@@ -177,10 +177,11 @@ class _Bar:
             redirect_stdout=False,  # it may be a file, and what is printed there belongs there
         )
         self._task = self._progress.add_task(one_line(label), total=None)
-        self._progress.start()
 
     def tell(self, done: int, total: int, said: str) -> None:
-        """Moves on to `done` of `total`."""
+        """Moves on to `done` of `total`; drawn from the first time on."""
+        # Not when it is made: the console has to know it, else Ctrl-C now would leave it there.
+        self._progress.start()
         self._progress.update(
             self._task,
             completed=done,
