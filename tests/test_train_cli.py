@@ -64,6 +64,15 @@ def test_a_file_without_a_usable_row_ends_with_code_2(run, base, tmp_path):
     assert "of 1 rows none can be used, line 1 is not JSON" in err
 
 
+def test_the_log_of_a_training_has_no_bars_of_other_libraries(run, base, tmp_path):
+    data = lines(tmp_path / "train.jsonl", [ROW] * 4)
+    places = ["--model", base, "--data", data, "--out", tmp_path / "run"]
+    code, _, err = run("train", "generator", *places, *SMALL, "--method", "full")
+    assert code == 0
+    assert "\r" not in err
+    assert all(err.splitlines())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

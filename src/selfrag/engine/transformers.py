@@ -300,12 +300,21 @@ def _load_model(path: Path, dtype: torch.dtype) -> Any:
 def quiet_transformers() -> Iterator[None]:
     """No progress bars or warnings of transformers inside; its settings are restored after."""
     verbosity = transformers_logging.get_verbosity()
-    had_progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    try:
+        with without_bars():
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers inside, which in a log are a flood."""
+    had_progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
         if had_progress_bar:
             transformers_logging.enable_progress_bar()

@@ -30,6 +30,7 @@ class NliJudge:
         self.name = f"nli-{Path(path).name}"
         self._device = device
         self._batch_size = batch_size
+        transformers.utils.logging.disable_progress_bar()  # else loading draws one in a log too
         try:
             config = transformers.AutoConfig.from_pretrained(path)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)

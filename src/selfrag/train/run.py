@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from selfrag.engine.transformers import without_bars
 from selfrag.errors import BadInput
 from selfrag.files import claim_run, file_sha256, storage_errors, write_json
 from selfrag.serial import finite
@@ -223,7 +224,7 @@ def _run(
         # transformers 5.24 renamed it.
         new_name = getattr(model, "activation_checkpointing_enable", None)
         (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    with quiet_peft():
+    with quiet_peft(), without_bars():
         trainer = GeneratorTrainer(
             model=model,
             args=_arguments(config, len(batches)),
