@@ -7,7 +7,7 @@
 # MODEL_7B, MODEL_13B  folders of selfrag/selfrag_llama2_7b and _13b; one of them is enough
 # DATA                 folder with the release's evaluation files, named as below
 # OUT                  folder for records, numbers and the report
-# DEVICE               cuda (default) or cpu           ENGINE  transformers (default) or llama
+# DEVICE               cuda (default) or cpu           ENGINE  transformers (default) or vllm
 # NLI_MODEL            folder of t5_xxl_true_nli_mixture, for ASQA's citations (optional)
 # TASKS, LIMIT, EXTRA  fewer tasks, fewer questions, more options of `selfrag eval`: a dry run
 #
@@ -44,8 +44,8 @@ answer() { # size model task
     return
   fi
   # The released gate retrieved for every question, so the published numbers are those of always;
-  # each of its segments had all passages to choose from.
-  $SELFRAG eval --task "$3" --system selfrag --mode always --set repeat=true --model "$2" \
+  # each of its segments had all passages to choose from, and the retriever's score was forgotten.
+  $SELFRAG eval --task "$3" --system selfrag --mode always --set repeat=true --w-ret 0 --model "$2" \
     --engine "$ENGINE" --device "$DEVICE" --data "$DATA/${FILES[$3]}" --label "selfrag-$1" \
     --out "$out" "${extra[@]}"
   folders+=("$out")

@@ -113,16 +113,16 @@ def test_the_features_of_an_answer_by_hand():
     assert found.relevance == pytest.approx(0.9)
     assert found.support == pytest.approx(0.8)
     assert found.utility == pytest.approx(0.5, abs=1e-6)
-    assert found.retrieval == 1.0
+    assert found.retrieval == 0.0  # of the best hit
     assert found.sequence == pytest.approx((0.9 * 0.8 * 0.75) ** (1 / 6))
 
 
-def test_the_retriever_is_a_share_and_a_margin_may_be_negative():
+def test_the_retriever_and_a_margin_may_be_negative():
     _, events = ask()
     written = [event.node for event in events if isinstance(event, CandidateEvent)]
     found = features_of(written[1], written)
     assert found is not None
-    assert found.retrieval == 0.5
+    assert found.retrieval == -0.5
     assert found.margin == pytest.approx(0.8 * 0.75 - 0.9 * 0.8)
 
 

@@ -51,7 +51,7 @@ def by_hand():
 
 
 def test_values_worked_out_by_hand():
-    grid = Grid(threshold=(0.0, 0.5, 1.0, None), w_sup=(0.0, 1.0))
+    grid = Grid(threshold=(0.0, 0.5, 1.0, None), w_sup=(0.0, 1.0), w_ret=(0.0,))
     traces = by_hand()
     # Totals of question 0 at weights 1, w_sup, 0.5, 1:
     #   w_sup 0: 0.9 + 0.5 = 1.4 against 0.4 + 0.3 = 0.7: the first, wrong, 0 of 1 citation
@@ -407,7 +407,7 @@ def test_scaling_all_weights_chooses_the_same_score(features, scale):
     traces = by_hand()
     traces.features[:] = features
     (one,) = choose(traces, Grid(threshold=(0.5,)))
-    (two,) = choose(traces, grid_of(0.5, (scale, scale, scale / 2, scale, 0)))
-    totals = features @ [1, 1, 0.5, 1, 0]
+    (two,) = choose(traces, grid_of(0.5, (scale, scale, scale / 2, scale, scale)))
+    totals = features @ [1, 1, 0.5, 1, 1]
     # Rounding may decide between equals, so the scores are compared, not the places.
     assert np.allclose(totals[range(3), one], totals[range(3), two])

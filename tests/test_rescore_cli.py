@@ -81,7 +81,7 @@ def test_tables_curves_and_paths(trace, tmp_path, monkeypatch):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     printed = console.file.getvalue()
     assert "9 settings on 6 questions: the most accurate first" in printed
-    assert "in all of them: w_rel 1, w_use 0.5, w_seq 1, w_ret 0" in printed  # columns are few
+    assert "in all of them: w_rel 1, w_use 0.5, w_seq 1, w_ret 1" in printed  # columns are few
     assert "…" not in printed
     assert all(str(out / name) in printed for name in FILES)
 

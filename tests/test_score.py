@@ -63,7 +63,7 @@ def test_scores_stay_in_range(support, utility):
 
 
 def test_total_is_the_weighted_sum_and_a_missing_group_counts_nothing():
-    weights = ScoreWeights()  # 1, 1, 0.5, 1
+    weights = ScoreWeights()  # 1, 1, 0.5, 1 and, where a retriever ranked, 1
     full = weigh(
         relevance=0.8, support=0.5, utility=1.0, sequence=0.25, weights=weights, missing={}
     )
@@ -74,35 +74,37 @@ def test_total_is_the_weighted_sum_and_a_missing_group_counts_nothing():
     assert np.isclose(bare.total, 1.05)
 
 
-def test_the_retriever_counts_where_its_weight_is_given():
+def test_the_retriever_counts_as_its_weight_says_and_not_at_all_for_given_passages():
     parts = {"relevance": 0.8, "support": 0.5, "utility": 1.0, "sequence": 0.25, "missing": {}}
-    # 0.8 + 0.5 + 0.5 + 0.25 = 2.05, and twice 0.6
-    assert np.isclose(weigh(**parts, retrieval=0.6, weights=ScoreWeights(retrieval=2)).total, 3.25)
+    # 0.8 + 0.5 + 0.5 + 0.25 = 2.05, less once or twice 0.4
+    assert np.isclose(weigh(**parts, retrieval=-0.4, weights=ScoreWeights()).total, 1.65)
+    twice = weigh(**parts, retrieval=-0.4, weights=ScoreWeights(retrieval=2))
+    assert np.isclose(twice.total, 1.25)
     assert weigh(**parts, retrieval=None, weights=ScoreWeights(retrieval=2)).total == 2.05
 
 
 @pytest.mark.parametrize(
-    ("score", "best", "share"),
+    ("score", "best", "lacking"),
     [
-        (12.0, 24.0, 0.5),  # BM25
-        (24.0, 24.0, 1.0),
-        (-0.1, 0.8, 0.0),  # a cosine below 0 is no share of anything
-        (-3.0, -1.0, np.exp(-2)),  # log-odds of a reranker: odds are e**-3 and e**-1
+        (6.0, 24.0, -0.75),  # BM25
+        (24.0, 24.0, 0.0),
+        (-0.1, 0.8, -1.0),  # a cosine below 0 is no share of anything
+        (-3.0, -1.0, np.exp(-2) - 1),  # log-odds of a reranker: odds are e**-3 and e**-1
         (0.0, 0.0, None),  # passages that were given
         (1.0, float("inf"), None),
     ],
 )
-def test_a_retrieval_score_is_a_share_of_the_best(score, best, share):
-    assert retrieval_score(score, best) == share
+def test_a_retrieval_score_is_what_is_lacking_to_the_best(score, best, lacking):
+    assert retrieval_score(score, best) == lacking
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2), st.floats(1e-3, 1e3))
 def test_a_retrieval_score_has_no_unit_and_keeps_the_order(scores, unit):
-    shares = [retrieval_score(score, max(scores)) for score in scores]
+    lacking = [retrieval_score(score, max(scores)) for score in scores]
     scaled = [retrieval_score(score * unit, max(scores) * unit) for score in scores]
-    assert np.allclose(shares, scaled)
-    assert max(shares) == 1.0 and min(shares) >= 0.0
-    assert np.array_equal(np.argsort(shares, kind="stable"), np.argsort(scores, kind="stable"))
+    assert np.allclose(lacking, scaled)
+    assert max(lacking) == 0.0 and min(lacking) >= -1.0
+    assert np.array_equal(np.argsort(lacking, kind="stable"), np.argsort(scores, kind="stable"))
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])

@@ -91,7 +91,8 @@ def test_the_best_scored_passage_gives_the_answer_and_its_citation():
     assert np.isclose(scores.utility, 0.6, atol=1e-6)
     # tokens with probability 0.8, 1 (Rome), 0.9, 0.8 and 1 (end)
     assert np.isclose(scores.sequence, (0.8 * 0.9 * 0.8) ** (1 / 5))
-    assert np.isclose(scores.total, 0.8 + 0.9 + 0.5 * 0.6 + scores.sequence)
+    # the second hit scores half of what the first does
+    assert np.isclose(scores.total, 0.8 + 0.9 + 0.5 * 0.6 + scores.sequence - 0.5)
     assert answer.verdict == "fully supported (0.90)"
 
 
@@ -103,23 +104,25 @@ def test_weights_change_the_winner():
         head("Q") + read(found[1].passage): say(relevant(0.6), "B", FULL, U5, END),
     }
     retriever = FixedRetriever({"Q": found})
-    (supported,), _ = run(engine(table), retriever)
+    (supported,), _ = run(engine(table), retriever)  # 0.6 + 0.9 - 0.5 against 0.9 + 0.1
+    assert supported.text == "A"
+    (supported,), _ = run(engine(table), retriever, weights=ScoreWeights(support=2))
     assert supported.text == "B"
-    relevance_only = ScoreWeights(relevance=1, support=0, utility=0, sequence=0)
+    relevance_only = ScoreWeights(relevance=1, support=0, utility=0, sequence=0, retrieval=0)
     (relevant_one,), _ = run(engine(table), retriever, weights=relevance_only)
     assert relevant_one.text == "A"
 
 
 def test_the_retrievers_own_score_counts_as_much_as_its_weight_says():
-    # Paris: 0.6 + 0.1 + 0.3 + (0.6 * 0.9 * 0.8) ** (1 / 5) = 1.843, and 1 of the retriever.
-    # Rome: 0.8 + 0.9 + 0.3 + (0.8 * 0.9 * 0.8) ** (1 / 5) = 2.895, and 1/2, the score of rank 2.
+    # Paris: 0.6 + 0.1 + 0.3 + (0.6 * 0.9 * 0.8) ** (1 / 5) = 1.843, and the retriever's best hit.
+    # Rome: 0.8 + 0.9 + 0.3 + (0.8 * 0.9 * 0.8) ** (1 / 5) = 2.895, less 1/2: rank 2 has half of it.
     # So Paris leads from a weight of 1.053 / (1 / 2) = 2.106 on.
-    for weight, best, share in ((2.1, "Rome", 0.5), (2.12, "Paris", 1.0)):
+    for weight, best, lacking in ((2.1, "Rome", -0.5), (2.12, "Paris", 0.0)):
         weights = ScoreWeights(retrieval=weight)
         (answer,), _ = run(*one_question_two_passages(), weights=weights)
         assert answer.text == best
         scores = answer.segments[0].scores
-        assert scores.retrieval == share
+        assert scores.retrieval == lacking
         bare = run(*one_question_two_passages(), weights=ScoreWeights(retrieval=0))[0][0]
         assert bare.segments[0].scores.total == pytest.approx(0.8 + 0.9 + 0.3 + 0.8955, abs=1e-3)
         assert answer.score == pytest.approx(scores.total)

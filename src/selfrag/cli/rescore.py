@@ -40,7 +40,7 @@ class Values:
     w_sup: Annotated[str, typer.Option("--w-sup", "--w_sup", help="Of support.")] = "1,0:2:0.25"
     w_use: Annotated[str, typer.Option("--w-use", "--w_use", help="Of utility.")] = "0.5"
     w_seq: Annotated[str, typer.Option("--w-seq", "--w_seq", help="Of the sequence score.")] = "1"
-    w_ret: Annotated[str, typer.Option("--w-ret", help="Of the retriever's own score.")] = "0"
+    w_ret: Annotated[str, typer.Option("--w-ret", help="Of the retriever's own score.")] = "1"
 
 
 @options.command

@@ -43,7 +43,7 @@ class ReferenceConfig:
     use_groundness: bool = False
     use_utility: bool = False
     # Short form only.
-    weights: ScoreWeights = field(default_factory=lambda: ScoreWeights(utility=1.0))
+    weights: ScoreWeights = field(default_factory=lambda: ScoreWeights(utility=1.0, retrieval=0.0))
     use_seqscore: bool = False
     closed: bool = False
     # Long form only.

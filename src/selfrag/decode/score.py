@@ -61,23 +61,23 @@ def mean_logprob(logprobs: FloatArray) -> float:
 
 
 def retrieval_score(score: float, best: float) -> float | None:
-    """A hit's score as a share of the best one of its look-up, in [0, 1]: a ratio has no unit.
+    """What a hit's score lacks of the best one of its look-up, in [-1, 0]; a share has no unit.
 
-    Where the best is below 0, as log-odds of a reranker may be, the ratio of their odds. None where
-    it is 0: passages that were given have no scores.
+    The best hit has 0, so that looking up once more is no merit. Where the best is below 0, as
+    log-odds of a reranker may be, shares are of the odds. None where it is 0: passages that were
+    given have no scores.
     """
     if best == 0.0 or not math.isfinite(best):
         return None
-    if best < 0.0:
-        return math.exp(min(score - best, 0.0))
-    return min(max(score, 0.0) / best, 1.0)
+    share = math.exp(min(score - best, 0.0)) if best < 0.0 else min(max(score, 0.0) / best, 1.0)
+    return share - 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreWeights:
     """How much each part counts. Defaults are the paper's; `sequence` is 1 there by Eq. 3.
 
-    `retrieval`, which the paper does not have, is the weight of `retrieval_score`.
+    `retrieval` is the weight of `retrieval_score`, which the paper does not have: 0 there.
     """
 
     relevance: NonNegative = setting(1.0, "Weight of relevance.", "--w-rel", "--w_rel")
@@ -85,7 +85,7 @@ class ScoreWeights:
     utility: NonNegative = setting(0.5, "Weight of utility.", "--w-use", "--w_use")
     sequence: NonNegative = 1.0
     retrieval: NonNegative = setting(
-        0.0, "Weight of the retriever's own score, as a share of its best.", "--w-ret"
+        1.0, "Weight of what the retriever's score lacks of its best.", "--w-ret"
     )
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class Grid:
     w_sup: tuple[float, ...] = (1.0,)
     w_use: tuple[float, ...] = (0.5,)
     w_seq: tuple[float, ...] = (1.0,)
-    w_ret: tuple[float, ...] = (0.0,)
+    w_ret: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         for value in self.threshold:
@@ -82,7 +82,7 @@ class Grid:
         w_sup: str = "1",
         w_use: str = "0.5",
         w_seq: str = "1",
-        w_ret: str = "0",
+        w_ret: str = "1",
     ) -> "Grid":
         """The grid of texts such as `0.2`, `0,0.5,none` and `0:1:0.05`, the end included.
 
