@@ -28,6 +28,7 @@ from selfrag.errors import BadInput, ConfigError
 from selfrag.files import write_json
 from selfrag.open import calibrations
 from selfrag.open.engines import DEFAULT, ModelOptions, adapter_dir
+from selfrag.open.grounding import grounding_of
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.trace.candidates import recorded_questions
@@ -329,6 +330,12 @@ def test_ours_is_not_used_for_other_weights(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(calibrations, "adapter_dir", lambda: tmp_path)
     assert calibrations.open_calibration(ModelOptions()) is None
     assert "was fitted for other weights and is not used" in caplog.text
+
+
+def test_whoever_writes_the_weights_judge_by_their_own_constants():
+    written = ModelOptions(writer="http://127.0.0.1:9/v1#other")
+    assert grounding_of(written) == grounding_of(ModelOptions())
+    assert grounding_of(written).is_fitted
 
 
 def test_options_about_passages_are_refused_where_none_is_read():

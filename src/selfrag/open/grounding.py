@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from selfrag.decode.grounding import FEATURES, Grounding
@@ -17,10 +18,13 @@ FILE_NAME = "grounding.json"
 
 
 def grounding_of(model: ModelOptions) -> Grounding:
-    """The constants beside the weights of a model; the plain ones without any, or of others."""
+    """The constants beside the weights of a model; the plain ones without any, or of others.
+
+    Whoever writes, the text is judged by these weights.
+    """
     folder = adapter_dir() if model.model == DEFAULT else Path(model.model).expanduser()
     found = load_grounding(path := folder / FILE_NAME)
-    if found.is_fitted and found.model != weights_name(model):
+    if found.is_fitted and found.model != weights_name(replace(model, writer="")):
         logger.warning("%s was fitted for other weights and is not used", path)
         return Grounding()
     return found
