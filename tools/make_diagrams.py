@@ -16,6 +16,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.score import (
     ScoreWeights,
     relevance_score,
+    retrieval_score,
     support_score,
     utility_score,
 )
@@ -40,7 +41,7 @@ def diagrams() -> dict[Path, str]:
         "tokens": (346, _tokens(), "The 15 reflection tokens in their five groups"),
         "gate": (186, _gate(), "The gate compares two probabilities after the question"),
         "critique": (212, _critique(), "What one segment is made of, and who writes each part"),
-        "scores": (310, _scores(), "Probabilities of each group become scores, and a weighted sum"),
+        "scores": (358, _scores(), "Probabilities of each group become scores, and a weighted sum"),
         "search": (340, _search(), "A beam search over segments"),
     }
     return {
@@ -136,6 +137,11 @@ def _scores() -> Iterator[str]:
     total += weights.sequence * sequence
     yield _text(12, y + 14, f"sequence {sequence:.2f} {TIMES} {weights.sequence:g}", bold=True)
     yield _text(12, y + 34, "the geometric mean probability of all tokens written")
+    y += 48
+    lacking = retrieval_score(score=16.0, best=20.0) or 0.0
+    total += weights.retrieval * lacking
+    yield _text(12, y + 14, f"retrieval {lacking:.2f} {TIMES} {weights.retrieval:g}", bold=True)
+    yield _text(12, y + 34, "what the passage's score, 16, lacks of the best one's, 20")
     yield _text(12, y + 62, f"total {total:.2f}", bold=True)
 
 
