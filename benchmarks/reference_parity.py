@@ -190,8 +190,10 @@ def read_rows(folder: Path, kind: str) -> list[Row]:
         import zstandard
 
         text = zstandard.ZstdDecompressor().stream_reader(packed.read_bytes()).read().decode()
+    elif (plain := folder / f"{kind}.jsonl").exists():
+        text = plain.read_text(encoding="utf-8")
     else:
-        text = (folder / f"{kind}.jsonl").read_text(encoding="utf-8")
+        sys.exit(f"--data {folder} holds neither {packed.name} nor {plain.name}: no recorded cases")
     return [json.loads(line) for line in text.splitlines()]
 
 

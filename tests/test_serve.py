@@ -20,7 +20,7 @@ from selfrag.retrieval.manifest import Manifest
 from selfrag.serve.app import create_app
 from selfrag.serve.guard import OPEN_PATHS
 from selfrag.serve.index import Place, ServedIndex
-from selfrag.serve.limits import Access, Limits
+from selfrag.serve.limits import TOKEN_VARIABLE, Access, Limits
 from selfrag.serve.service import Service
 from serve_parts import NoLibrary, events_of, library, open_library, scripted_engine, serving
 
@@ -470,6 +470,11 @@ def test_tokens_are_read_from_a_file(tmp_path):
             Access.of(host="127.0.0.1", token_file=path, environ={})
     with pytest.raises(BadInput, match="cannot read tokens"):
         Access.of(host="127.0.0.1", token_file=tmp_path / "none", environ={})
+
+
+def test_tokens_of_the_environment_are_no_limit():
+    environ = {TOKEN_VARIABLE: f"{TOKEN} b2345678"}
+    assert Limits().with_environment(environ, {}) == Limits()
 
 
 def test_limits_come_from_the_environment_but_for_what_is_given():

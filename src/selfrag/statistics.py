@@ -167,6 +167,11 @@ def _sign_flips(gaps: FloatArray, seed: int) -> float:
     return float(found.pvalue)
 
 
+def require_scipy() -> None:
+    """Tells that the library is missing before work is done that ends in intervals."""
+    _stats()
+
+
 def _stats() -> Any:
     try:
         from scipy import stats

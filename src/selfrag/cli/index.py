@@ -150,8 +150,11 @@ def index_info(
         print_json(facts)
         return
     for name, value in facts.items():
-        lines = [""] + [f"  {each}" for each in value] if name == "files" else [f" {value}"]
-        stdout.print(f"{name}:" + "\n".join(lines), markup=False)
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {each}" for key, each in value.items())
+        several = isinstance(value, list | tuple)
+        told = "".join(f"\n  {each}" for each in value) if several else f" {value}"
+        stdout.print(f"{name}:{told}", markup=False)
 
 
 @index_app.command("compact")
@@ -210,6 +213,8 @@ def index_tune(
     """Measure recall@10 against exact search, latency and size, and name the best choice."""
     from selfrag.retrieval.tune import apply_way, fastest, tune_index
 
+    if plot is not None:
+        plots.require_matplotlib()  # a missing library is told before the work
     manifest = Manifest.load(path)
     report = Reporter()
     with working(report, "opening the encoder"):

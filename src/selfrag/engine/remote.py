@@ -24,7 +24,6 @@ from selfrag.errors import EngineError
 from selfrag.prompt import Tokenizer
 
 try:
-    import httpx
     import openai
 except ImportError as error:
     raise EngineError(
@@ -192,7 +191,7 @@ def look_up(config: ServerConfig) -> Served:
         server = _Server(url, config)
         try:
             return _served(server, config.model)
-        except (openai.APIError, httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+        except (openai.APIError, KeyError, TypeError, ValueError) as error:
             failures.append(f"{url}: {error or type(error).__name__}")
         finally:
             server.client.close()

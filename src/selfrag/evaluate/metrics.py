@@ -17,6 +17,7 @@ from typing import Any
 from selfrag.decode.choices import choice_of, only_mentioned
 from selfrag.errors import BadInput, SelfRAGError
 from selfrag.evaluate.record import Output, Question, Record
+from selfrag.statistics import require_scipy
 from selfrag.text import holds_gold, split_sentences, without_citations
 
 Metric = Callable[[Question, Output], float | None]
@@ -197,14 +198,22 @@ def is_share(metric: str) -> bool:
 
 
 def metrics_named(names: Sequence[str]) -> dict[str, Metric]:
-    """The metrics of these names, all where none is named; raises `BadInput` listing them."""
+    """The metrics of these names, all where none is named; raises `BadInput` listing them.
+
+    Raises `SelfRAGError` where a package that measuring needs is missing: before the work, not
+    after it.
+    """
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise BadInput(
             f"cannot evaluate: there is no metric {unknown[0]!r}; expected some of "
             f"{', '.join(METRICS)}, so name those"
         )
-    return {name: METRICS[name] for name in names or METRICS}
+    require_scipy()
+    found = {name: METRICS[name] for name in names or METRICS}
+    if rouge_lsum in found.values():
+        _rouge_scorer()
+    return found
 
 
 def mauve_texts(records: Sequence[Record]) -> tuple[list[str], list[str]]:

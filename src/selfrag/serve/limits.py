@@ -25,9 +25,9 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 class Limits:
     """Bounds of one request and of all of them.
 
-    A request that asks for more than `passages`, `beams`, `segments` or `tokens` is refused, one
-    that takes longer than `seconds` ends with what it has. `batch` questions are searched together;
-    `queue` more wait, and further ones are answered 429.
+    A request that asks for more than `passages`, `beams`, `segments` or `segment_tokens` is
+    refused, one that takes longer than `seconds` ends with what it has. `batch` questions are
+    searched together; `queue` more wait, and further ones are answered 429.
     """
 
     request_kb: int = setting(4096, "Size of a request, uploads aside.", least=1)
@@ -36,7 +36,7 @@ class Limits:
     passages: int = setting(20, "Passages a segment that a request may ask for.", least=1)
     beams: int = setting(8, "Hypotheses kept that a request may ask for.", least=1)
     segments: int = setting(16, "Segments that a request may ask for.", least=1)
-    tokens: int = setting(512, "Tokens a segment that a request may ask for.", least=1)
+    segment_tokens: int = setting(512, "Tokens a segment that a request may ask for.", least=1)
     seconds: Positive = setting(120.0, "Time for one question, in the queue and after.")
     batch: int = setting(16, "Questions searched together.", least=1)
     queue: int = setting(256, "Questions that wait; more are answered 429.", least=0)
@@ -69,7 +69,7 @@ def _checked_search(limits: Limits, config: SearchConfig) -> SearchConfig:
         ("n_evidence", config.n_evidence, limits.passages),
         ("beam_width", config.beam_width, limits.beams),
         ("max_segments", config.max_segments, limits.segments),
-        ("max_new_tokens", config.max_new_tokens, limits.tokens),
+        ("max_new_tokens", config.max_new_tokens, limits.segment_tokens),
         ("max_passage_tokens", config.max_passage_tokens, MAX_PASSAGE_TOKENS),
         ("number of choices", len(config.choices), MAX_CHOICES),
     ):
