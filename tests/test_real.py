@@ -66,6 +66,33 @@ def test_a_question_is_answered_from_the_users_documents_with_a_citation(index):
     assert answer["timing_s"]["total"] > 0
 
 
+def test_an_answer_survives_other_words(index):
+    for question in (
+        "Which planet has the moon Titan?",
+        "Which planet does the moon Titan orbit?",
+        "What planet is Titan a moon of?",
+    ):
+        answer = json.loads(run("ask", question, "--index", str(index), "--json").stdout)
+        assert answer["answer"].startswith("Saturn."), question
+
+
+def test_a_notion_is_explained_from_the_passage_that_explains_it(tmp_path):
+    told = "a model fits the noise of its training data"
+    rows = [
+        {
+            "title": "Overfitting",
+            "text": f"Overfitting is when {told}, so that it errs on new data.",
+        },
+        {"title": "Bakery", "text": PLANETS["Bakery"]},
+    ]
+    passages = tmp_path / "passages.jsonl"
+    passages.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("ask", "What is overfitting?", "--passages", str(passages), "--json")
+    answer = json.loads(run(*asked).stdout)
+    assert told in answer["answer"]
+    assert [each["title"] for each in answer["passages"]] == ["Overfitting"]
+
+
 def test_a_rewriting_task_is_answered_without_retrieval(index):
     question = "Leave odd one out: twitter, instagram, whatsapp."
     answer = json.loads(run("ask", question, "--index", str(index), "--json").stdout)
