@@ -26,15 +26,20 @@ from openai.types.chat import ChatCompletionUserMessageParam
 def address(server: subprocess.Popen[str]) -> str:
     """Where the server listens, once model and index are open."""
     assert server.stderr is not None
-    said = server.stderr.readline()  # selfrag: serving http://127.0.0.1:…
-    while "serving" in said and server.poll() is None:
-        url = said.split()[-1]
+    for said in server.stderr:  # …selfrag: serving http://127.0.0.1:…
+        if "serving" in said:
+            break
+        print(said, end="", file=sys.stderr)
+    else:
+        sys.exit("the server ended")
+    url = said.split()[-1]
+    while server.poll() is None:
         try:
             with urlopen(f"{url}/ready"):
                 return url
         except HTTPError:  # 503: not yet
             time.sleep(0.2)
-    sys.exit(said + server.stderr.read())
+    sys.exit(server.stderr.read())
 
 
 def user(text: str) -> ChatCompletionUserMessageParam:
