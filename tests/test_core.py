@@ -36,6 +36,8 @@ def folder(tmp_path_factory):
     (folder / "q.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     (folder / "a.pdf").write_bytes(b"%PDF-1.4\n")
     (folder / "m.gguf").write_bytes(b"GGUF")
+    (folder / ".git").mkdir()  # a file that is named is read whatever stands in `.gitignore`
+    (folder / ".gitignore").write_text("*.log\n")
     return folder
 
 

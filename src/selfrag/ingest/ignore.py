@@ -5,6 +5,7 @@ Patterns are those of gitignore(5). Knows nothing of formats.
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,6 @@ class IgnoreRules:
         self._given = _spec(patterns, "--ignore") if patterns else None
         self._specs: dict[Path, GitIgnoreSpec | None] = {}
         self._known: dict[Path, bool] = {}
-        self._top = self._root
-        top = next((each for each in _upwards(self._root) if (each / ".git").exists()), self._root)
-        if top != self._root:
-            self._top = top
-            if any(self._says(each) for each in [self._root, *_between(self._root, top)]):
-                self._top = self._root
 
     def leaves_out(self, path: Path) -> bool:
         """Whether what is below the root is left out, itself or with a folder above it."""
@@ -43,7 +38,7 @@ class IgnoreRules:
         if self._root not in path.parents:
             return False
         if path not in self._known:
-            self._known[path] = self.leaves_out(path.parent) or self._says(path)
+            self._known[path] = self.leaves_out(path.parent) or self._says(path, self._top)
         return self._known[path]
 
     def leaves_out_named(self, path: Path) -> bool:
@@ -51,8 +46,15 @@ class IgnoreRules:
         found = self._given.check_file(path.name).include if self._given else None
         return bool(found)
 
-    def _says(self, path: Path) -> bool:
-        """What the nearest rule says of the path alone."""
+    @cached_property
+    def _top(self) -> Path:
+        """The folder whose `.gitignore` counts last; of no use where a file was named itself."""
+        top = next((each for each in _upwards(self._root) if (each / ".git").exists()), self._root)
+        way = [self._root, *_between(self._root, top)] if top != self._root else []
+        return self._root if any(self._says(each, top) for each in way) else top
+
+    def _says(self, path: Path, top: Path) -> bool:
+        """What the nearest rule, up to that of `top`, says of the path alone."""
         end = "/" if path.is_dir() else ""
         if self._given is not None and self._root in path.parents:
             found = self._given.check_file(path.relative_to(self._root).as_posix() + end).include
@@ -64,7 +66,7 @@ class IgnoreRules:
             found = spec.check_file(name).include if spec else None
             if found is not None:
                 return bool(found)
-            if folder == self._top:
+            if folder == top:
                 break
         return False
 
