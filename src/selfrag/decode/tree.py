@@ -55,7 +55,8 @@ class Level:
 
 def tree_of(events: Sequence[Event]) -> Level:
     """What followed the question, from the events of one search, whether it has ended or not."""
-    return _Tree(events).level(0)
+    tree = _Tree(events)
+    return tree.level(tree.root)
 
 
 class _Tree:
@@ -65,6 +66,15 @@ class _Tree:
         decided = [each for each in events if isinstance(each, KeepEvent | PruneEvent)]
         self._fates = {self._as_written(each.node): each for each in decided}
         self._winners = {self._as_written(node) for node in _best(events).path}
+
+    @property
+    def root(self) -> int:
+        """The number of the question's node: 0, but counted on where traces were put together."""
+        nodes = [*self._written, *(each.parent for each in self._steps)]
+        node = nodes[0] if nodes else None
+        while node is not None and node.parent is not None:
+            node = node.parent
+        return node.id if node is not None else 0
 
     def level(self, parent: int) -> Level:
         """What followed the node of this number."""
