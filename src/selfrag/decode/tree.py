@@ -17,6 +17,8 @@ from selfrag.decode.events import (
 )
 from selfrag.decode.node import Node
 
+_Content = tuple[int, str, tuple[str, ...]]  # number of the parent, text, ids of its passages
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Branch:
@@ -63,6 +65,13 @@ class _Tree:
     def __init__(self, events: Sequence[Event]) -> None:
         self._written = [each.node for each in events if isinstance(each, CandidateEvent)]
         self._steps = [each for each in events if isinstance(each, RetrievalEvent | SkipEvent)]
+        self._numbers: dict[_Content, int] = {}
+        for node in self._written:
+            self._numbers.setdefault(_content(node), node.id)
+        self._below: dict[int, list[Node]] = {}
+        for node in self._written:
+            assert node.parent is not None
+            self._below.setdefault(self._as_written(node.parent), []).append(node)
         decided = [each for each in events if isinstance(each, KeepEvent | PruneEvent)]
         self._fates = {self._as_written(each.node): each for each in decided}
         self._winners = {self._as_written(node) for node in _best(events).path}
@@ -78,8 +87,10 @@ class _Tree:
 
     def level(self, parent: int) -> Level:
         """What followed the node of this number."""
-        nodes = [node for node in self._written if self._parent(node) == parent]
-        nodes.sort(key=lambda node: (node.id not in self._winners, -node.path_score))
+        nodes = sorted(
+            self._below.get(parent, ()),
+            key=lambda node: (node.id not in self._winners, -node.path_score),
+        )
         return Level(
             steps=tuple(each for each in self._steps if each.parent.id == parent),
             branches=tuple(map(self._branch, nodes)),
@@ -93,22 +104,12 @@ class _Tree:
             below=self.level(node.id),
         )
 
-    def _parent(self, node: Node) -> int | None:
-        return None if node.parent is None else self._as_written(node.parent)
-
     def _as_written(self, node: Node) -> int:
         """The number of the candidate that `node` is; a path that ends gets another number."""
-        same = (each.id for each in self._written if _is_same(each, node))
-        return next(same, node.id)
+        return node.id if node.segment is None else self._numbers.get(_content(node), node.id)
 
 
-def _is_same(candidate: Node, node: Node) -> bool:
-    return candidate.id == node.id or (
-        node.segment is not None and _content(candidate) == _content(node)
-    )
-
-
-def _content(node: Node) -> tuple[int, str, tuple[str, ...]]:
+def _content(node: Node) -> _Content:
     assert node.segment is not None  # candidates are never roots
     assert node.parent is not None
     return node.parent.id, node.segment.text, tuple(hit.passage.id for hit in node.hits)

@@ -14,6 +14,8 @@ from selfrag.evaluate.attribution import Claim
 try:
     import torch
     import transformers
+
+    from selfrag.engine.transformers import without_bars
 except ImportError as error:
     raise EngineError(
         f"cannot start an NLI judge: {error}; it needs torch and transformers, "
@@ -30,7 +32,6 @@ class NliJudge:
         self.name = f"nli-{Path(path).name}"
         self._device = device
         self._batch_size = batch_size
-        transformers.utils.logging.disable_progress_bar()  # else loading draws one in a log too
         try:
             config = transformers.AutoConfig.from_pretrained(path)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
@@ -39,7 +40,8 @@ class NliJudge:
                 if config.is_encoder_decoder
                 else transformers.AutoModelForSequenceClassification
             )
-            self._model = kind.from_pretrained(path).to(device).eval()
+            with without_bars():
+                self._model = kind.from_pretrained(path).to(device).eval()
         except (OSError, ValueError, KeyError) as error:
             raise BadInput(
                 f"cannot load the NLI model {path}: {error}; expected a folder with a sequence "
