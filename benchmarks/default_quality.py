@@ -26,6 +26,7 @@ from selfrag.decode.gate import RetrievalMode, paper_gate
 from selfrag.decode.score import support_score
 from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Precision, Request
+from selfrag.open.calibrations import weights_name
 from selfrag.open.engines import BASE, ModelOptions, open_engine
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
@@ -233,12 +234,16 @@ def run_baselines(questions: Sequence[Question], corpus: Bm25) -> dict[str, floa
 
 
 def save_both_branches(
-    path: Path, questions: Sequence[Question], always: Sequence[Event], never: Sequence[Event]
+    path: Path,
+    questions: Sequence[Question],
+    always: Sequence[Event],
+    never: Sequence[Event],
+    weights: str,
 ) -> None:
     """Both searches of every question, which `selfrag rescore` reads as one with two branches."""
     for events in (always, never):
         texts, golds = [q.text for q in questions], [q.answers for q in questions]
-        save_trace(path, texts, events, answers=golds)
+        save_trace(path, texts, events, answers=golds, model=weights)
 
 
 def measure(
@@ -294,7 +299,7 @@ def measure_ours(
     never, without = run_ours(questions, engine, corpus, RetrievalMode.NEVER)
     result["never"] = share(match(t, q) for t, q in zip(never, questions, strict=True))
     if traces is not None:
-        save_both_branches(traces, questions, events, without)
+        save_both_branches(traces, questions, events, without, weights_name(model))
     adaptive, events = run_ours(questions, engine, corpus, RetrievalMode.ADAPTIVE)
     result["adaptive"] = share(match(t, q) for t, q in zip(adaptive, questions, strict=True))
     gates = [event.gate for event in events if isinstance(event, GateEvent)]

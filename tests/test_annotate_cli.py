@@ -120,7 +120,7 @@ def test_seeds_of_which_none_can_be_used_are_the_users_mistake(run, tmp_path):
         (("generator", "SEEDS", "--bugs", "many"), "expected some of drop_sentence"),
         (("generator", "SEEDS", "--top-k", "0"), "expected at least 1 passage"),
         (("generator", "dpr::x"), "expected kind:name:path"),
-        (("inspect", "SEEDS-BAD"), "none of its 1 rows"),
+        (("inspect", "SEEDS-BAD"), "of 1 row none has"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(run, tmp_path, seeds, arguments, message):
@@ -151,7 +151,7 @@ def test_generator_data_are_made_and_looked_at(run, tmp_path, monkeypatch):
         code, printed, told = run(
             "generator", rows, "--teacher", server.url, "--model", "m", "--out", out
         )
-    assert code == 0 and "wrote 1 rows" in printed and "at most" in told
+    assert code == 0 and "wrote 1 row " in printed and "at most" in told
     code, printed, _ = run("inspect", out)
     assert "[Retrieval]<paragraph>Titan" in printed and "[Relevant]Titan is a moon." in printed
     code, printed, _ = run("inspect", out, "--json")

@@ -139,9 +139,9 @@ def test_a_weight_of_another_type_is_refused_by_name(weights):
         (lambda rag: rag.ask("Who?", passages=["a", None]), "cannot read passage 2: found None"),
         (lambda rag: rag.ask("Who?", passages=[Passage(text=None)]), "cannot read passage 1"),
         (lambda rag: rag.generate("Who?", 7), "cannot read passage 1: found 7"),
-        (lambda rag: rag.ask("Who?", history="I asked"), "expected for each of 1 questions"),
+        (lambda rag: rag.ask("Who?", history="I asked"), "expected for each of 1 question "),
         (lambda rag: rag.ask("Who?", history=[("a", "b")]), "selfrag.Turn(question="),
-        (lambda rag: rag.batch(["Who?"], histories=[[], []]), "expected for each of 1 questions"),
+        (lambda rag: rag.batch(["Who?"], histories=[[], []]), "expected for each of 1 question "),
         (lambda rag: rag.with_config({"top_k": 3}), "expected selfrag.SearchConfig"),
         (
             lambda rag: SelfRAG.from_pretrained(engine="gpu"),

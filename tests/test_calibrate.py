@@ -76,7 +76,7 @@ def test_a_trace_that_is_given_twice_counts_once(tmp_path, caplog):
     questions = recorded_questions(load_trace(tmp_path / "t"))
     once = cases_of(questions)
     assert once and cases_of([*questions, *questions]) == once
-    assert f"{len(once)} questions were recorded before and count once" in caplog.text
+    assert f"recorded before, and counted once: {len(once)} questions" in caplog.text
 
 
 def test_a_precision_that_is_never_reached_has_no_bound():
@@ -138,13 +138,13 @@ def test_equal_features_are_no_fault():
     assert fit(cases(rows, is_right), "m").calibration.coefficients.relevance == 0.0
 
 
-def record(path, mode=RetrievalMode.ALWAYS, seed=0, answers=("alpha",), **options):
+def record(path, mode=RetrievalMode.ALWAYS, seed=0, answers=("alpha",), model=None, **options):
     config = SearchConfig(mode=mode, **options)
     _, events = RandomModel(seed).answer(
         QUESTIONS, retriever=RandomRetriever(), mode=mode, **options
     )
     golds = [answers] * len(QUESTIONS)
-    save_trace(path, QUESTIONS, events, answers=golds, config=config)
+    save_trace(path, QUESTIONS, events, answers=golds, config=config, model=model)
 
 
 def test_answers_of_a_trace_are_those_that_the_search_gave(tmp_path):
@@ -190,6 +190,24 @@ def test_the_command_writes_a_file_that_ask_reads_and_two_figures(tmp_path, caps
     calibrate(tmp_path / "t", "--out", out, "--model", model)
     assert out.read_bytes() == first
     assert "each judged by a fit without it" in capsys.readouterr().out
+
+
+def test_a_trace_of_other_weights_is_refused_and_one_that_names_none_is_believed(tmp_path, capsys):
+    model = tmp_path / "mine"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    record(tmp_path / "mine.jsonl", model="mine")
+    record(tmp_path / "other.jsonl", model="theirs/1f", seed=1)
+    record(tmp_path / "old.jsonl")
+    old = (tmp_path / "old.jsonl").read_text(encoding="utf-8").replace(', "model": null', "")
+    assert '"model"' not in old
+    (tmp_path / "old.jsonl").write_text(old, encoding="utf-8")
+    out = ("--out", tmp_path / "c.json", "--model", model)
+    with pytest.raises(BadInput, match=r"cannot calibrate mine: .* answers of theirs/1f; expected"):
+        calibrate(tmp_path / "mine.jsonl", tmp_path / "other.jsonl", *out)
+    assert not (tmp_path / "c.json").exists()
+    calibrate(tmp_path / "mine.jsonl", tmp_path / "old.jsonl", *out)
+    assert load_calibration(tmp_path / "c.json").model == "mine"
 
 
 def test_a_trace_is_not_written_over(tmp_path):

@@ -344,7 +344,7 @@ def test_where_nothing_is_found_that_is_said():
 
 
 @pytest.mark.parametrize(
-    ("passages", "found"), [([], "no passages"), ([Passage(text=" ")], "1 passages without text")]
+    ("passages", "found"), [([], "no passages"), ([Passage(text=" ")], "1 passage without text")]
 )
 def test_passages_without_text_are_refused(passages, found):
     with pytest.raises(BadInput, match=f"cannot check: found {found}; expected some"):

@@ -19,6 +19,8 @@ from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError, IndexNotUsable
 from selfrag.files import AppendLog
 from selfrag.open import indexes
+from selfrag.open.calibrations import weights_name
+from selfrag.open.engines import ModelOptions
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import FixedRetriever
 from selfrag.retrieval.store import PassageStore
@@ -476,6 +478,7 @@ def test_ids_and_gold_answers_of_a_batch_reach_the_trace_as_they_are(run, script
     trace = tmp_path / "trace"
     assert batch(run, tmp_path, rows, "--trace", str(trace)).code == 0
     (recorded,) = load_trace(trace).questions
+    assert recorded.model == weights_name(ModelOptions())
     assert (recorded.id, recorded.answers) == ("0", ("a comet",))
 
 

@@ -96,7 +96,7 @@ def test_a_plan_without_work_for_every_shard_is_refused():
     for n_shards, commit_rows in ((0, 4), (24, 4), (1, 0)):
         with pytest.raises(ConfigError, match="a passage for every shard"):
             plan(n_shards, commit_rows)
-    with pytest.raises(ConfigError, match="cannot embed 0 passages in 1 shards"):
+    with pytest.raises(ConfigError, match="cannot embed 0 passages in 1 shard "):
         plan(1, corpus=survey([]))
     for shard in (-1, 3):
         with pytest.raises(ConfigError, match=f"shard {shard} of 3: expected 0 to 2"):

@@ -242,7 +242,7 @@ def test_rows_left_out_are_told_and_counted(run, scripted, tmp_path):
     ended = run(
         "eval", "--task", "nq_open", "--model", scripted, "--data", data, "--out", out
     )  # fmt: skip
-    assert "left out 1 rows of rows.jsonl, first row 4: none of the fields" in ended.err
+    assert "left out 1 row of rows.jsonl, first row 4: none of the fields" in ended.err
     summary = json.loads((out / "metrics.json").read_text())
     assert summary["n_rows_left_out"] == 2
     assert [fault["row"] for fault in summary["rows_left_out"]] == [4, 5]

@@ -113,12 +113,16 @@ def test_an_ambiguous_question_has_facets_and_long_answers(tmp_path):
     row = {
         "sample_id": 3,
         "question": "When?",
-        "qa_pairs": [{"short_answers": ["1990", "in 1990"]}, {"short_answers": ["2001"]}],
+        "qa_pairs": [
+            {"question": "When first?", "short_answers": ["1990", "in 1990"]},
+            {"short_answers": ["2001"]},
+        ],
         "annotations": [{"long_answer": "In 1990 or 2001."}],
         "docs": [{"title": "T", "text": "text"}],
     }
     (asked,) = load(tmp_path, "asqa", row).questions
     assert asked.facets == (("1990", "in 1990"), ("2001",))
+    assert asked.facet_questions == ("When first?", "")
     assert asked.references == ("In 1990 or 2001.",)
     # No newline stands before the mark here, as in training.
     assert "correct answers.## Input:\n\nWhen?" in asked.instruction
@@ -134,7 +138,7 @@ def test_a_biography_is_asked_for_in_the_words_of_its_row(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_names_a_row_that_lacks_everything(tmp_path, task):
-    with pytest.raises(BadInput, match=r"holds no question of .* in 1 rows: row 1: .*holds"):
+    with pytest.raises(BadInput, match=r"holds no question of .* in 1 row: row 1: .*holds"):
         load(tmp_path, task, {"nothing": 1})
 
 

@@ -232,7 +232,7 @@ def test_mauve_is_that_of_its_package_on_ten_texts_at_least(monkeypatch):
             return type("Found", (), {"mauve": 0.5})
 
     monkeypatch.setattr(metrics, "_package", lambda: Package)
-    with pytest.raises(BadInput, match=r"9 questions have .* expected at least 10"):
+    with pytest.raises(BadInput, match=r"9 questions with an answer .* expected at least 10"):
         metrics.mauve_score(long_records(2, 9), model="m")
     assert metrics.mauve_score(long_records(2, 10), model="m") == 0.5
     texts = ["Q w0 w1"] * 10

@@ -173,7 +173,8 @@ def test_a_report_of_nothing_is_refused(tmp_path):
 
 
 def test_alces_form_has_marks_that_count_its_documents(tmp_path):
-    run = saved(tmp_path / "r", "ours", ["x"], facets=(("Ann",),), references=("Long.",))
+    parts = {"facets": (("Ann",), ("Bob",)), "facet_questions": ("Who first?",)}
+    run = saved(tmp_path / "r", "ours", ["x"], **parts, references=("Long.",))
     said = output(
         "x",
         sentences=cited(("It is 3.5 km. In the U.S. it is", [2]), ("Same.", []), ("Last!", [1, 2])),
@@ -184,7 +185,10 @@ def test_alces_form_has_marks_that_count_its_documents(tmp_path):
     # No character is lost, and numbers are those of `docs` though a sentence has none.
     assert row["output"] == "It is 3.5 km [2]. In the U.S. it is [2]. Same. Last [1][2]!"
     assert [doc["text"] for doc in row["docs"]] == ["one", "two"]
-    assert row["qa_pairs"] == [{"question": "", "short_answers": ["Ann"]}]
+    assert row["qa_pairs"] == [
+        {"question": "Who first?", "short_answers": ["Ann"]},
+        {"question": "", "short_answers": ["Bob"]},  # as in records of before
+    ]
     assert row["annotations"] == [{"long_answer": "Long."}]
     assert cited_text(output("")) == ""
 
@@ -236,7 +240,7 @@ def test_mauve_compares_question_and_answer_without_marks(tmp_path):
 
     run = saved(tmp_path / "r", "ours", ["It was [1] so.", None], references=("Long.", "Other."))
     assert mauve_texts(run.records) == (["Who 0? Long."], ["Who 0? It was so."])
-    with pytest.raises(BadInput, match="1 questions have an answer and a long reference"):
+    with pytest.raises(BadInput, match="found 1 question with an answer and a long reference"):
         mauve_score(run.records, model="gpt2")
 
 

@@ -73,9 +73,9 @@ def test_a_query_without_results_counts_as_0_and_one_without_judgements_is_left_
 
 
 def test_nothing_to_measure_is_refused():
-    with pytest.raises(BadInput, match="found 1 queries and none with a relevant passage"):
+    with pytest.raises(BadInput, match="found 1 query and none with a relevant passage"):
         score_run({"q": {"a": 0}}, {})
-    with pytest.raises(BadInput, match="found 1 queries and none"):
+    with pytest.raises(BadInput, match="found 1 query and none"):
         score_answers({"q": ranking("a")})
 
 

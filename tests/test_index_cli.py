@@ -124,8 +124,8 @@ def test_a_file_that_is_not_held_is_named(run, index):
 
 
 def test_passages_are_deleted_by_id_and_by_condition(run, index):
-    assert "deleted 1 passages" in run("index", "delete", index, "--id", "2")[0]
-    assert "deleted 1 passages" in run("index", "delete", index, "--where", "title = 'mona'")[0]
+    assert "deleted 1 passage from" in run("index", "delete", index, "--id", "2")[0]
+    assert "deleted 1 passage from" in run("index", "delete", index, "--where", "title = 'mona'")[0]
     assert held(run, index)[0] == 3
 
 

@@ -112,9 +112,7 @@ def test_a_name_with_nothing_behind_it_is_refused(docs, name, message):
 
 
 def test_nothing_to_read_is_refused(docs, tmp_path):
-    with pytest.raises(
-        BadInput, match=r"found 1 files but none to read \(docs/photo.png: an image"
-    ):
+    with pytest.raises(BadInput, match=r"found 1 file but none to read \(docs/photo.png: an image"):
         find_files(["docs/photo.png"])
     (tmp_path / "bare").mkdir()
     with pytest.raises(BadInput, match="found 0 files but none to read, expected"):

@@ -67,7 +67,7 @@ def test_what_is_left_out_is_counted_and_named_where_nothing_is_left(tree):
     assert {path.relative_to(tree).as_posix() for path in found.ignored} == {
         "b.log", "docs/b.log", "docs/drafts", "docs/sub/b.log", "build",
     }  # fmt: skip
-    with pytest.raises(BadInput, match=r"and 1 files and folders that --ignore or a \.gitignore"):
+    with pytest.raises(BadInput, match=r"and 1 path that --ignore or a \.gitignore"):
         find_files([tree / "docs" / "sub"])
 
 

@@ -208,7 +208,7 @@ def test_rows_are_cut_on_request_and_long_ones_kept_whole_are_spoken_of(tmp_path
     line = json.dumps({"id": "a", "text": "word " * 2000})
     [whole], [doubt] = read(tmp_path / "rows.jsonl", line)
     assert whole.id == "a"
-    assert doubt.reason.startswith("1 rows of more than 8000 characters are kept whole")
+    assert doubt.reason.startswith("1 row of more than 8000 characters with an id, kept whole")
     [to_cut], none = read(tmp_path / "rows.jsonl", line, options=ReadOptions(cut_rows=True))
     assert (to_cut.id, to_cut.metadata, none) == ("", (("id", "a"),), [])
     assert len(list(chunk_document(to_cut))) == 20

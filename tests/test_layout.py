@@ -2,6 +2,7 @@
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_the_command_line_libraries_are_imported_in_the_command_line_alone():
     outside = [path for path in FILES if SOURCE / "cli" not in path.parents]
     assert outside
     assert not [path for path in outside if _imported(path) & {"typer", "rich", "click"}]
+
+
+def test_a_command_says_one_passage_and_two_passages():
+    # By `text.counted`; a constant is in capitals.
+    things = "passages|questions|rows|files|records|segments|labels|queries"
+    fixed = re.compile(rf"\{{[^{{}}]*[a-z][^{{}}]*\}} (?:{things})\b")
+    assert fixed.search('f"{n} rows"')
+    inside = [path for path in FILES if SOURCE / "cli" in path.parents]
+    assert not [path for path in inside if fixed.search(path.read_text(encoding="utf-8"))]
 
 
 def test_locks_are_not_those_of_one_system():

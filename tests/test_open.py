@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from selfrag import SelfRAG
 from selfrag.cli.doctor import examine
 from selfrag.engine.base import Request
-from selfrag.errors import AssetError, BadInput, EngineError, SelfRAGError
+from selfrag.errors import AssetError, BadInput, EngineError, MissingPackage, SelfRAGError
 from selfrag.open import indexes
 from selfrag.open.engines import (
     EngineKind,
@@ -235,7 +235,7 @@ def test_another_architecture_runs_on_transformers(tmp_path):
 def test_vllm_is_named_with_its_extra_where_it_is_missing(tiny):
     if find_spec("vllm"):
         pytest.skip("vLLM is installed")
-    with pytest.raises(EngineError, match=r"it needs vLLM, so run .*selfrag\[vllm\]"):
+    with pytest.raises(MissingPackage, match=r"it needs vLLM, so run .*selfrag\[vllm\]"):
         open_engine(ModelOptions(model=str(tiny), engine=EngineKind.VLLM))
 
 

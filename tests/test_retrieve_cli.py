@@ -284,7 +284,7 @@ def test_bad_rows_are_named_counted_and_kept(retrieve, tmp_path):
     ]
     (tmp_path / "data.jsonl").write_bytes(b"\n".join(lines))
     code, out, err = retrieve()
-    assert (code, out) == (0, "retrieved for 1 questions in out.jsonl\n")
+    assert (code, out) == (0, "retrieved for 1 question in out.jsonl\n")
     assert (
         "left out 4 rows, kept in out.jsonl.rejects.jsonl: line 3 is not JSON (Expecting property "
         in err
@@ -374,6 +374,11 @@ def test_a_search_can_be_by_words_with_a_condition(run, built):
     assert [hit["id"] for hit in json.loads(out)["hits"]] == ["p2"]
 
 
+def test_a_search_without_a_hit_says_so_beside_its_output(run, built):
+    code, out, err = run("search", "zeppelin", "--index", built, "--mode", "words")
+    assert (code, out, err) == (0, "", "no passage found\n")
+
+
 def test_a_search_by_ranks_scores_ranks(run, built):
     arguments = ("--index", built, "--json", "--fusion", "ranks", "--rank-constant", 1)
     _, out, _ = run("search", "bread", *arguments, "--dense-weight", 0.5)
@@ -434,12 +439,12 @@ def test_the_table_says_what_it_leaves_out_and_how_deep_it_looks(retrieve, run, 
     assert code == 0
     assert "by answers: 2 queries, 2 passages deep" in out
     assert "1 without judgements, left out: c" in out
-    assert "Success@5, Success@20, Success@100 count only the 2 passages there are" in out
+    assert "Success@5, Success@20, Success@100 count no more than the 2 passages there are" in out
 
 
 def test_a_run_that_says_nothing_of_answers_needs_judgements(run, tmp_path):
     write(tmp_path / "out.jsonl", [{"id": "a", "ctxs": []}])
-    refused(run("eval", "retrieval", "out.jsonl"), "found 1 queries and none with a relevant")
+    refused(run("eval", "retrieval", "out.jsonl"), "found 1 query and none with a relevant")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
@@ -450,6 +455,6 @@ def test_rows_go_to_a_pipe_and_nothing_lies_beside_it(retrieve, tmp_path):
     with ThreadPoolExecutor() as pool:
         reading = pool.submit((tmp_path / "pipe").read_bytes)
         code, out, err = retrieve("--out", tmp_path / "pipe")
-    assert (code, out) == (0, "") and "left out 1 rows: line 2 has no question" in err
+    assert (code, out) == (0, "") and "left out 1 row: line 2 has no question" in err
     assert json.loads(reading.result())["question"] == "bread"
     assert {path.name for path in tmp_path.iterdir()} == before

@@ -565,7 +565,7 @@ def test_a_text_is_checked_against_passages_that_are_sent(server):
         ({"text": " "}, "the text is empty"),
         ({"text": "a" * 20_001}, "the text has 20001 characters"),
         ({"text": "Titan is a moon.", "passages": []}, "found no passages"),
-        ({"text": "Titan is a moon.", "passages": [" "]}, "found 1 passages without text"),
+        ({"text": "Titan is a moon.", "passages": [" "]}, "found 1 passage without text"),
         ({"text": "Titan is a moon.", "top_k": 21}, "top_k 21: this server allows at most 20"),
         ({"question": "Who?"}, "missing required field `text`"),
     ],

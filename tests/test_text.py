@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfrag.errors import BadInput
-from selfrag.text import find_gold, first_sentence, holds_gold, require_text, split_sentences
+from selfrag.text import (
+    counted,
+    find_gold,
+    first_sentence,
+    holds_gold,
+    require_text,
+    split_sentences,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +30,11 @@ from selfrag.text import find_gold, first_sentence, holds_gold, require_text, sp
 )
 def test_gold_strings_match_whole_words_only(text, answers, held):
     assert holds_gold(text, answers) is held
+
+
+def test_a_count_is_in_the_number_of_its_noun():
+    assert [counted(n, "passage") for n in (0, 1, 2)] == ["0 passages", "1 passage", "2 passages"]
+    assert counted(2, "query", "queries") == "2 queries"
 
 
 def test_letter_case_counts_where_it_is_asked_for():

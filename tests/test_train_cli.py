@@ -61,7 +61,7 @@ def test_a_file_without_a_usable_row_ends_with_code_2(run, base, tmp_path):
     places = ["--model", base, "--data", data, "--out", tmp_path / "run"]
     code, _, err = run("train", "generator", *places)
     assert code == 2
-    assert "of 1 rows none can be used, line 1 is not JSON" in err
+    assert "of 1 row none can be used, line 1 is not JSON" in err
 
 
 def test_the_log_of_a_training_has_no_bars_of_other_libraries(run, base, tmp_path):

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from selfrag.decode.events import CandidateEvent, KeepEvent, PruneEvent, RetrievalEvent
+from selfrag.decode.events import CandidateEvent, FinishEvent, KeepEvent, PruneEvent, RetrievalEvent
 from selfrag.decode.node import Node
 from selfrag.decode.tree import tree_of
 from selfrag.passage import Hit, Passage
@@ -73,6 +73,16 @@ def test_a_path_that_ends_under_another_number_is_the_one_that_was_written():
     assert shown(tree_of(before + after)) == [
         ("other", "in the answer: kept, rank 1, finished", []),
         ("first", "lost: behind", [("bad", "lost: repeats", [])]),
+    ]
+
+
+def test_where_no_answer_was_given_no_path_was_better():
+    first, second = node(1, ROOT, "first", 2.0), node(2, ROOT, "second", 1.0)
+    end = FinishEvent(question=0, best=ROOT, gate=None, beam=(), usage=None, abstained=True)
+    events = [wrote(first), wrote(second), kept(first, 1), kept(second, 2), end]
+    assert shown(tree_of(events)) == [
+        ("first", "kept, rank 1, finished, but no answer was given", []),
+        ("second", "kept, rank 2, finished, but no answer was given", []),
     ]
 
 

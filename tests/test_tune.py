@@ -58,5 +58,5 @@ def test_the_quickest_that_finds_enough_is_chosen():
 
 def test_too_few_passages_are_refused(tmp_path):
     PassageStore.build([Passage(id="1", title="", text="one")], WordEncoder(), tmp_path / "i")
-    with pytest.raises(BadInput, match="holds 1 passages, expected at least 10"):
+    with pytest.raises(BadInput, match="holds 1 passage, expected at least 10"):
         tune_index(tmp_path / "i", WordEncoder(), Metric.DOT, kinds=[])

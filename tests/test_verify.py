@@ -41,7 +41,7 @@ def test_a_file_that_was_broken_off_is_named(index):
         writer._push(passages("c", 3), ("c", "1"))
         writer.flush()
         raise ZeroDivisionError
-    assert wrong(index)["files"].found == "of 1 files only a part, such as c"
+    assert wrong(index)["files"].found == "of 1 file only a part, such as c"
     with open_writer(index, WordEncoder()) as writer:
         writer.put_file(state("c"), passages("c", 3))
     assert wrong(index) == {}

@@ -36,6 +36,7 @@ from selfrag.progress import SILENT, Progress
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Retrieve
 from selfrag.retrieval.base import GivenPassages, Retriever, as_passages
+from selfrag.text import counted
 
 Given = Iterable[Passage | Hit | str]
 
@@ -279,7 +280,8 @@ def _histories(histories: Any, n_questions: int) -> list[list[Turn]]:
     are_turns = all(isinstance(turn, Turn) for each in turns for turn in each)
     if len(turns) < len(found) or not are_turns or (turns and len(turns) != n_questions):
         raise BadInput(
-            f"cannot answer after {histories!r:.80}: expected for each of {n_questions} questions "
+            f"cannot answer after {histories!r:.80}: expected for each of "
+            f"{counted(n_questions, 'question')} "
             'a list of selfrag.Turn(question="…", answer="…"), oldest first; write it so'
         )
     return turns

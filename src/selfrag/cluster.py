@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
-from selfrag.errors import ConfigError, SelfRAGError
+from selfrag.errors import ConfigError, MissingPackage, SelfRAGError
 from selfrag.serial import setting
 
 _POLL_S = 2.0
@@ -134,7 +134,7 @@ def connected(address: str, doing: str, workers: Workers | None = None) -> Itera
     try:
         import ray
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot {doing} on the Ray cluster {address}: found no usable package ray ({error}), "
             'expected it installed; run pip install "selfrag[ray]"'
         ) from error

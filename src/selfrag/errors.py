@@ -7,6 +7,7 @@
     │   │   └── IndexMismatch     built with another encoder than the one that queries it
     │   └── ConfigError           unknown key or value out of range
     ├── AssetError                a model or corpus package is missing, altered or unreachable
+    ├── MissingPackage            an extra that the request needs is not installed
     ├── EngineError               a language model back end failed
     └── StorageError              a file could not be written or read
 
@@ -44,6 +45,10 @@ class ConfigError(UserError):
 
 class AssetError(SelfRAGError):
     """A model or corpus package that is missing, altered or out of reach."""
+
+
+class MissingPackage(SelfRAGError):
+    """A package that the request needs and that is not installed; the sentence names the extra."""
 
 
 class EngineError(SelfRAGError):

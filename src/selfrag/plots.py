@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfrag.errors import SelfRAGError
+from selfrag.errors import MissingPackage
 from selfrag.files import replacing
 from selfrag.statistics import Bin, FloatArray, Reliability, RiskCoverage
 
@@ -200,7 +200,7 @@ def _panels(n: int, size: tuple[float, float] = (3.2, 3.4)) -> tuple[Figure, Seq
         # Not pyplot, which keeps every figure and chooses a window system.
         from matplotlib.figure import Figure as New
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot draw a figure: {error}; it needs matplotlib, "
             'so run `pip install "selfrag[eval]"`'
         ) from error

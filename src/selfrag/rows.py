@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.files import read_errors
+from selfrag.text import counted
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -142,7 +143,7 @@ def _zstd(file: BinaryIO, path: Path) -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise BadInput(
+        raise MissingPackage(
             f'cannot read {path}: it is zstd-compressed; run `pip install "selfrag[eval]"`, or '
             "unpack it"
         ) from error
@@ -365,7 +366,7 @@ def read_questions(path: Path) -> tuple[dict[int, Row], list[Reject]]:
     rows = {n: each for n, each in found.items() if not isinstance(each, Reject)}
     rejects = [each for each in found.values() if isinstance(each, Reject)]
     if not rows:
-        what = f"none with a question in {len(rejects)} rows" if rejects else "no rows"
+        what = f"none with a question in {counted(len(rejects), 'row')}" if rejects else "no rows"
         detail = f" ({named(rejects)})" if rejects else ""
         raise BadInput(
             f"cannot read questions from {path}: found {what}{detail}; expected JSON objects with "

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfrag.errors import SelfRAGError
+from selfrag.errors import MissingPackage
+from selfrag.text import counted
 
 FloatArray = NDArray[np.float64]
 
@@ -58,9 +59,10 @@ class Difference:
         """One clause for people."""
         if self.n == 0:
             return "no question in common"
+        asked = counted(self.n, "question")
         if self.is_noise:
-            return f"noise: chance gives as much with p = {self.p:.2f} on {self.n} questions"
-        return f"not noise: p = {self.p:.3f} on {self.n} questions"
+            return f"noise: chance gives as much with p = {self.p:.2f} on {asked}"
+        return f"not noise: p = {self.p:.3f} on {asked}"
 
 
 def estimate(values: Sequence[float], *, is_share: bool = True, seed: int = 0) -> Estimate:
@@ -176,7 +178,7 @@ def _stats() -> Any:
     try:
         from scipy import stats
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f'cannot compute intervals: {error}; run `pip install "selfrag[eval]"`'
         ) from error
     return stats

@@ -1,4 +1,4 @@
-"""Texts of answers: their sentences, and whether a gold string occurs in them.
+"""Texts: their sentences, whether a gold string occurs in them, counts in words.
 
 Knows nothing of where texts come from; training data, benchmarks and rescoring count alike.
 """
@@ -81,6 +81,11 @@ def first_sentence(text: str) -> str:
         if not is_short and not text[found.end()].islower():
             return text[: found.end()].strip()
     return text.strip()
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """`1 passage`, `2 passages`; `plural` where it is not the noun with an s."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def require_text(text: str) -> str:

@@ -22,6 +22,7 @@ from selfrag.annotate.verdict import Verdict
 from selfrag.cluster import Cluster, once_a_process
 from selfrag.engine.failure import Failure
 from selfrag.errors import StorageError
+from selfrag.text import counted
 
 
 class Teacher(Protocol):
@@ -234,8 +235,9 @@ class Estimate:
         cost = prices.cost(self.prompt_tokens, self.completion_tokens)
         money = "no price given" if cost is None else f"cost about {cost:.4f}"
         return (
-            f"{self.calls} calls to make, {self.stored} answers already there; about "
-            f"{self.prompt_tokens} tokens to send and {self.completion_tokens} to receive, {money}"
+            f"{counted(self.calls, 'call')} to make, {counted(self.stored, 'answer')} already "
+            f"there; about {self.prompt_tokens} tokens to send and {self.completion_tokens} to "
+            f"receive, {money}"
         )
 
 

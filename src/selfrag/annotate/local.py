@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfrag import assets
-from selfrag.errors import EngineError
+from selfrag.errors import EngineError, MissingPackage
 from selfrag.progress import SILENT, Progress
 
 MODEL_NAME = "qwen2.5-coder-1.5b-instruct-q4_k_m"
@@ -35,7 +35,7 @@ def serving(model: Path, *, n_threads: int, context: int = 4096) -> Iterator[str
     """The address of an OpenAI-compatible server for `model`; it ends with the block.
 
     One request at a time, with the beginning that it shares with the last one kept. Raises
-    `EngineError` where the package is missing or the file is no such model.
+    `EngineError` where the file is no such model, `MissingPackage` without llama.cpp.
     """
     with model.open("rb") as file:
         magic = file.read(4)
@@ -47,7 +47,7 @@ def serving(model: Path, *, n_threads: int, context: int = 4096) -> Iterator[str
     try:
         import xllamacpp
     except ImportError as error:
-        raise EngineError(
+        raise MissingPackage(
             f"cannot run the local teacher: {error}; llama.cpp does, "
             'so run `pip install "selfrag[teacher]"`'
         ) from error

@@ -20,6 +20,7 @@ from selfrag.open import indexes
 from selfrag.open.teachers import TeacherOptions, open_teacher
 from selfrag.progress import working
 from selfrag.reflection import ReflectionToken, Relevance, Retrieve, Support, Utility
+from selfrag.text import counted
 
 if TYPE_CHECKING:
     from selfrag.annotate.judge import AnswerStore, Judge, Prices, Tally
@@ -204,7 +205,7 @@ def _annotate(
         with working(report, "reading the rows"):
             most = estimate(Judge(teacher, store), planned_at_most(rows(), config.top_k))
         most = replace(most, stored=len(store))  # some of which may be for other rows
-        report.say(f"{teacher.name}: {n_rows} rows, at most {most.sentence(run.prices)}")
+        report.say(f"{teacher.name}: {counted(n_rows, 'row')}, at most {most.sentence(run.prices)}")
         if run.dry_run:
             return
         judge = Judge(teacher, store)
@@ -265,8 +266,8 @@ def inspect(
     report.close()
     if not statistics.rows:
         raise BadInput(
-            f"cannot inspect {path}: none of its {statistics.rejects} rows has an instruction and "
-            "an output; expected generator data, so name such a file"
+            f"cannot inspect {path}: of {counted(statistics.rejects, 'row')} none has an "
+            "instruction and an output; expected generator data, so name such a file"
         )
     counts = statistics.to_json()
     if as_json:
@@ -331,9 +332,9 @@ def _finish(summary: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
     if "rows" in summary:
         for token, count in summary["tokens"].items():
             stdout.print(f"{token}: {count} in the data", markup=False)
-        stdout.print(f"wrote {summary['rows']} rows to {out}", markup=False)
+        stdout.print(f"wrote {counted(summary['rows'], 'row')} to {out}", markup=False)
     else:
-        stdout.print(f"wrote {summary['labels']} labels to {out}", markup=False)
+        stdout.print(f"wrote {counted(summary['labels'], 'label')} to {out}", markup=False)
 
 
 def show_row(row: "DataRow", *, full: bool) -> None:

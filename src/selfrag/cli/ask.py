@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,13 +41,14 @@ from selfrag.engine.base import Engine
 from selfrag.errors import UserError
 from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
-from selfrag.open.calibrations import open_calibration
+from selfrag.open.calibrations import open_calibration, weights_name
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.progress import working
 from selfrag.prompt import Turn
 from selfrag.retrieval.base import FixedRetriever, Retriever
 from selfrag.rows import Reject, Row, RowFault, answers_of, id_of, question_of, read_questions
 from selfrag.serial import override
+from selfrag.text import counted
 from selfrag.trace.file import load_trace, save_trace
 from selfrag.trace.rows import config_to_row
 
@@ -214,7 +216,7 @@ def _answer_one(
         (answer,) = collect_answers([text], told, configs=[config], on_event=events.append)
     timing = {"load": loaded - started, "answer": time.perf_counter() - loaded}
     if show.trace is not None:
-        save_trace(show.trace, [text], events, config=config)
+        save_trace(show.trace, [text], events, config=config, model=weights_name(model))
     if show.as_json:
         print_json(
             _answer_json(
@@ -346,12 +348,15 @@ def batch(
         if told:
             report.say(told)
         if n_done:
-            report.say(f"going on after {n_done} of {len(asked)} questions")
+            report.say(f"going on after {n_done} of {counted(len(asked), 'question')}")
         left = asked[n_done:]
         events = drive([each.search for each in left], engine, store, at_once=batch_size)
         report.progress("answering", n_done, len(asked))
+        save = None
+        if files.trace is not None:
+            save = partial(save_trace, files.trace, config=config, model=weights_name(model))
         try:
-            for each, answer in _in_order(asked, events, config, files.trace, first=n_done):
+            for each, answer in _in_order(asked, events, config, save, first=n_done):
                 kept = {key: each.row[key] for key in ("id", "answers") if key in each.row}
                 log.append([{**kept, **answer_to_json(answer)}])
                 n_done += 1
@@ -362,7 +367,7 @@ def batch(
                 report.say(f"{n_done} of {len(asked)} are in {files.out}; run again to go on")
     # Standard output may be the file itself.
     console = stdout if is_plain(files.out) else stderr
-    console.print(f"answered {len(asked)} questions in {files.out}", markup=False)
+    console.print(f"answered {counted(len(asked), 'question')} in {files.out}", markup=False)
 
 
 def _load(
@@ -409,18 +414,18 @@ def _in_order(
     asked: Sequence[_Asked],
     events: Iterable[Event],
     config: SearchConfig,
-    trace: Path | None,
+    save: Callable[..., None] | None,
     *,
     first: int,
 ) -> Iterator[tuple[_Asked, Answer]]:
-    """Rows from number `first` on with their answers, in order; a trace is kept before its answer.
+    """Rows from number `first` on with their answers, in order; a trace is saved before its answer.
 
     Searches end in any order, so answers wait for those of the rows before.
     """
     told: dict[int, list[Event]] = {}
 
     def keep(event: Event) -> None:
-        if trace is not None:
+        if save is not None:
             told.setdefault(event.question, []).append(replace(event, question=0))
 
     texts = [question_of(each.row) for each in asked]
@@ -431,15 +436,9 @@ def _in_order(
         waiting[number] = answer
         while following in waiting:
             each = asked[following]
-            if trace is not None:
-                save_trace(
-                    trace,
-                    [texts[following]],
-                    told.pop(following),
-                    answers=[answers_of(each.row)],
-                    ids=[id_of(each.row)],
-                    config=config,
-                )
+            if save is not None:
+                golds, ids = [answers_of(each.row)], [id_of(each.row)]
+                save([texts[following]], told.pop(following), answers=golds, ids=ids)
             yield each, waiting.pop(following)
             following += 1
 

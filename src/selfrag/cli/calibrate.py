@@ -16,7 +16,8 @@ from selfrag.open.calibrations import weights_name
 from selfrag.open.engines import ModelOptions, check_name
 from selfrag.progress import working
 from selfrag.statistics import reliability, risk_coverage
-from selfrag.trace.calibrate import Fitted, cases_of, fit
+from selfrag.text import counted
+from selfrag.trace.calibrate import Fitted, cases_of, fit, require_traces_of
 from selfrag.trace.candidates import recorded_questions
 from selfrag.trace.file import load_trace
 
@@ -42,8 +43,10 @@ def calibrate(
     inputs = {f"trace {number}": path for number, path in enumerate(traces, start=1)}
     check_outputs({f"--out ({name})": path for name, path in files.items()}, inputs)
     with working(Reporter(), "calibrating"):
-        questions = recorded_questions(load_trace(*traces))
-        fitted = fit(cases_of(questions), weights_name(model))
+        trace = load_trace(*traces)
+        require_traces_of(name := weights_name(model), trace.questions)
+        questions = recorded_questions(trace)
+        fitted = fit(cases_of(questions), name)
         _draw(fitted, files["reliability"], files["risk"])
     write_json(out, fitted.calibration, "a calibration")
     if as_json:
@@ -72,8 +75,9 @@ def _draw(fitted: Fitted, reliable: Path, risky: Path) -> None:
 def _show(calibration: Calibration, n_questions: int) -> None:
     quality = calibration.quality
     stdout.print(
-        f"{quality.n} of {n_questions} questions, each judged by a fit without it; calibration "
-        f"error (ECE) {quality.ece_before:.3f} of the raw support, {quality.ece_after:.3f} of the "
+        f"{quality.n} of {counted(n_questions, 'question')}, each judged by a fit without it; "
+        f"calibration error (ECE) {quality.ece_before:.3f} of the raw support, "
+        f"{quality.ece_after:.3f} of the "
         "probability"
     )
     table = _table("answered, the most probable first", "right", "95% interval")

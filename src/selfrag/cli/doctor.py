@@ -28,6 +28,7 @@ from selfrag.open.gguf import is_gguf, open_vocabulary
 from selfrag.open.indexes import demo_index_dir, index_facts
 from selfrag.progress import working
 from selfrag.prompt import PromptFormat, Tokenizer
+from selfrag.text import counted
 
 _MAKES_IT = "run `selfrag demo`"
 
@@ -164,4 +165,4 @@ def _scores(opened: Callable[[], Engine]) -> str:
 def _index() -> str:
     facts = index_facts(demo_index_dir())
     name, n_passages = facts["encoder"]["name"], facts["n_passages"]
-    return f"{n_passages} passages, encoder {name}, {demo_index_dir()}"
+    return f"{counted(n_passages, 'passage')}, encoder {name}, {demo_index_dir()}"

@@ -17,6 +17,7 @@ from selfrag.indexing import PassageFiles, token_limit
 from selfrag.ingest.chunking import TokenLimit
 from selfrag.progress import working
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
+from selfrag.text import counted
 
 if TYPE_CHECKING:
     from selfrag.retrieval.embed.plan import Plan
@@ -153,11 +154,13 @@ def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> No
     n_passages = plan.corpus.n_passages
     left = unfinished_shards(out, plan)
     n_whole = plan.n_shards - len(left)
-    stdout.print(f"{n_whole} of {plan.n_shards} shards in {out} are whole", markup=False)
+    stdout.print(f"whole in {out}: {n_whole} of {counted(plan.n_shards, 'shard')}", markup=False)
     if left:
         stdout.print(f"to do: --shard {left[0]}/{plan.n_shards} and so on", markup=False)
     elif index is None:
-        stdout.print(f"{n_passages} passages: run again with --index FOLDER", markup=False)
+        stdout.print(
+            f"{counted(n_passages, 'passage')}: run again with --index FOLDER", markup=False
+        )
     else:
         try:
             index_shards(
@@ -165,7 +168,7 @@ def _finish(out: Path, plan: "Plan", index: Path | None, report: Reporter) -> No
             )
         finally:
             report.close()
-        stdout.print(f"indexed {n_passages} passages in {index}", markup=False)
+        stdout.print(f"indexed {counted(n_passages, 'passage')} in {index}", markup=False)
 
 
 def _import(
@@ -182,7 +185,7 @@ def _import(
     spec = ORIGINAL_ENCODER
     if encoder != DEFAULT_ENCODER:
         spec = open_encoder(encoder, Precision.FP32, 1, "cpu").spec
-    report.say(f"checking {len(paths)} files, then writing their vectors")
+    report.say(f"checking {counted(len(paths), 'file')}, then writing their vectors")
     with working(report, "importing"):
         return import_pickles(
             paths,

@@ -54,6 +54,7 @@ from selfrag.open.systems import (
 from selfrag.progress import working
 from selfrag.prompt import template_named
 from selfrag.serial import override
+from selfrag.text import counted
 
 N_NAMED = 5  # queries named in the terminal; --json has all
 
@@ -173,7 +174,7 @@ def _answer(
 ) -> None:
     report = Reporter()
     if retry_failed and (out / RECORDS).is_file():
-        report.say(f"kept {without_failures(out)} records before the first failure")
+        report.say(f"kept {counted(without_failures(out), 'record')} before the first failure")
     with closing(report), opened_answerer(workers) as answerer:
         answer_all(
             questions,
@@ -188,12 +189,14 @@ def _answer(
 def _tell_faults(found: QuestionSet, questions: Sequence[Question], setup: Setup) -> None:
     report = Reporter()
     for reason, n_rows, first in reasons_counted(found.faults)[:5]:
-        report.say(f"left out {n_rows} rows of {found.path.name}, first row {first}: {reason}")
+        report.say(
+            f"left out {counted(n_rows, 'row')} of {found.path.name}, first row {first}: {reason}"
+        )
     without = [question for question in questions if not question.passages]
     if without and setup.kind is not SystemKind.VANILLA and not setup.searches:
         report.say(
-            f"{len(without)} of {len(questions)} questions come without passages, first row "
-            f"{without[0].row}: they are answered without"
+            f"without passages: {len(without)} of {counted(len(questions), 'question')}, first row "
+            f"{without[0].row}; answered from memory"
         )
 
 
@@ -210,9 +213,9 @@ def _finish(out: Path, metrics: Sequence[str], *, as_json: bool) -> None:
 
 def _show_summary(summary: Mapping[str, Any]) -> None:
     """The table of one run."""
-    counted = f"{summary['n_answered']} of {summary['n_questions']} questions answered"
+    answered = f"{summary['n_answered']} of {counted(summary['n_questions'], 'question')} answered"
     failed = f", {summary['n_failed']} failed" if summary["n_failed"] else ""
-    table = Table(title=f"{summary['task']}, {summary['system']}: {counted}{failed}")
+    table = Table(title=f"{summary['task']}, {summary['system']}: {answered}{failed}")
     table.add_column("metric", overflow="fold")
     for heading in ("mean", "95% interval", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -236,8 +239,8 @@ def fetch(
     path = fetch_questions(chosen, Reporter())
     source = SOURCES[chosen.name]
     stdout.print(
-        f"{source.n_rows} questions of {chosen.name} ({source.licence}, from {source.asset}) "
-        f"in {path}",
+        f"{counted(source.n_rows, 'question')} of {chosen.name} ({source.licence}, from "
+        f"{source.asset}) in {path}",
         markup=False,
     )
 
@@ -410,10 +413,11 @@ def eval_retrieval(
 
 
 def _show(kind: str, scores: RetrievalScores) -> None:
-    table = Table(
-        title=f"by {kind}: {scores.n_queries} queries, {scores.depth} passages deep",
-        title_justify="left",
+    n_queries, depth = (
+        counted(scores.n_queries, "query", "queries"),
+        counted(scores.depth, "passage"),
     )
+    table = Table(title=f"by {kind}: {n_queries}, {depth} deep", title_justify="left")
     table.add_column("measure")
     for name in ("mean", "95 % interval"):
         table.add_column(name, justify="right")
@@ -424,9 +428,7 @@ def _show(kind: str, scores: RetrievalScores) -> None:
     _name("without judgements, left out", scores.without_judgements)
     deeper = [name for name in scores.estimates if int(name.partition("@")[2] or 0) > scores.depth]
     if deeper:
-        stdout.print(
-            f"{', '.join(deeper)} count only the {scores.depth} passages there are", markup=False
-        )
+        stdout.print(f"{', '.join(deeper)} count no more than the {depth} there are", markup=False)
 
 
 def _name(what: str, queries: Sequence[str]) -> None:

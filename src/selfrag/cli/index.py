@@ -21,6 +21,7 @@ from selfrag.progress import working
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
+from selfrag.text import counted
 
 if TYPE_CHECKING:
     from selfrag.retrieval.encoder.base import Encoder
@@ -133,7 +134,7 @@ def index_delete(
         where=where or "",
         progress=report,
     )
-    stdout.print(f"deleted {n_gone} passages from {path}, {n_left} left", markup=False)
+    stdout.print(f"deleted {counted(n_gone, 'passage')} from {path}, {n_left} left", markup=False)
 
 
 @index_app.command("info")
@@ -254,7 +255,7 @@ def index_tune(
 
 
 def _show_ways(found: "list[Tuned]", best: "Tuned | None") -> None:
-    table = Table(title=f"{found[0].n_rows} passages", title_justify="left")
+    table = Table(title=f"{counted(found[0].n_rows, 'passage')}", title_justify="left")
     for name in ("kind", "probes", "refine", "recall@10", "p50 ms", "p95 ms", "index MB", ""):
         table.add_column(name, justify="left" if name in ("kind", "") else "right")
     for each in found:
@@ -276,7 +277,7 @@ def _draw(found: "list[Tuned]", out: Path) -> None:
     for each in found:
         label = f"{each.kind.value}, {each.index_mb:.1f} MB"
         ways.setdefault(label, []).append((each.p50_ms, each.recall))
-    plots.save(plots.latency_figure(ways, f"{found[0].n_rows} passages"), out)
+    plots.save(plots.latency_figure(ways, f"{counted(found[0].n_rows, 'passage')}"), out)
 
 
 @dataclass(slots=True)
@@ -311,7 +312,7 @@ def _told(path: str, report: Reporter, *, as_json: bool, verbose: bool) -> Itera
         print_json({"index": str(path), "passages": n_passages, **outcomes, "faults": faults})
         return
     said = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items() if n) or "nothing to do"
-    stdout.print(f"{path} holds {n_passages} passages; files: {said}", markup=False)
+    stdout.print(f"{path} holds {counted(n_passages, 'passage')}; files: {said}", markup=False)
 
 
 def fault_lines(faults: Sequence[Skipped], *, is_verbose: bool) -> Iterator[str]:
@@ -324,7 +325,8 @@ def fault_lines(faults: Sequence[Skipped], *, is_verbose: bool) -> Iterator[str]
         by_reason.setdefault((fault.whole, fault.reason), []).append(fault)
     is_summed = {} if is_verbose else {k: v for k, v in by_reason.items() if len(v) > N_NAMED}
     for (whole, reason), alike in is_summed.items():
-        yield f"{'skipped ' if whole else ''}{len(alike)} files, {alike[0].path} first: {reason}"
+        files = counted(len(alike), "file")
+        yield f"{'skipped ' if whole else ''}{files}, {alike[0].path} first: {reason}"
     for fault in faults:
         if (fault.whole, fault.reason) not in is_summed:
             yield f"{'skipped ' if fault.whole else ''}{fault}"

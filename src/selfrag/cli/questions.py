@@ -22,7 +22,7 @@ from selfrag.passage import Passage
 from selfrag.retrieval.base import GivenPassages, Retriever, as_passages
 from selfrag.retrieval.objectstore import is_remote
 from selfrag.rows import Reject, Row, RowFault, id_of, named, question_of, text_field
-from selfrag.text import require_text
+from selfrag.text import counted, require_text
 
 
 def question_from(argument: str | None) -> str:
@@ -159,7 +159,7 @@ def keep_rejects(out: Path, rejects: Sequence[Reject]) -> str:
     if not rejects:
         return ""
     where = f", kept in {path}" if is_kept else ""
-    return f"left out {len(rejects)} rows{where}: {named(rejects)}"
+    return f"left out {counted(len(rejects), 'row')}{where}: {named(rejects)}"
 
 
 def index_facts(index: str | None, store: Any) -> dict[str, str]:

@@ -29,6 +29,7 @@ from selfrag.decode.node import Node
 from selfrag.decode.score import SegmentScores
 from selfrag.decode.tree import Level, tree_of
 from selfrag.passage import Hit, Passage
+from selfrag.text import counted
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
@@ -101,7 +102,7 @@ def _describe_step(event: Event) -> str:
     if isinstance(event, GateEvent):
         return describe_gate(event.gate)
     if isinstance(event, RetrievalEvent):
-        return f"searched {event.query!r}: {len(event.hits)} passages"
+        return f"searched {event.query!r}: {counted(len(event.hits), 'passage')}"
     if isinstance(event, SkipEvent):
         return (
             f"skipped [{event.hit.rank}] {event.hit.passage.title}: relevance "

@@ -12,6 +12,7 @@ from selfrag.decode.checked import (
     used_passages,
 )
 from selfrag.decode.grounding import Verdict
+from selfrag.text import counted
 
 _STYLES = {
     Verdict.SUPPORTED: "green",
@@ -65,6 +66,7 @@ def _in_words(check: Check) -> str:
     counts = ", ".join(f"{n} {name}" for name, n in found["verdicts"].items() if n)
     cited = ", ".join(f"{n} {name}" for name, n in found["citations"].items())
     apart = ", ".join(f"{n} {name}" for name, n in found["kept_apart"].items())
-    said = f"{found['supported_share']:.0%} of {found['claims']} claims are supported ({counts})"
+    claims = counted(found["claims"], "claim")
+    said = f"{found['supported_share']:.0%} of {claims} supported ({counts})"
     said += f"; citations: {cited}" if cited else ""
     return said + (f"; kept apart: {apart}" if apart else "") + "."

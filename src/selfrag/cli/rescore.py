@@ -12,6 +12,7 @@ from selfrag import plots
 from selfrag.cli import options
 from selfrag.cli.console import Reporter, print_json, stdout
 from selfrag.progress import working
+from selfrag.text import counted
 from selfrag.trace.report import Row, rank, save_report, shown, table_rows
 from selfrag.trace.rescore import Grid, load_traces
 from selfrag.trace.rescore import rescore as rescore_traces
@@ -77,7 +78,9 @@ def rescore(
 
 def _show(ranked: Sequence[Row], n_questions: int, judged: bool) -> None:
     best = "the most accurate first" if judged else "no gold strings, so nothing is judged"
-    table = Table(title=f"{len(ranked)} settings on {n_questions} questions: {best}")
+    table = Table(
+        title=f"{counted(len(ranked), 'setting')} on {counted(n_questions, 'question')}: {best}"
+    )
     varied = [name for name in SETTINGS if len({row[name] for row in ranked}) > 1]
     for heading in (*varied, *MEASURES.values()):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,10 +23,7 @@ from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import FusionKind
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.rows import Row, answers_of, question_of, read_questions
-from selfrag.text import has_answer, require_text
-
-if TYPE_CHECKING:
-    pass
+from selfrag.text import counted, has_answer, require_text
 
 
 @options.command
@@ -57,6 +54,8 @@ def search(
         print_json({"query": query, "hits": [hit_to_json(hit) for hit in hits]})
         return
     render.show_hits(stdout, hits)
+    if not hits:
+        report.say("no passage found")
 
 
 @options.command
@@ -87,7 +86,7 @@ def retrieve(
     with continued(out, rows, facts, data, restart=restart) as (log, n_done):
         told = keep_rejects(out, rejects)
         if n_done:
-            report.say(f"going on after {n_done} of {len(rows)} questions")
+            report.say(f"going on after {n_done} of {counted(len(rows), 'question')}")
         report.progress("retrieving", n_done, len(rows))
         try:
             for first in range(n_done, len(rows), batch_size):
@@ -100,7 +99,7 @@ def retrieve(
         report.say(told)
     # Standard output may be the file itself.
     console = stdout if is_plain(out) else stderr
-    console.print(f"retrieved for {len(rows)} questions in {out}", markup=False)
+    console.print(f"retrieved for {counted(len(rows), 'question')} in {out}", markup=False)
 
 
 def _refuse_unused(how: SearchOptions, given: options.Given) -> None:

@@ -13,7 +13,7 @@ from selfrag.cli import options
 from selfrag.cli.console import stderr
 from selfrag.decode.config import SearchConfig
 from selfrag.engine.base import Engine
-from selfrag.errors import SelfRAGError
+from selfrag.errors import MissingPackage
 from selfrag.open import indexes
 from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, check_name, open_engine
@@ -74,7 +74,7 @@ def serve(
         from selfrag.serve.index import ServedIndex
         from selfrag.serve.service import Loading, Service
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot serve: found no package {error.name}, expected those of the server installed; "
             'run pip install "selfrag[serve]"'
         ) from error

@@ -12,8 +12,9 @@ import typer
 
 from selfrag.cli import options
 from selfrag.cli.console import LogLines, Reporter, stderr, stdout
-from selfrag.errors import BadInput
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.progress import working
+from selfrag.text import counted
 
 if TYPE_CHECKING:
     from selfrag.train.checkpoints import OnStep
@@ -24,10 +25,10 @@ train_app = typer.Typer(help="Train a generator or a critic.", no_args_is_help=T
 
 
 def require_training_packages() -> None:
-    """Raises `BadInput` where a package of the extra `train` is missing."""
+    """Raises `MissingPackage` where a package of the extra `train` is missing."""
     missing = [name for name in ("torch", "transformers", "peft", "gguf") if not find_spec(name)]
     if missing:
-        raise BadInput(
+        raise MissingPackage(
             f"cannot train or export: the package {missing[0]} is not installed; it comes with "
             'an extra, so run `pip install "selfrag[train]"`'
         )
@@ -89,14 +90,14 @@ def _train(data: Path, config: "TrainConfig", weights: "LossWeights") -> None:
         return
     account, out = trained.data.account, Path(config.out)
     stdout.print(
-        f"used {account.n_used} of {account.n_rows} rows ({account.n_cut} cut at "
+        f"used {account.n_used} of {counted(account.n_rows, 'row')} ({account.n_cut} cut at "
         f"{config.max_tokens} tokens, {account.n_plain} without a reflection token)",
         markup=False,
     )
     if trained.data.rejects:
         first = trained.data.rejects[0]
         stderr.print(
-            f"{account.n_rejected} rows rejected, all named in {out / 'rejects.jsonl'}; "
+            f"{counted(account.n_rejected, 'row')} rejected, all named in {out / 'rejects.jsonl'}; "
             f"the first is line {first.number}, which {first.detail}",
             markup=False,
         )
@@ -149,7 +150,8 @@ def _train_critic(data: Path, config: "TrainConfig", labels: str) -> None:
     out = Path(config.out)
     n_rejected = len(trained.rows.rejects)
     stdout.print(
-        f"used {len(trained.rows.rows)} rows, rejected {n_rejected} (rejects.jsonl)", markup=False
+        f"used {counted(len(trained.rows.rows), 'row')}, rejected {n_rejected} (rejects.jsonl)",
+        markup=False,
     )
     for group, counts in trained.rows.counts.items():
         shares = ", ".join(f"{label} {n}" for label, n in counts.items())

@@ -27,7 +27,7 @@ from selfrag.passage import Passage
 from selfrag.prompt import check_instruction
 from selfrag.reflection import Relevance, Retrieve, Support
 from selfrag.retrieval.base import Retriever
-from selfrag.text import has_answer, require_text
+from selfrag.text import counted, has_answer, require_text
 
 MAX_CHARACTERS = 200_000  # of a text: about 1,600 sentences, and an hour of a laptop
 PAIRS_A_CALL = 128  # bounds memory and how long others wait; engines read dozens together
@@ -122,7 +122,7 @@ def _readable(
 ) -> list[tuple[Passage, ...]]:
     """Every given passage in pieces that the model can read; none of one without text."""
     if not any(each.text.strip() for each in passages):
-        found = f"{len(passages)} passages without text" if passages else "no passages"
+        found = f"{counted(len(passages), 'passage')} without text" if passages else "no passages"
         raise BadInput(
             f"cannot check: found {found}; expected some to compare the text with, so give "
             "passages with text, or an index"

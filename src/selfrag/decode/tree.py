@@ -22,10 +22,14 @@ _Content = tuple[int, str, tuple[str, ...]]  # number of the parent, text, ids o
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Branch:
-    """One candidate and what follows it; `fate` is the last decision on it, if there was one."""
+    """One candidate and what follows it; `fate` is the last decision on it, if there was one.
+
+    `has_answer` is False where the search ended by withholding every answer.
+    """
 
     node: Node
     is_in_answer: bool
+    has_answer: bool
     fate: KeepEvent | PruneEvent | None
     below: "Level"
 
@@ -40,7 +44,8 @@ class Branch:
         kept = f"kept, rank {self.fate.rank}, {ending}"
         if self.is_in_answer:
             return f"in the answer: {kept}"
-        return f"{kept}, but another path was better"
+        why = "another path was better" if self.has_answer else "no answer was given"
+        return f"{kept}, but {why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,6 +80,9 @@ class _Tree:
         decided = [each for each in events if isinstance(each, KeepEvent | PruneEvent)]
         self._fates = {self._as_written(each.node): each for each in decided}
         self._winners = {self._as_written(node) for node in _best(events).path}
+        self._has_answer = not any(
+            isinstance(each, FinishEvent) and each.abstained for each in events
+        )
 
     @property
     def root(self) -> int:
@@ -100,6 +108,7 @@ class _Tree:
         return Branch(
             node=node,
             is_in_answer=node.id in self._winners,
+            has_answer=self._has_answer,
             fate=self._fates.get(node.id),
             below=self.level(node.id),
         )

@@ -14,12 +14,12 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from selfrag.engine.failure import Failure, Reason
-from selfrag.errors import EngineError
+from selfrag.errors import MissingPackage
 
 try:
     import openai
 except ImportError as error:
-    raise EngineError(
+    raise MissingPackage(
         f"cannot ask a model over HTTP: {error}; it needs the openai client, "
         'so run `pip install "selfrag[api]"`'
     ) from error

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from selfrag.engine.base import Precision
 from selfrag.engine.numpy_llama import LlamaShape
 from selfrag.engine.tensors import mapped_tensors
-from selfrag.errors import EngineError, StorageError
+from selfrag.errors import EngineError, MissingPackage, StorageError
 from selfrag.files import replacing
 
 # Importing openvino sends an event to its makers, from a process that it forks, wherever this
@@ -34,7 +34,7 @@ try:
     from openvino import opset15 as op
     from openvino.op import _PagedAttentionExtension as paged_attention
 except ImportError as error:
-    raise EngineError(
+    raise MissingPackage(
         f"cannot start the OpenVINO engine: {error}; it needs openvino 2026.4, "
         'so run `pip install "selfrag[cpu]"`'
     ) from error

@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from selfrag.errors import EngineError
+from selfrag.errors import EngineError, MissingPackage
 
 CONTROL, USER_DEFINED = 1 << 3, 1 << 4  # attributes of tokens
 SENTENCEPIECE = 1  # a vocabulary with a space before the first word
@@ -271,7 +271,7 @@ def _extension() -> Path:
         for pattern in ("*.so", "*.pyd"):
             for path in Path(folder).glob(pattern):
                 return path
-    raise EngineError(
+    raise MissingPackage(
         "cannot run a GGUF model: xllamacpp is not installed, which brings llama.cpp; "
         'run `pip install "selfrag[gguf]"`'
     )

@@ -20,13 +20,13 @@ import numpy as np
 from selfrag.engine import llama_server
 from selfrag.engine.base import Completion, FinishReason, Request
 from selfrag.engine.batching import require_room
-from selfrag.errors import EngineError
+from selfrag.errors import EngineError, MissingPackage
 from selfrag.prompt import Tokenizer
 
 try:
     import openai
 except ImportError as error:
-    raise EngineError(
+    raise MissingPackage(
         f"cannot reach a model server: {error}; it needs the openai client, "
         'so run `pip install "selfrag[api]"`'
     ) from error

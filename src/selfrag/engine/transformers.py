@@ -26,7 +26,7 @@ from selfrag.engine.batching import (
     steps_of,
 )
 from selfrag.engine.tokenizer import open_tokenizer
-from selfrag.errors import EngineError
+from selfrag.errors import EngineError, MissingPackage
 
 try:
     import torch
@@ -34,7 +34,7 @@ try:
     from transformers.cache_utils import DynamicLayer
     from transformers.utils import logging as transformers_logging
 except ImportError as error:
-    raise EngineError(
+    raise MissingPackage(
         f"cannot start the transformers engine: {error}; it needs torch and transformers, "
         'so run `pip install "selfrag[engine]"`'
     ) from error

@@ -15,7 +15,7 @@ import numpy as np
 from selfrag.engine.base import Completion, FinishReason, Precision, Request
 from selfrag.engine.batching import require_room
 from selfrag.engine.tokenizer import open_tokenizer
-from selfrag.errors import BadInput, EngineError
+from selfrag.errors import BadInput, EngineError, MissingPackage
 from selfrag.prompt import Tokenizer
 
 try:
@@ -23,7 +23,7 @@ try:
     from vllm.inputs import TokensPrompt
     from vllm.platforms import current_platform
 except ImportError as error:
-    raise EngineError(
+    raise MissingPackage(
         f"cannot start the vLLM engine: {error}; it needs vLLM, so run "
         '`pip install "selfrag[vllm]"` in an environment of its own, or name a server\'s address'
     ) from error

@@ -21,13 +21,14 @@ import numpy as np
 
 from selfrag import assets
 from selfrag.assets import Asset
-from selfrag.errors import AssetError, BadInput
+from selfrag.errors import AssetError, BadInput, MissingPackage
 from selfrag.evaluate.fields import passages_of, row_id
 from selfrag.evaluate.record import Question
 from selfrag.evaluate.tasks import Task
 from selfrag.files import file_sha256, read_errors, write_rows
 from selfrag.progress import SILENT, Progress
 from selfrag.rows import Reject, read_values
+from selfrag.text import counted
 
 _TOPICS = "topics-and-qrels"
 _NQ = "hf_datasets/nq_open/none/validation/data-00000-of-00001.arrow"
@@ -87,8 +88,8 @@ def load_questions(path: Path, task: Task) -> QuestionSet:
     if not questions:
         why = f": row {faults[0].row}: {faults[0].reason}" if faults else ""
         raise BadInput(
-            f"cannot evaluate: {path} holds no question of {task.name} in {len(faults)} rows{why}; "
-            f"expected {task.expects}, so name such a file"
+            f"cannot evaluate: {path} holds no question of {task.name} in "
+            f"{counted(len(faults), 'row')}{why}; expected {task.expects}, so name such a file"
         )
     digest = file_sha256(path, "questions")
     return QuestionSet(questions=tuple(questions), faults=tuple(faults), path=path, sha256=digest)
@@ -144,7 +145,9 @@ def arrow_rows(path: Path, content: bytes) -> list[Any]:
     try:
         import pyarrow
     except ImportError as error:
-        raise BadInput(f'cannot read {path}: {error}; run `pip install "selfrag[eval]"`') from error
+        raise MissingPackage(
+            f'cannot read {path}: {error}; run `pip install "selfrag[eval]"`'
+        ) from error
     try:
         rows: list[Any] = pyarrow.ipc.open_stream(content).read_all().to_pylist()
     except pyarrow.ArrowInvalid as error:

@@ -8,6 +8,7 @@ with `results` by task.
 import json
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,10 @@ def _alce_row(record: Record) -> dict[str, Any]:
         "sample_id": question.id,
         "question": question.text,
         "answer": next(iter(question.references), ""),
-        "qa_pairs": [{"question": "", "short_answers": list(f)} for f in question.facets],
+        "qa_pairs": [
+            {"question": asked, "short_answers": list(golds)}
+            for asked, golds in zip_longest(question.facet_questions, question.facets, fillvalue="")
+        ],
         "annotations": [{"long_answer": text} for text in question.references],
         "output": cited_text(output),
         "docs": [

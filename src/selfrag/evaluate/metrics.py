@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 
 from selfrag.decode.choices import choice_of, only_mentioned
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.evaluate.record import Output, Question, Record
 from selfrag.statistics import require_scipy
-from selfrag.text import holds_gold, split_sentences, without_citations
+from selfrag.text import counted, holds_gold, split_sentences, without_citations
 
 Metric = Callable[[Question, Output], float | None]
 
@@ -134,7 +134,7 @@ def _rouge_scorer() -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f'cannot compute ROUGE: {error}; run `pip install "selfrag[eval]"`'
         ) from error
     return RougeScorer(["rougeLsum"], use_stemmer=True)
@@ -237,8 +237,8 @@ def mauve_score(records: Sequence[Record], *, model: str, seed: int = 25) -> flo
     human, machine = mauve_texts(records)
     if len(human) < MIN_TEXTS:
         raise BadInput(
-            f"cannot compute MAUVE: {len(human)} questions have an answer and a long reference; "
-            f"expected at least {MIN_TEXTS}, so evaluate more of the task asqa"
+            f"cannot compute MAUVE: found {counted(len(human), 'question')} with an answer and a "
+            f"long reference; expected at least {MIN_TEXTS}, so evaluate more of the task asqa"
         )
     found = _package().compute_mauve(
         p_text=human,
@@ -259,7 +259,7 @@ def _package() -> Any:
     try:
         import mauve
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f'cannot compute MAUVE: {error}; run `pip install "selfrag[mauve]"` (GPL)'
         ) from error
     return mauve

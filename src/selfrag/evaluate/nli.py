@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfrag.errors import BadInput, EngineError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.evaluate.attribution import Claim
 
 try:
@@ -17,7 +17,7 @@ try:
 
     from selfrag.engine.transformers import without_bars
 except ImportError as error:
-    raise EngineError(
+    raise MissingPackage(
         f"cannot start an NLI judge: {error}; it needs torch and transformers, "
         'so run `pip install "selfrag[engine]"`'
     ) from error

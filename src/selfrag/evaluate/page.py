@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from selfrag import plots
-from selfrag.errors import SelfRAGError
+from selfrag.errors import MissingPackage
 from selfrag.evaluate.report import TaskReport
 from selfrag.evaluate.summary import Run
 from selfrag.statistics import Estimate, estimate
@@ -80,7 +80,7 @@ def _environment() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f'cannot write a report: {error}; run `pip install "selfrag[eval]"`'
         ) from error
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

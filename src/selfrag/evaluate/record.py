@@ -29,7 +29,8 @@ class Question:
     `text`: as asked, and what is searched. `instruction`: what the model reads. `answers`: gold
     strings; of a closed set the one label. `labels` and `options`: the closed set, and what stands
     behind its letters where it has letters. `facets`: for each part of an ambiguous question its
-    gold strings (ASQA). `references`: long answers by people. `topic`: whom a biography is of.
+    gold strings (ASQA), and `facet_questions` that part as a question, empty where the row has
+    none. `references`: long answers by people. `topic`: whom a biography is of.
     `passages` come with the question, best first.
     """
 
@@ -41,6 +42,7 @@ class Question:
     labels: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     facets: tuple[tuple[str, ...], ...] = ()
+    facet_questions: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     topic: str = ""
     passages: tuple[Passage, ...] = ()

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.rows import Reject, answers_of, id_of, json_kind, read_values
 from selfrag.statistics import Estimate, FloatArray, bootstrap_intervals
-from selfrag.text import has_answer
+from selfrag.text import counted, has_answer
 
 # By their names in ir-measures, where RR is the value that MRR is the mean of.
 MEASURES = ("R@1", "R@5", "R@20", "R@100", "RR", "nDCG@10")
@@ -125,7 +125,7 @@ def per_query(
     try:
         import ir_measures
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot measure retrieval: a package is missing ({error}), expected ir-measures "
             'installed; run pip install "selfrag[eval]"'
         ) from error
@@ -153,8 +153,9 @@ def _scores(
 ) -> RetrievalScores:
     if not queries:
         raise BadInput(
-            f"cannot measure retrieval: found {len(unjudged)} queries and none with a relevant "
-            "passage or an answer, expected at least one; name the judgements of this run"
+            f"cannot measure retrieval: found {counted(len(unjudged), 'query', 'queries')} and "
+            "none with a relevant passage or an answer, expected at least one; name the judgements "
+            "of this run"
         )
     means, (low, high) = values.mean(axis=0), bootstrap_intervals(values, seed=seed)
     names = ["MRR" if name == "RR" else name for name in measures]

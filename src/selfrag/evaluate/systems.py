@@ -45,7 +45,8 @@ def find_hits(
 class SelfRagSystem:
     """Our search, with the settings of the task; closed sets vote among their labels.
 
-    `retriever` None: every question is answered from the passages that come with it.
+    `retriever` None: every question is answered from the passages that come with it. `weights`:
+    what a calibration calls them, for the traces.
     """
 
     def __init__(
@@ -54,10 +55,13 @@ class SelfRagSystem:
         retriever: Retriever | None,
         config: SearchConfig,
         calibration: Calibration | None = None,
+        *,
+        weights: str | None = None,
     ) -> None:
         self._engine, self._calibration = engine, calibration
         self._retriever = retriever
         self._config = config
+        self._weights = weights
 
     def answer(self, questions: Sequence[Question]) -> list[Output]:
         """One batch of searches, each with the closed set of its question.
@@ -85,7 +89,7 @@ class SelfRagSystem:
             on_event=lambda event: told[event.question].append(event),
         )
         return [
-            answer_output(question, answer, heard, config)
+            answer_output(question, answer, heard, config, self._weights)
             for question, answer, heard, config in zip(
                 questions, answers, told, configs, strict=True
             )
@@ -93,11 +97,19 @@ class SelfRagSystem:
 
 
 def answer_output(
-    question: Question, answer: Answer, events: Sequence[Event], config: SearchConfig
+    question: Question,
+    answer: Answer,
+    events: Sequence[Event],
+    config: SearchConfig,
+    weights: str | None,
 ) -> Output:
     """An answer of our search as an output, with its whole trace."""
     encoder = TraceEncoder(
-        [question.instruction], answers=[question.answers], ids=[question.id], config=config
+        [question.instruction],
+        answers=[question.answers],
+        ids=[question.id],
+        config=config,
+        model=weights,
     )
     rows = [*encoder.question_rows]
     for event in events:

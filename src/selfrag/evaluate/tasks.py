@@ -124,6 +124,7 @@ def read_asqa(row: Row) -> Question:
         instruction=f"{AMBIGUOUS}## Input:\n\n{text}",
         answers=answers,
         facets=facets,
+        facet_questions=tuple(str(pair.get("question") or "") for pair in pairs),
         references=references,
     )
 

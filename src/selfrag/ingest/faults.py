@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfrag.text import counted
+
 logger = logging.getLogger(__name__)
 
 # Of one file so many lines are named; of the others the number. A dump has millions.
@@ -71,9 +73,9 @@ class LineFaults:
     def close(self) -> None:
         """Reports the numbers."""
         if self._n_lines > LINES_NAMED:
-            self._part(f"{self._n_lines - LINES_NAMED} more lines could not be used")
+            self._part(f"{counted(self._n_lines - LINES_NAMED, 'more line')} could not be used")
         if self._n_blank:
-            self._part(f"{self._n_blank} rows without text")
+            self._part(f"{counted(self._n_blank, 'row')} without text")
 
     def note(self, reason: str) -> None:
         """A doubt about the file."""

@@ -26,6 +26,7 @@ from selfrag.ingest.formats import (
     not_read,
 )
 from selfrag.ingest.ignore import IgnoreRules
+from selfrag.text import counted
 
 _EMPTY = "empty"
 
@@ -149,10 +150,10 @@ def _nothing(paths: Sequence[str | Path], found: Found) -> str:
     names, skipped = ", ".join(map(printable, paths)), found.skipped
     first = f" ({skipped[0]})" if skipped else ""
     if found.ignored:
-        first += f", and {len(found.ignored)} files and folders that --ignore or a .gitignore names"
+        first += f", and {counted(len(found.ignored), 'path')} that --ignore or a .gitignore names"
     return (
-        f"cannot read documents from {names}: found {len(skipped)} files but none to read{first}, "
-        f"expected {EXPECTED}; name others"
+        f"cannot read documents from {names}: found {counted(len(skipped), 'file')} but none to "
+        f"read{first}, expected {EXPECTED}; name others"
     )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -99,7 +99,7 @@ def _spec(patterns: Sequence[str], place: str) -> Any:
     try:
         from pathspec import GitIgnoreSpec
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f'cannot read {place}: {error}; run `pip install "selfrag[documents]"`'
         ) from error
     try:

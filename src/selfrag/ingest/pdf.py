@@ -16,6 +16,7 @@ from selfrag.errors import BadInput
 from selfrag.ingest.encodings import visible
 from selfrag.ingest.formats import ReadOptions
 from selfrag.ingest.parsed import Parsed, in_pages
+from selfrag.text import counted
 
 _PASSWORD = 4  # FPDF_ERR_PASSWORD
 _HYPHEN = "\ufffe"  # what pdfium has for a hyphen and the end of its line
@@ -199,7 +200,7 @@ def _keeps_hyphen(first: str, second: str, words: Counter[str]) -> bool:
 def _no_text(pages: Sequence[_Page]) -> str:
     if any(page.garbage > _USELESS for page in pages):
         return "its fonts do not say which letters they show: run OCR over it first"
-    return f"no text on its {len(pages)} pages: scanned? then run OCR over it first"
+    return f"no text on {counted(len(pages), 'page')}: scanned? then run OCR over it first"
 
 
 def _doubts(pages: Sequence[_Page]) -> list[str]:

@@ -20,6 +20,7 @@ from selfrag.ingest.faults import LineFaults, OnSkip
 from selfrag.ingest.formats import Format, ReadOptions, format_of, name_of, open_bytes
 from selfrag.passage import Document
 from selfrag.rows import Reject, read_values
+from selfrag.text import counted
 
 # Characters of a line or field. Beyond it lies a quote that was never closed, or no such format.
 MAX_FIELD = 1 << 24
@@ -117,8 +118,8 @@ def _documents(
         yield document
     if n_long:
         faults.note(
-            f"{n_long} rows of more than {_LONG_ROW} characters are kept whole, as they have an "
-            "id; encoders see their beginnings only, so have rows cut if they are no passages"
+            f"{counted(n_long, 'row')} of more than {_LONG_ROW} characters with an id, kept whole; "
+            "encoders see their beginnings only, so have rows cut if they are no passages"
         )
 
 

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from selfrag.api import SelfRAG
-from selfrag.errors import SelfRAGError
+from selfrag.errors import MissingPackage
 from selfrag.integrations.convert import citations_of, facts_of, metadata_of
 from selfrag.open.indexes import open_index
 from selfrag.passage import Hit
@@ -17,7 +17,7 @@ from selfrag.retrieval.base import Retriever
 try:
     from haystack import Document, GeneratedAnswer, component
 except ImportError as error:
-    raise SelfRAGError(
+    raise MissingPackage(
         f"cannot work with Haystack: found no usable package haystack-ai ({error}), expected "
         'version 3; run pip install "selfrag[haystack]"'
     ) from error

@@ -11,7 +11,7 @@ from typing import Any
 from selfrag.api import SelfRAG
 from selfrag.decode.answer import Answer
 from selfrag.decode.citation import url_of
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.integrations.convert import (
     Cited,
     citations_of,
@@ -38,7 +38,7 @@ try:
     from langchain_core.vectorstores import VectorStore
     from pydantic import Field
 except ImportError as error:
-    raise SelfRAGError(
+    raise MissingPackage(
         f"cannot work with LangChain: found no usable package langchain-core ({error}), expected "
         'it installed; run pip install "selfrag[langchain]"'
     ) from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfrag.api import SelfRAG
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.integrations.convert import (
     NOT_FOR_PROMPTS,
     citations_of,
@@ -35,7 +35,7 @@ try:
         TextNode,
     )
 except ImportError as error:
-    raise SelfRAGError(
+    raise MissingPackage(
         "cannot work with LlamaIndex: found no usable package llama-index-core "
         f'({error}), expected it installed; run pip install "selfrag[llamaindex]"'
     ) from error

@@ -13,7 +13,7 @@ from selfrag.api import SelfRAG
 from selfrag.decode.answer import Answer
 from selfrag.decode.checked import Check, used_passages
 from selfrag.decode.citation import url_of
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage, SelfRAGError
 from selfrag.passage import Passage
 
 try:
@@ -22,7 +22,7 @@ try:
     from mcp.types import CallToolResult, TextContent, ToolAnnotations
     from pydantic import BaseModel, Field
 except ImportError as error:
-    raise SelfRAGError(
+    raise MissingPackage(
         f"cannot serve the Model Context Protocol: found no usable package mcp ({error}), "
         'expected version 2; run pip install "selfrag[mcp]"'
     ) from error

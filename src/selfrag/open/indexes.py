@@ -19,6 +19,7 @@ from selfrag.retrieval.manifest import MANIFEST_NAME, Manifest
 from selfrag.retrieval.objectstore import Location
 from selfrag.retrieval.options import PACKAGED, PACKAGED_WEIGHT, SearchOptions
 from selfrag.retrieval.spec import DEFAULT_ENCODER, Precision
+from selfrag.text import counted
 
 if TYPE_CHECKING:
     from selfrag.engine.base import Engine
@@ -122,7 +123,9 @@ def build_demo_index(report: Progress) -> Path:
     ]
     # The precision is what the figures of the demo were measured with.
     encoder = load_passage_encoder(report, precision=Precision.FP32, max_tokens=DEMO_VECTOR_TOKENS)
-    report.say(f"building the demo index of {len(passages)} passages (a few minutes, once)")
+    report.say(
+        f"building the demo index of {counted(len(passages), 'passage')} (a few minutes, once)"
+    )
     try:
         PassageStore.build(
             passages,

@@ -20,7 +20,7 @@ from selfrag.evaluate.judges import Judge, ModelJudge, SupportJudge
 from selfrag.evaluate.systems import SelfRagSystem, System
 from selfrag.evaluate.tasks import Task
 from selfrag.open import indexes
-from selfrag.open.calibrations import open_calibration
+from selfrag.open.calibrations import open_calibration, weights_name
 from selfrag.open.engines import (
     BASE,
     DEFAULT,
@@ -229,7 +229,8 @@ def open_system(setup: Setup, report: Progress) -> System:
         options = _reflecting_model(setup)
         n_rows = max(16, setup.asked.n_parallel * setup.search.top_k)
         engine = open_engine(options, report, max_batch=min(n_rows, 48))
-        return SelfRagSystem(engine, retriever, setup.search, open_calibration(options))
+        calibration, weights = open_calibration(options), weights_name(options)
+        return SelfRagSystem(engine, retriever, setup.search, calibration, weights=weights)
     model = open_asked(setup.asked, report)
     template = template_named(setup.prompt_name)
     if template.chat and isinstance(model, EngineModel):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from selfrag.errors import BadInput, SelfRAGError, StorageError
+from selfrag.errors import BadInput, MissingPackage, StorageError
 
 # A folder, or s3://bucket/prefix. A `Path` would make one slash of the two.
 Location = Path | str
@@ -66,7 +66,7 @@ class Objects:
         try:
             from obstore.store import S3Store
         except ImportError as error:
-            raise SelfRAGError(
+            raise MissingPackage(
                 f"cannot use the index {uri}: found no usable package obstore ({error}), expected "
                 'it installed; run pip install "selfrag[s3]"'
             ) from error

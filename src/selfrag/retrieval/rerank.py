@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import AssetError, ConfigError, SelfRAGError
+from selfrag.errors import AssetError, ConfigError, MissingPackage
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.base import Retriever
 from selfrag.retrieval.fusion import block_ends
@@ -123,7 +123,7 @@ class OnnxCrossEncoder:
             import onnxruntime
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise SelfRAGError(
+            raise MissingPackage(
                 f"cannot load the reranker: a package is missing ({error}), expected onnxruntime "
                 'installed; run pip install "selfrag[rerank]"'
             ) from error
@@ -171,7 +171,7 @@ class SentenceTransformerCrossEncoder:
             from sentence_transformers import CrossEncoder as Model
             from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
-            raise SelfRAGError(
+            raise MissingPackage(
                 f"cannot load the reranker: a package is missing ({error}), expected "
                 'sentence-transformers installed; run pip install "selfrag[encoders]"'
             ) from error

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import BadInput, SelfRAGError, StorageError
+from selfrag.errors import BadInput, MissingPackage, SelfRAGError, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import IndexKind, not_usable
 from selfrag.retrieval.memory import limit_read_ahead
@@ -91,7 +91,7 @@ def require_lancedb(index: str) -> None:
 
 
 def _no_lancedb(index: str, found: str) -> SelfRAGError:
-    return SelfRAGError(
+    return MissingPackage(
         f"cannot use {index}: found no usable package lancedb ({found}), expected it installed; "
         'run pip install "selfrag[retrieval]", or give the passages in place of an index'
     )

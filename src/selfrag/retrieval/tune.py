@@ -26,6 +26,7 @@ from selfrag.retrieval.table import (
     vector_index,
 )
 from selfrag.retrieval.writer import IndexWriter
+from selfrag.text import counted
 
 TOP = 10
 PROBES = (8, 16, 32, 64)
@@ -69,8 +70,8 @@ def tune_index(
     n_rows = source.count_rows()
     if n_rows < TOP:
         raise BadInput(
-            f"cannot tune the index {path}: it holds {n_rows} passages, expected at least {TOP}; "
-            "add more"
+            f"cannot tune the index {path}: it holds {counted(n_rows, 'passage')}, expected at "
+            f"least {TOP}; add more"
         )
     rng = np.random.default_rng(seed)
     queries = encode_queries(encoder, _queries(source, n_queries, rng))

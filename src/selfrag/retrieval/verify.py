@@ -28,6 +28,7 @@ from selfrag.retrieval.table import (
     word_search,
     written_facts,
 )
+from selfrag.text import counted
 
 _BATCH_ROWS = 4096
 _LENGTH_TOLERANCE = 1e-2  # of a vector that should have length 1; int8 models are that coarse
@@ -121,7 +122,7 @@ def _file_checks(passages: Any, files: Any) -> Iterator[Check]:
     yield Check(
         name="files",
         ok=not unfinished,
-        found=f"of {len(unfinished)} files only a part, such as {unfinished[0]}"
+        found=f"of {counted(len(unfinished), 'file')} only a part, such as {unfinished[0]}"
         if unfinished
         else f"{len(whole)} whole",
         remedy="run the interrupted `selfrag index` command again" if unfinished else "",
@@ -137,14 +138,16 @@ def _file_checks(passages: Any, files: Any) -> Iterator[Check]:
 
 
 def _as_read(short: list[str]) -> str:
-    return f"as read, but for {len(short)} files with deleted ones" if short else "as read"
+    return (
+        f"as read, but for {counted(len(short), 'file')} with deleted ones" if short else "as read"
+    )
 
 
 def _search_checks(passages: Any) -> Iterator[Check]:
     for index in passages.list_indices():
         stats = passages.index_stats(index.name)
         behind = stats.num_unindexed_rows if stats else 0
-        found = f"{index.index_type}, {stats.num_indexed_rows if stats else 0} passages"
+        found = f"{index.index_type}, {counted(stats.num_indexed_rows if stats else 0, 'passage')}"
         later = f", {behind} more are compared one by one" if behind else ""
         yield Check(name=f"search by {index.columns[0]}", ok=True, found=found + later)
     sample = _sample(passages)
@@ -152,7 +155,7 @@ def _search_checks(passages: Any) -> Iterator[Check]:
     yield Check(
         name="facts",
         ok=not odd,
-        found=f"{len(sample) - len(odd)} of {len(sample)} passages are as their columns say",
+        found=f"as their columns say: {len(sample) - len(odd)} of {len(sample)}",
         remedy="build the index anew" if odd else "",
     )
     lost = []
@@ -167,7 +170,7 @@ def _search_checks(passages: Any) -> Iterator[Check]:
     yield Check(
         name="words",
         ok=len(lost) <= len(sample) // 2,  # a passage may begin with stop words alone
-        found=f"{len(sample) - len(lost)} of {len(sample)} passages are found by their words",
+        found=f"found by their words: {len(sample) - len(lost)} of {len(sample)}",
         remedy="run `selfrag index compact`" if len(lost) > len(sample) // 2 else "",
     )
 

@@ -16,6 +16,7 @@ from selfrag.errors import (
     ConfigError,
     EngineError,
     IndexNotUsable,
+    MissingPackage,
     SelfRAGError,
     StorageError,
 )
@@ -41,6 +42,7 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (TimeoutError, 503, "too_slow"),
     (IndexNotUsable, 503, "index"),
     (AssetError, 503, "asset"),
+    (MissingPackage, 503, "package"),
     (EngineError, 503, "engine"),
     (StorageError, 507, "storage"),
     (TooLarge, 413, "request_too_large"),

@@ -25,7 +25,7 @@ from selfrag.serve.batcher import Batcher, Job
 from selfrag.serve.index import ServedIndex
 from selfrag.serve.limits import MAX_GIVEN, Limits
 from selfrag.serve.schema import bounded_history
-from selfrag.text import sentence_spans
+from selfrag.text import counted, sentence_spans
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class Service:
             self.on_failure(error)
             return
         self._open = served, engine, batcher
-        logger.info("ready: %s, %d passages", engine.name, served.n_passages)
+        logger.info("ready: %s, %s", engine.name, counted(served.n_passages, "passage"))
 
     def _opened(self) -> tuple[ServedIndex, Engine, Batcher]:
         if self._open is None:

@@ -23,9 +23,11 @@ from selfrag.decode.calibration import (
 )
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import FloatArray
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.statistics import reliability, wilson
+from selfrag.text import counted
 from selfrag.trace.candidates import Candidate, RecordedQuestion
+from selfrag.trace.file import TracedQuestion
 from selfrag.trace.rescore import weight_row
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,19 @@ class Fitted:
         return np.array([case.support for case in self.cases])
 
 
+def require_traces_of(model: str, questions: Sequence[TracedQuestion]) -> None:
+    """Raises `BadInput` where a trace says that other weights answered than `model`.
+
+    One that does not say so is believed, as those of earlier versions do not.
+    """
+    named = {each.model for each in questions} - {None, model}
+    if named:
+        raise BadInput(
+            f"cannot calibrate {model}: the traces hold answers of {min(filter(None, named))}; "
+            "expected those of the same weights, so name these with --model, or other traces"
+        )
+
+
 def cases_of(questions: Sequence[RecordedQuestion]) -> list[Case]:
     """The answers from passages, where gold strings and all features are known.
 
@@ -102,7 +117,7 @@ def cases_of(questions: Sequence[RecordedQuestion]) -> list[Case]:
                 )
             )
     if n_again:
-        logger.warning("%d questions were recorded before and count once", n_again)
+        logger.warning("recorded before, and counted once: %s", counted(n_again, "question"))
     return cases
 
 
@@ -181,9 +196,9 @@ def _require_enough(cases: Sequence[Case]) -> None:
     wrong = {case.question for case in cases if not case.is_right}
     if len(right | wrong) < LEAST or min(len(right), len(wrong)) < LEAST_OF_EACH:
         raise BadInput(
-            f"cannot calibrate: found {len(right | wrong)} questions with known answers that were "
-            f"answered from found passages, {len(right)} of them right and {len(wrong)} wrong; "
-            f"expected at least {LEAST}, with {LEAST_OF_EACH} of each kind, so trace more "
+            f"cannot calibrate: found {counted(len(right | wrong), 'question')} with known answers "
+            f"and an answer from found passages, {len(right)} of them right and {len(wrong)} "
+            f"wrong; expected at least {LEAST}, with {LEAST_OF_EACH} of each kind, so trace more "
             "questions that have `answers`"
         )
 
@@ -237,7 +252,7 @@ def _sklearn() -> _Sklearn:
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GroupKFold
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot fit a calibration: {error}; it needs scikit-learn, so run "
             '`pip install "selfrag[eval]"`'
         ) from error

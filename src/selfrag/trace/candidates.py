@@ -25,7 +25,7 @@ from selfrag.decode.gate import Gate
 from selfrag.decode.node import Node, PathScore
 from selfrag.engine.base import FloatArray
 from selfrag.reflection import Retrieve
-from selfrag.text import holds_gold
+from selfrag.text import counted, holds_gold
 from selfrag.trace.file import Trace, TracedQuestion
 
 logger = logging.getLogger(__name__)
@@ -139,15 +139,15 @@ def recorded_questions(trace: Trace) -> list[RecordedQuestion]:
             found.append(recorded)
     if n_unfinished:
         logger.warning(
-            "%d of %d questions are left out: their search did not come to its end in the trace",
+            "left out, as their search did not come to its end in the trace: %d of %s",
             n_unfinished,
-            len(trace.questions),
+            counted(len(trace.questions), "question"),
         )
     if n_other_rule:
         logger.warning(
-            "%d questions were searched with another path_score than sum, but are rescored by the "
-            "sum over segments, so that the same settings may choose another answer",
-            n_other_rule,
+            "searched with another path_score than sum, but rescored by the sum over segments, so "
+            "that the same settings may choose another answer: %s",
+            counted(n_other_rule, "question"),
         )
     return found
 

@@ -46,13 +46,15 @@ logger = logging.getLogger(__name__)
 class TracedQuestion:
     """One question of a trace, and what was known of it beforehand.
 
-    `answers`: gold strings, empty where none are known. `config` None: it was not recorded.
+    `answers`: gold strings, empty where none are known. `config` and `model`, the name of the
+    weights that answered, are None where they were not recorded.
     """
 
     text: str
     id: str | None = None
     answers: tuple[str, ...] = ()
     config: SearchConfig | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,6 +89,7 @@ class TraceEncoder:
         answers: Sequence[Sequence[str]] | None = None,
         ids: Sequence[str] | None = None,
         config: SearchConfig | None = None,
+        model: str | None = None,
     ) -> None:
         golds = [()] * len(questions) if answers is None else answers
         names = [None] * len(questions) if ids is None else ids
@@ -98,6 +101,7 @@ class TraceEncoder:
                 "text": text,
                 "answers": list(gold_strings(gold)),
                 "config": None if config is None else config_to_row(config),
+                "model": model,
             }
             for number, (text, gold, name) in enumerate(zip(questions, golds, names, strict=True))
         ]
@@ -139,8 +143,11 @@ class TraceWriter:
         answers: Sequence[Sequence[str]] | None = None,
         ids: Sequence[str] | None = None,
         config: SearchConfig | None = None,
+        model: str | None = None,
     ) -> None:
-        self._encoder = TraceEncoder(questions, answers=answers, ids=ids, config=config)
+        self._encoder = TraceEncoder(
+            questions, answers=answers, ids=ids, config=config, model=model
+        )
         # Not forced to the disk event by event: a killed process loses nothing all the same.
         self._log = AppendLog(path, "a trace", sync=False)
         self._log.append(self._encoder.question_rows)
@@ -173,12 +180,16 @@ def save_trace(
     answers: Sequence[Sequence[str]] | None = None,
     ids: Sequence[str] | None = None,
     config: SearchConfig | None = None,
+    model: str | None = None,
 ) -> None:
     """Adds the events of one search to `path`, which is made if it is not there.
 
-    `answers` are the gold strings of each question, `ids` its names elsewhere.
+    `answers` are the gold strings of each question, `ids` its names elsewhere, `model` the name of
+    the weights as a calibration has it.
     """
-    with TraceWriter(path, questions, answers=answers, ids=ids, config=config) as writer:
+    with TraceWriter(
+        path, questions, answers=answers, ids=ids, config=config, model=model
+    ) as writer:
         for event in events:
             writer.write(event)
 
@@ -277,6 +288,8 @@ def _question_from_row(row: dict[str, Any]) -> TracedQuestion:
         id=None if row["id"] is None else id_of(row, "id"),
         answers=gold_strings(row["answers"]),
         config=None if config is None else config_from_row(config),
+        # Traces of earlier versions lack it.
+        model=None if row.get("model") is None else typed(row, "model", str),
     )
 
 

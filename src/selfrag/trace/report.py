@@ -15,6 +15,7 @@ import numpy as np
 from selfrag import plots
 from selfrag.files import storage_errors
 from selfrag.statistics import FloatArray
+from selfrag.text import counted
 from selfrag.trace.rescore import RescoreTable
 
 SETTINGS = ("threshold", "w_rel", "w_sup", "w_use", "w_seq", "w_ret")
@@ -106,7 +107,7 @@ def _plot_threshold(path: Path, rows: Sequence[Row], n_questions: int) -> None:
         _column(numbered, "threshold"),
         {name: _column(numbered, key) for name, key in names.items()},
         _column(numbered, "n_unrecorded") / n_questions,
-        title=f"gate threshold, {n_questions} questions ({_fixed(rows[0], 'threshold')})",
+        title=f"gate threshold, {_over(n_questions, rows[0], 'threshold')}",
         levels={
             f"{name}, emitted token decides": emitted[key]
             for name, key in names.items()
@@ -121,7 +122,7 @@ def _plot_w_sup(path: Path, rows: Sequence[Row]) -> None:
         "accuracy (of answers)": _column(rows, "accuracy"),
         "citation precision (of cited passages)": _column(rows, "citation_precision"),
     }
-    title = f"weight of support, {rows[0]['n_judged']} questions ({_fixed(rows[0], 'w_sup')})"
+    title = f"weight of support, {_over(rows[0]['n_judged'], rows[0], 'w_sup')}"
     plots.save(plots.weight_figure(_column(rows, "w_sup"), shares, title=title), path)
 
 
@@ -129,7 +130,7 @@ def _column(rows: Sequence[Row], name: str) -> FloatArray:
     return np.array([_or(row[name], math.nan) for row in rows], dtype=float)
 
 
-def _fixed(row: Row, name: str) -> str:
-    """The settings that a curve holds fixed."""
-    names = [each for each in SETTINGS if each != name]
-    return ", ".join(f"{each} {shown(row, each)}" for each in names)
+def _over(n_questions: int, row: Row, name: str) -> str:
+    """How many questions a curve over `name` is of, and the settings that it holds fixed."""
+    fixed = ", ".join(f"{each} {shown(row, each)}" for each in SETTINGS if each != name)
+    return f"{counted(n_questions, 'question')} ({fixed})"

@@ -15,6 +15,7 @@ from selfrag.files import write_rows
 from selfrag.prompt import PromptFormat
 from selfrag.released import GeneratorRecord, InstructionRow, TrainingRow, read_training_rows
 from selfrag.rows import Reject
+from selfrag.text import counted
 from selfrag.train.config import HeldOut, OverLong
 from selfrag.train.examples import LossWeights, Mask, Tree, encode_row, pack_tree
 
@@ -65,7 +66,7 @@ def prepare_file(path: Path, fmt: PromptFormat, options: RenderOptions) -> Prepa
     if not prepared.trees:
         first = prepared.rejects[0] if prepared.rejects else None
         found = (
-            f"of {len(prepared.rejects)} rows none can be used, {first}"
+            f"of {counted(len(prepared.rejects), 'row')} none can be used, {first}"
             if first
             else "it has no rows"
         )

@@ -24,7 +24,7 @@ from transformers import (
 
 from selfrag.engine.tokenizer import FileTokenizer
 from selfrag.engine.transformers import quiet_transformers
-from selfrag.errors import BadInput, EngineError
+from selfrag.errors import BadInput, EngineError, MissingPackage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import REFLECTION_TOKENS
 from selfrag.train.config import Method, TrainConfig, is_first_process
@@ -113,7 +113,7 @@ def load_model(config: TrainConfig) -> Any:
                 config.base, dtype=dtype, quantization_config=quantisation
             )
     except ImportError as error:
-        raise BadInput(
+        raise MissingPackage(
             f"cannot load {config.base}: {_first_line(error)}; 4-bit weights need bitsandbytes, "
             "so run `pip install bitsandbytes`"
         ) from error

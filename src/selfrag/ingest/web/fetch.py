@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from selfrag.errors import BadInput, SelfRAGError
+from selfrag.errors import BadInput, MissingPackage
 from selfrag.ingest.encodings import known_encoding, web_encoding
 from selfrag.ingest.faults import Skipped
 from selfrag.ingest.formats import ReadOptions
@@ -296,7 +296,7 @@ def _name_of(url: str) -> str:
 def _check_installed() -> None:
     missing = [name for name in ("urllib3", "certifi") if importlib.util.find_spec(name) is None]
     if missing:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot fetch a web page: found no package {missing[0]}, expected it installed; "
             'run pip install "selfrag[documents]"'
         )

@@ -19,6 +19,7 @@ from selfrag.passage import Passage
 from selfrag.retrieval.spec import EncoderSpec, shown
 from selfrag.retrieval.table import brief
 from selfrag.serial import from_builtins
+from selfrag.text import counted
 
 PLAN_NAME = "embed.json"
 FORMAT_VERSION = 1
@@ -71,9 +72,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not 1 <= self.n_shards <= self.corpus.n_passages or self.commit_rows < 1:
             raise ConfigError(
-                f"cannot embed {self.corpus.n_passages} passages in {self.n_shards} shards with "
-                f"{self.commit_rows} a commit: expected at least one of each and a passage for "
-                "every shard; name passages, or fewer shards"
+                f"cannot embed {counted(self.corpus.n_passages, 'passage')} in "
+                f"{counted(self.n_shards, 'shard')} with {self.commit_rows} a commit: expected at "
+                "least one of each and a passage for every shard; name passages, or fewer shards"
             )
 
     def rows(self, shard: int) -> range:

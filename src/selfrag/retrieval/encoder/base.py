@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from selfrag.errors import AssetError, SelfRAGError
+from selfrag.errors import AssetError, MissingPackage
 from selfrag.passage import Passage
 from selfrag.retrieval.spec import EncoderSpec, Metric, Precision, Recipe
 
@@ -260,7 +260,7 @@ def loading(name: str, path: Path) -> Iterator[None]:
         yield
     except ImportError as error:
         extra = "retrieval" if str(error.name).startswith("onnx") else "encoders"
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot load encoder {name!r}: a package is missing ({error}), expected it installed; "
             f'run pip install "selfrag[{extra}]"'
         ) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import BadInput, IndexNotUsable, SelfRAGError, StorageError
+from selfrag.errors import BadInput, IndexNotUsable, MissingPackage, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.spec import EncoderSpec, Metric
 
@@ -327,7 +327,7 @@ def _check_installed() -> None:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        raise SelfRAGError(
+        raise MissingPackage(
             f"cannot use PostgreSQL: found no usable package psycopg ({error}), expected it "
             'installed; run pip install "selfrag[postgres]"'
         ) from error

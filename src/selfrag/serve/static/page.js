@@ -1,7 +1,7 @@
 // The page: questions and answers, the panel beside them, and uploads.
 import { ApiError, blob, events, hasToken, headers, json, onTokenNeeded, setToken, upload } from "./api.js";
 import { $, fixed, h, scoreList } from "./dom.js";
-import { Search, address, addressOf, markdown, place, support } from "./search.js";
+import { Search, address, addressOf, counted, markdown, place, support } from "./search.js";
 import { settingsOf, sliders, tree } from "./tree.js";
 
 const turns = [];
@@ -207,7 +207,7 @@ function segmentView(turn, segment) {
 
 function verdictOf(answer) {
   const [first, ...rest] = answer.verdict.split(/(?=[(:;])/);
-  const read = answer.usage ? ` ${answer.usage.passages} passages read.` : "";
+  const read = answer.usage ? ` ${counted(answer.usage.passages, "passage")} read.` : "";
   return [h("b", {}, `${first[0].toUpperCase()}${first.slice(1)}`), `${rest.join("")}.${read}`];
 }
 
@@ -297,8 +297,8 @@ async function choose(turn, settings) {
 async function showHoldings() {
   try {
     const facts = await json("/v1/index");
-    const files = facts.n_files ? ` from ${facts.n_files.toLocaleString("en")} ${facts.n_files === 1 ? "file" : "files"}` : "";
-    $("holdings").textContent = `${facts.name}: ${facts.n_passages.toLocaleString("en")} passages${files}.`;
+    const files = facts.n_files ? ` from ${counted(facts.n_files, "file")}` : "";
+    $("holdings").textContent = `${facts.name}: ${counted(facts.n_passages, "passage")}${files}.`;
   } catch (error) {
     $("holdings").replaceChildren(problem("The index cannot be read", error));
   }
@@ -355,7 +355,7 @@ async function showState() {
     const state = await response.json();
     if (state.ready) {
       isReady();
-      $("about").textContent = `${state.model}, ${state.passages.toLocaleString("en")} passages`;
+      $("about").textContent = `${state.model}, ${counted(state.passages, "passage")}`;
       if (state.index === "demo" && !$("examples").children.length) {
         const examples = ["Which planet has the moon Titan?", "Who painted the Mona Lisa?", "How long is the Nile?"];
         $("examples").append(...examples.map((each) => h("li", {}, h("button", { type: "button", className: "quiet", onclick: () => ask(each) }, each))));

@@ -71,10 +71,13 @@ export class Search {
     const n_read = this.candidates.length;
     const hits = [...this.retrievals.values()].at(-1)?.hits ?? [];
     if (!this.retrievals.size) return "Searching the documents";
-    if (last.type === "retrieval" || !n_read) return `Reading ${hits.length} passages: ${titles(hits)}`;
-    return `Comparing ${n_read} ${n_read === 1 ? "candidate" : "candidates"}`;
+    if (last.type === "retrieval" || !n_read) return `Reading ${counted(hits.length, "passage")}: ${titles(hits)}`;
+    return `Comparing ${counted(n_read, "candidate")}`;
   }
 }
+
+// `1 passage`, `1,200 passages`.
+export const counted = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 const titles = (hits) => [...new Set(hits.map((hit) => hit.title || hit.source))].slice(0, 3).join(", ");
 

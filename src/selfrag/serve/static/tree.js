@@ -1,6 +1,6 @@
 // How an answer was chosen: every candidate with its fate, and sliders that choose again.
 import { fixed, h, scoreList } from "./dom.js";
-import { NAMES } from "./search.js";
+import { counted, NAMES } from "./search.js";
 
 const LABELS = { threshold: "Threshold", relevance: "Relevance", support: "Support", utility: "Utility", sequence: "Sequence", retrieval: "Retrieval" };
 
@@ -76,7 +76,7 @@ export function tree(search, { chosen, settings, onPassage }) {
     const nodes = search.children(parent).sort((a, b) => winners.has(b.node) - winners.has(a.node) || byScore(a, b));
     if (!found && !nodes.length) return null;
     return h("ol", {},
-      found && h("li", { className: "step" }, `Searched “${found.query}”: ${found.hits.length} passages`),
+      found && h("li", { className: "step" }, `Searched “${found.query}”: ${counted(found.hits.length, "passage")}`),
       skipped.map((row) => h("li", { className: "step" }, `Not read on: ${row.hit.title || row.hit.id}, relevance ${fixed(row.relevance)} is under ${fixed(row.bound)}`)),
       nodes.map(branch));
   };
@@ -90,5 +90,6 @@ function lost(search, node, settings) {
   if (fate?.type === "prune" && fate.rank === 0) return `Lost: ${fate.reason}`;
   if (settings) return "Lost: a better path under these weights";
   if (fate?.type === "prune") return `Lost: ${fate.reason}`;
-  return fate ? `Kept as number ${fate.rank}, but another path was better` : "Not followed further";
+  const why = search.finish?.abstained ? "no answer was given" : "another path was better";
+  return fate ? `Kept as number ${fate.rank}, but ${why}` : "Not followed further";
 }
