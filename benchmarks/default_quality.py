@@ -34,12 +34,13 @@ from selfrag.text import holds_gold
 from selfrag.trace.file import save_trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
-from labelled import answer_sentence, swap_answer
+from labelled import NOT_IN_PASSAGE, answer_sentence, swap_answer
 from mix import CLAIM_TEMPLATES, creative_instructions, is_held_out
+from pairs import Part, read_pairs
 from sets import read_set, untokenise, wiki_passages
 
 
-class Part(StrEnum):
+class Systems(StrEnum):
     """Which systems answer; the two halves may run beside each other."""
 
     ALL = "all"
@@ -48,6 +49,10 @@ class Part(StrEnum):
 
 
 TOP_K = 5
+JUDGED = {
+    "squad2": ("squad/dev_v2.0",),
+    "clapnq": ("clapnq/dev_answerable", "clapnq/dev_unanswerable"),
+}
 CHUNK = 16  # questions searched together
 
 
@@ -179,6 +184,48 @@ def support_aucs(
     )
 
 
+def refusals(data: Path, engine: Engine, corpus: Bm25, n: int) -> dict[str, float]:
+    """Questions of two sets, each with the one passage that people judged: read, or refused.
+
+    `n` answerable and `n` unanswerable ones of each set, of articles that no training reads; the
+    AUC is that of the relevance score. Refused: no answer, or the sentence that says so.
+    """
+    scores: dict[tuple[str, Relevance], list[float]] = {}
+    refused: dict[Relevance, list[bool]] = {label: [] for label in Relevance}
+    config = SearchConfig(mode=RetrievalMode.ALWAYS, max_segments=1)
+    for name, sources in JUDGED.items():
+        pairs = [pair for each in sources for pair in read_pairs(data, each, Part.MEASURE)]
+        order = np.random.default_rng(0).permutation(len(pairs))
+        for label in Relevance:
+            drawn = [pairs[int(i)] for i in order if pairs[int(i)].relevance is label][:n]
+            found = scores.setdefault((name, label), [])
+
+            def keep(event: Event, found: list[float] = found) -> None:
+                if isinstance(event, CandidateEvent) and event.node.segment is not None:
+                    relevance = event.node.segment.scores.relevance
+                    found += [] if relevance is None else [relevance]
+
+            answers = answer_questions(
+                [pair.question for pair in drawn],
+                engine=engine,
+                retriever=corpus,
+                config=config,
+                passages=[[pair.passage] for pair in drawn],
+                on_event=keep,
+            )
+            refused[label] += [a.abstained or NOT_IN_PASSAGE in a.text for a in answers]
+            say(f"refusals: {name} {label}: {len(drawn)}, {share(refused[label])}")
+    result = {
+        f"isrel_auc_{name}": auc(
+            scores[name, Relevance.RELEVANT], scores[name, Relevance.IRRELEVANT]
+        )
+        for name in JUDGED
+    }
+    result["refused_unanswerable"] = share(refused[Relevance.IRRELEVANT])
+    result["refused_answerable"] = share(refused[Relevance.RELEVANT])
+    return result
+
+
 def gate_share(instructions: Sequence[str], engine: Engine, threshold: float) -> float:
     """The share of instructions for which the gate retrieves."""
     fmt = PromptFormat.of(engine.tokenizer)
@@ -251,7 +298,7 @@ def measure(
     limit: int,
     support_limit: int,
     traces: Path | None,
-    part: Part,
+    part: Systems,
     model: ModelOptions,
 ) -> dict[str, float]:
     """The figures of one part or of both, by name."""
@@ -266,9 +313,9 @@ def measure(
     )
     say(f"{len(questions)} questions, answer in the top {TOP_K}: {recall}")
     result: dict[str, float] = {"n": len(questions), "recall_at_5": recall}
-    if part is not Part.BASELINES:
+    if part is not Systems.BASELINES:
         result.update(measure_ours(data, questions, corpus, support_limit, traces, model))
-    if part is not Part.OURS:
+    if part is not Systems.OURS:
         result.update(run_baselines(questions, corpus))
     return result
 
@@ -291,6 +338,8 @@ def measure_ours(
         questions, engine, corpus, support_limit
     )
     say(f"support: {result}")
+    result |= refusals(data, engine, corpus, support_limit // 2)
+    say(f"refusals: {result}")
     always, events = run_ours(questions, engine, corpus, RetrievalMode.ALWAYS)
     result["always"] = share(match(t, q) for t, q in zip(always, questions, strict=True))
     result["isrel_auc"] = relevance_auc(questions, events)
@@ -315,7 +364,7 @@ def main() -> None:
     parser.add_argument("--support-limit", type=int, default=150, help="questions for IsSup")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--traces", type=Path, help="JSONL file for `selfrag rescore`")
-    parser.add_argument("--part", type=Part, choices=list(Part), default=Part.ALL)
+    parser.add_argument("--part", type=Systems, choices=list(Systems), default=Systems.ALL)
     parser.add_argument("--precision", type=Precision, choices=list(Precision), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="of the OpenVINO engine")
     options = parser.parse_args()

@@ -138,11 +138,19 @@ def test_a_file_made_read_only_is_not_replaced(tmp_path, monkeypatch):
     assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_nothing_beside_it_is(
+    tmp_path, monkeypatch
+):
     path, synced = tmp_path / "a.txt", []
-    monkeypatch.setattr(files, "fsync", lambda each: synced.append((each.name, path.exists())))
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "large").write_bytes(b"x")
+
+    def sync(handle: int) -> None:
+        synced.append((os.fstat(handle).st_ino, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
     files.write_text(path, "new")
-    assert synced == [(".a.txt.partial", False), (tmp_path.name, True)]
+    assert synced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
 
 
 def test_errors_of_writing_are_one_sentence(tmp_path):

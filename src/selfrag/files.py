@@ -134,9 +134,9 @@ def _put_in_place(partial: Path, target: Path | None, path: Path) -> None:
             with suppress(PermissionError):  # only root gives files away
                 os.chown(partial, before.st_uid, before.st_gid)
         partial.chmod(stat.S_IMODE(before.st_mode))
-    fsync(partial)
+    _sync(partial)
     partial.replace(target)
-    fsync(target.parent)
+    _sync(target.parent)
 
 
 def write_bytes(path: Path, content: bytes, what: str = "") -> None:
@@ -170,9 +170,14 @@ def fsync(path: Path) -> None:
     if path.is_dir():
         for each in path.rglob("*"):
             if each.is_file():
-                fsync(each)
-        if os.name != "posix":  # Windows cannot open folders
-            return
+                _sync(each)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """A file, or the names of a folder and not what is in it."""
+    if path.is_dir() and os.name != "posix":  # Windows cannot open folders
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
