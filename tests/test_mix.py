@@ -3,15 +3,21 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import zstandard
 
+from contrasts import short_records
+from labelled import NOT_IN_PASSAGE, LabelledQuestion
 from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
+from own import mistaken, own_records
 from pairs import PAIR_SETS
 from questions import Mined, mine
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
+from selfrag.reflection import Relevance, Support
 from selfrag.released import load_records
 from sets import LICENCES, read_set
 
@@ -142,6 +148,71 @@ def test_contrasts_and_labelled_pairs_are_part_of_a_mix(data):
     add_set(data, "fever/symmetric_test_part", rows)
     none = build_mix(data, data.parent, config)
     assert not any(record.id.endswith("/pair") for record in none)
+
+
+def test_facts_of_a_few_words_hold_their_answer_and_the_others_do_not():
+    groups = list(short_records(30, np.random.default_rng(0)))
+    assert len(groups) == 60
+    for right, wrong in groups[::2]:
+        (read,), (misread,) = right.segments, wrong.segments
+        assert len(read.passage.text.split()) <= 20 and read.passage == misread.passage
+        lead, _, sentence = read.text.partition(". ")
+        assert read.answer == lead and sentence in read.passage.text
+        assert lead.lower() in sentence.lower()
+        other = misread.text.removesuffix(f" {sentence}").rstrip(".").lower()
+        assert other not in sentence.lower() and misread.support is Support.NONE
+    for (right, _), (refused,) in zip(groups[::2], groups[1::2], strict=True):
+        assert refused.instruction == right.instruction
+        assert refused.segments[0].relevance is Relevance.IRRELEVANT
+        assert refused.segments[0].passage.text not in right.segments[0].passage.text
+
+
+SATURN = LabelledQuestion(
+    id="q",
+    dataset="squad",
+    question="Which planet does Titan orbit?",
+    answers=("Saturn",),
+    gold=Passage(id="gold", text="Titan is a moon that orbits Saturn. Huygens saw it first."),
+    negatives=(Passage(id="io", text="Io orbits Jupiter."),),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "support"),
+    [
+        ("Huygens. Titan is a moon that orbits Saturn.", "own-wrong", Support.NONE),
+        ("Huygens. Huygens saw it first.", "own-aside", Support.FULL),
+        ("Huygens. It was seen by him first.", None, None),  # neither quoted nor an answer
+        ("Saturn. Titan is a moon that orbits Saturn.", None, None),
+        ("The planet Saturn. Titan is a moon that orbits Saturn.", None, None),
+        ("Titan is a moon that orbits Saturn.", None, None),  # no short answer
+        (NOT_IN_PASSAGE, None, None),
+    ],
+)
+def test_an_answer_is_judged_by_what_its_short_answer_and_its_sentence_say(text, kind, support):
+    found = mistaken(SATURN, text)
+    assert (found and found.kind, found and found.support) == (kind, support)
+
+
+def test_own_answers_become_texts_to_judge_and_passages_to_refuse():
+    def wrote(text, relevance):
+        scores = SimpleNamespace(relevance=relevance)
+        return SimpleNamespace(text=text, scores=scores)
+
+    def kinds(gold, relevance_of_other, seed=0):
+        said = {"gold": gold, "io": wrote("Jupiter. Io orbits Jupiter.", relevance_of_other)}
+        records = own_records(SATURN, said, np.random.default_rng(seed))
+        assert {record.group for record in records} <= {"q"}
+        return [record.id for record in records]
+
+    wrong = wrote("Huygens. Titan is a moon that orbits Saturn.", 0.9)
+    assert kinds(wrong, 0.9) == ["q/right", "q/own-wrong", "q/misled-0"]
+    assert kinds(wrong, 0.4) == ["q/right", "q/own-wrong"]
+    assert kinds(wrote(NOT_IN_PASSAGE, 0.1), 0.4) == ["q/right"]
+    # Of those that were read right a quarter is learned again.
+    right = wrote("Saturn. Titan is a moon that orbits Saturn.", 0.9)
+    n_kept = sum(kinds(right, 0.4, seed) == ["q/right"] for seed in range(200))
+    assert 30 <= n_kept <= 70
 
 
 def test_the_table_counts_kinds_by_set_and_licence(data):

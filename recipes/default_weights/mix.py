@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from contrasts import (
     claim_records,
     contrast_records,
     pair_records,
+    short_records,
     unanswerable_records,
 )
 from labelled import (
@@ -44,7 +46,7 @@ from rephrase import asked_otherwise
 from selfrag.errors import SelfRAGError
 from selfrag.files import read_errors
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.released import GeneratorRecord, save_records
+from selfrag.released import GeneratorRecord, load_records, save_records
 from selfrag.train.config import load_recipe, settings
 from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_passages
 
@@ -54,7 +56,8 @@ class MixConfig:
     """How many of each; `seed` fixes every draw.
 
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
-    check, and `n_unanswerable`: questions that their passage does not answer, made by rule.
+    check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
+    `n_short`: questions about passages of a few words.
     `pair_words`: of every labelled set and label so many words of passages, none longer than
     `longest_pair` words. `alone_share` of the contrasts also judge the short answer alone. Of the
     groups `untitled_share` lose all titles, and of the questions with a passage `reworded_share`
@@ -72,6 +75,7 @@ class MixConfig:
     n_contrasts: int = 0
     n_claims: int = 0
     n_unanswerable: int = 0
+    n_short: int = 0
     pair_words: int = 0
     longest_pair: int = 260
     alone_share: float = 0.2
@@ -130,8 +134,10 @@ CLAIM_TEMPLATES = (
 T0_TEMPLATES = re.compile("common_gen|generate_question|title_generation|build_story|paws|cosmos")
 
 
-def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[GeneratorRecord]:
-    """All records of the mix, groups kept together and otherwise shuffled."""
+def build_mix(
+    data: Path, recipe_dir: Path, config: MixConfig, own: Sequence[GeneratorRecord] = ()
+) -> list[GeneratorRecord]:
+    """All records of the mix and `own`, groups kept together and otherwise shuffled."""
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
     questions = Questions(data, passages)
@@ -142,7 +148,9 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
     if config.n_ambiguous or config.n_two_part or config.n_biographies:
         groups += [[record] for record in _long(data, questions, config, rng)]
     groups += _contrasts(questions, config, rng)
+    groups += short_records(config.n_short, rng)
     groups += _pairs(data, config, rng)
+    groups += [list(group) for _, group in groupby(own, key=lambda record: record.group)]
     groups = [groups[int(index)] for index in rng.permutation(len(groups))]
     if config.reworded_share:
         groups = [_reworded(group, config.reworded_share, rng) for group in groups]
@@ -323,11 +331,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("recipe", type=Path, help="TOML file with a table [mix]")
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
+    parser.add_argument("--own", type=Path, nargs="*", default=[], help="files from own.py")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     options = parser.parse_args()
     try:
         config = settings(MixConfig, "mix", load_recipe(options.recipe, tables=("mix",)))
-        records = build_mix(options.data, options.recipe.parent, config)
+        own = [record for path in options.own for record in load_records(path)]
+        records = build_mix(options.data, options.recipe.parent, config, own)
         save_records(records, options.out)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")

@@ -102,6 +102,7 @@ LICENCES = {
     "nq_open": "CC BY-SA 3.0",
     "qed": "CC BY-SA 3.0",
     "selqa": "Apache-2.0, CC BY-SA 3.0",
+    "short": "made by rule",
     "squad": "CC BY-SA 4.0",
     "strategyqa": "MIT",
     "topics": "CC BY-SA 3.0 and 4.0",
