@@ -145,7 +145,7 @@ def test_a_citation_leads_back_to_the_page(tmp_path):
     ("pages", "is_encrypted", "reason"),
     [
         ([["secret"]], True, "encrypted: it opens with a password only"),
-        ([[], []], False, "no text on its 2 pages: scanned"),
+        ([[], []], False, "no text on 2 pages: scanned"),
     ],
 )
 def test_a_pdf_without_text_to_be_had_says_why(tmp_path, pages, is_encrypted, reason):

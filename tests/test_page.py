@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -342,23 +343,32 @@ def branches(level, depth=1):
         if branch.is_in_answer:
             fate = "✓ In the answer"
         elif isinstance(branch.fate, KeepEvent):
-            fate = f"✕ Kept as number {branch.fate.rank}, but another path was better"
+            why = branch.verdict.rpartition(", but ")[2]
+            fate = f"✕ Kept as number {branch.fate.rank}, but {why}"
         found += [[depth, titles, branch.node.segment.text, fate, rated]]
         found += branches(branch.below, depth + 1)
     return found
 
 
-@pytest.mark.parametrize("question", ["How old is the harbour?", "Who painted the fence?"])
-def test_the_page_and_the_terminal_draw_the_same_tree(page, server, question):
+@pytest.mark.parametrize(
+    ("question", "min_support"),
+    [("How old is the harbour?", None), ("Who painted the fence?", None), ("How old?", 0.999)],
+)
+def test_the_page_and_the_terminal_draw_the_same_tree(
+    page, server, question, min_support, monkeypatch
+):
+    service = server.service
+    config = replace(service.config, min_support=min_support)
+    monkeypatch.setattr(service, "config", config)
     ask(page, question)
     page.get_by_text("How this answer was chosen").click()
-    service = server.service
     found = search(
         [question], engine=service.engine, retriever=service.index, config=service.config
     )
     expected = branches(tree_of(list(found)))
     assert len(expected) >= 5
     assert page.evaluate(DRAWN) == expected
+    assert ("no answer was given" in str(expected)) is (min_support is not None)
 
 
 def test_sliders_choose_again_without_the_model(page, server):
