@@ -5,7 +5,7 @@
 #
 # RECORDS   from mix.py; BASE, a model's folder or id; START, the adapter to go on from, if any
 # RECIPE    its losses, rank and learning rate; TOKENS, of a batch
-# Nothing is fetched where BASE is a folder. The first steps are timed, then training begins anew.
+# Nothing is fetched where BASE is a folder. Records end before the time does if they are few. The first steps are timed, then training begins anew.
 set -euo pipefail
 
 : "${RECORDS:?file of records}" "${BASE:?base model}" "${OUT:?folder for the results}"
@@ -31,4 +31,4 @@ steps=$((many > few ? left * 40 / (many - few) : left * 40))
 echo "5 and 45 steps took $few and $many s, so $steps fit"
 train "$steps" "$OUT/run"
 rm -r "$OUT"/timed-*
-echo "adapter in $OUT/run after $SECONDS s"
+echo "adapter in $OUT/run/adapter after $SECONDS s"
