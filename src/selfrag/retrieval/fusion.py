@@ -178,18 +178,22 @@ def block_ends(top_k: int, *, first: int) -> list[int]:
 
 
 def ranked_in_blocks(
-    top_k: int, propose: Callable[[int], tuple[Sequence[Scored], bool]]
+    top_k: int,
+    propose: Callable[[int], tuple[Sequence[Scored], bool]],
+    *,
+    first: int = FIRST_BLOCK,
 ) -> list[Scored]:
     """The best `top_k`, best first: the first of them whatever `top_k` is.
 
     What fusion makes of a passage depends on how many others are proposed, and so does what an
     approximate index finds. So a rank is decided by the block that it is in: on a number of
     proposals that the block fixes, less the passages of earlier blocks. `propose` gets that number
-    and gives a ranking, and whether there is nothing beyond it. No score is above an earlier one.
+    and gives a ranking, and whether there is nothing beyond it. `first`: ranks in the first block.
+    No score is above an earlier one.
     """
     ranking: list[Scored] = []
     held: set[Passage] = set()
-    end, is_all = FIRST_BLOCK, False
+    end, is_all = first, False
     while len(ranking) < top_k and not is_all:
         block, is_all = propose(_PROPOSALS_A_RANK * end)
         for each in block:

@@ -4,6 +4,7 @@ Knows nothing of files or of language models.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ from selfrag.errors import BadInput
 from selfrag.passage import Hit, Passage
 from selfrag.retrieval.build import build_folder, new_manifest, open_manifest
 from selfrag.retrieval.encoder.base import Encoder, encode_queries
-from selfrag.retrieval.fusion import Fusion, Scored, fused, hits_of, in_order, ranked_in_blocks
+from selfrag.retrieval.fusion import (
+    FIRST_BLOCK,
+    Fusion,
+    Scored,
+    fused,
+    hits_of,
+    in_order,
+    ranked_in_blocks,
+)
 from selfrag.retrieval.manifest import IndexKind, Manifest
 from selfrag.retrieval.objectstore import TIMEOUT_S, Location
 from selfrag.retrieval.options import SearchMode, SearchOptions
@@ -35,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 # RaBitQ codes over 200,000 x 384 rows: recall@10 .98 to .996 with these (STACK 1.2, 1.3).
 PROBES, REFINE = 32, 10
+# The refine factor is that of so many proposals; of more, about as many vectors are compared whole.
+_REFINED, _LEAST_REFINE = 20, 2
+# Ranks in the first block where nothing is fused: one search then serves the first ten.
+_FIRST_OF_ONE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +163,7 @@ class PassageStore:
         """For every query at most `top_k` hits, best first, ranks from 1; ties in corpus order.
 
         The first hits of a query are the same whatever `top_k` is and whatever is searched with it
-        (see `fusion.ranked_in_blocks`): each kind of search proposes 20 passages for the first 5.
+        (see `fusion.ranked_in_blocks`): of a HYBRID search each kind proposes 20 for the first 5.
         HYBRID scores are those of `fusion` of both proposals, DENSE scores are inner products or
         cosines, WORDS scores BM25. A query without a content word has no WORDS hits, so in HYBRID
         only dense ones. `where` is what `metadata_condition` helps to write; `rerank` is not looked
@@ -189,7 +202,8 @@ class PassageStore:
                 rankings.append(self._by_words(query, n_found, where))
             return _one(rankings, options.fusion), all(each.is_all for each in rankings)
 
-        return ranked_in_blocks(top_k, propose)
+        first = FIRST_BLOCK if options.mode is SearchMode.HYBRID else _FIRST_OF_ONE
+        return ranked_in_blocks(top_k, propose, first=first)
 
     def _check(self, options: SearchOptions) -> None:
         if where := options.where.strip():
@@ -201,7 +215,9 @@ class PassageStore:
             search = search.distance_type(self.manifest.encoder.metric.value).nprobes(
                 self.manifest.n_probes or PROBES
             )
-            search = search.refine_factor(self.manifest.refine_factor or REFINE)
+            refine = self.manifest.refine_factor or REFINE
+            refine = max(math.ceil(refine * _REFINED / n_found), min(refine, _LEAST_REFINE))
+            search = search.refine_factor(refine)
             if self.manifest.kind is IndexKind.EXACT:
                 search = search.bypass_vector_index()
             rows = _rows(search, "_distance", n_found, where)
