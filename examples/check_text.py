@@ -20,7 +20,7 @@ prints a verdict for each sentence, and the words of a passage that it rests on:
     supported: It has a dense atmosphere.
         [1] Titan (moon): It is the only moon that is known to have a dense atmosphere, …
 
-Needs `pip install "selfrag[local]"`. Nothing is generated. The default weights are right in about
+Needs `pip install -e ".[local]"`. Nothing is generated. The default weights are right in about
 three of four cases: "Titan is the largest moon of Jupiter." is `supported` too. Read the passage
 before you rely on a verdict (docs/check.md).
 """

@@ -13,7 +13,7 @@ prints the table of the report, with an interval and a paired test:
 
 OUT (`runs` where none is named) then holds both runs and `report.html`. Three questions prove
 nothing: put a file of many in their place (docs/evaluation.md).
-Needs `pip install "selfrag[local,eval]"`.
+Needs `pip install -e ".[local,eval]"`.
 """
 
 import json

@@ -8,7 +8,7 @@ prints:
     cited: Ada Brandt is the harbour master of Quill.
     fully supported (…)
 
-Needs `pip install "selfrag[local,langchain]"`. Adapters for LlamaIndex, Haystack and MCP:
+Needs `pip install -e ".[local,langchain]"`. Adapters for LlamaIndex, Haystack and MCP:
 docs/adapters.md.
 """
 

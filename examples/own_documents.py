@@ -13,7 +13,7 @@ The first prints:
     Nine. The ferry to Quill leaves at nine. [1]
     [1] ferry.txt: The ferry to Quill leaves at nine. It carries no cars.
 
-Needs `pip install "selfrag[local]"`. The index is thrown away at the end. To keep yours, give
+Needs `pip install -e ".[local]"`. The index is thrown away at the end. To keep yours, give
 `indexing.build` a folder that stays, and call `indexing.update` when files have changed.
 """
 

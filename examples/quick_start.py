@@ -11,7 +11,7 @@ prints the answers; `[1]` names the passage that a sentence was written from:
     [1] Titan (moon)  Wikipedia, CC BY-SA 4.0: https://en.wikipedia.org/wiki/Titan_(moon)
     …% likely to be right: fully supported
 
-Needs `pip install "selfrag[local]"`. The first run fetches model, encoder and corpus, about 180 MB.
+Needs `pip install -e ".[local]"`. The first run fetches model, encoder and corpus, about 180 MB.
 """
 
 from selfrag import SelfRAG

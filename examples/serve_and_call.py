@@ -9,7 +9,7 @@ prints:
 
     streamed: …Leonardo da Vinci…[1]
 
-Needs `pip install "selfrag[local]" openai`. Any OpenAI client works so: set its base URL to that of
+Needs `pip install -e ".[local]" openai`. Any OpenAI client works so: set its base URL to that of
 the server. In daily use start the server by itself, with `selfrag serve --index my-index`.
 """
 

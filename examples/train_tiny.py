@@ -12,7 +12,7 @@ prints how the training went, and in the end answers with the title of the passa
 Two layers learn by heart which passage answers which question, reflection tokens included, in
 seconds on a CPU; they know nothing else. For a model that is of use the commands are the same:
 give `--model` a real base and `--data` many rows (docs/train-your-own.md).
-Needs `pip install "selfrag[local,train]"`.
+Needs `pip install -e ".[local,train]"`.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A chat model writes the answer, and the default model judges it and decides when to retrieve.
 
-    python examples/writer_and_critic.py http://127.0.0.1:8080/v1
+    python examples/writer_and_critic.py http://127.0.0.1:8000/v1
     OPENAI_API_KEY=… python examples/writer_and_critic.py https://api.openai.com/v1#gpt-4o-mini
 
 prints for each question what the writer said, what the critic thinks of it, and the verdict:
@@ -10,9 +10,9 @@ prints for each question what the writer said, what the critic thinks of it, and
       critic: relevance …, support …
       …
 
-The address is that of any OpenAI-compatible server (llama.cpp, Ollama, vLLM, …); `#NAME` behind it
-names one of several models. With the default critic this is not yet better than the default model
-alone (docs/writer.md). Needs `pip install "selfrag[cpu,api]"`.
+The address is that of any OpenAI-compatible server (llama.cpp, Ollama, vLLM, …), not of `selfrag
+serve`, which answers from an index of its own; `#NAME` behind it names one of several models. With the default critic this is not yet better than the default model
+alone (docs/writer.md). Needs `pip install -e ".[cpu,api]"`.
 """
 
 import sys
@@ -42,5 +42,5 @@ def main(url: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python {sys.argv[0]} URL, as in http://127.0.0.1:8080/v1")
+        sys.exit(f"usage: python {sys.argv[0]} URL, as in http://127.0.0.1:8000/v1")
     main(sys.argv[1])
