@@ -11,8 +11,9 @@ prints for each question what the writer said, what the critic thinks of it, and
       …
 
 The address is that of any OpenAI-compatible server (llama.cpp, Ollama, vLLM, …), not of `selfrag
-serve`, which answers from an index of its own; `#NAME` behind it names one of several models. With the default critic this is not yet better than the default model
-alone (docs/writer.md). Needs `pip install -e ".[cpu,api]"`.
+serve`, which answers from an index of its own; `#NAME` behind it names one of several models. With
+the default critic this is not yet better than the default model alone (docs/writer.md). Needs
+`pip install -e ".[cpu,api]"`.
 """
 
 import sys
