@@ -38,7 +38,8 @@ reference: .venv/installed-dev
 	$(BIN)/python tools/make_reference.py
 	$(BIN)/python tools/make_diagrams.py
 
-bench: .venv/installed-dev
+# Without DATA it is refused before anything is installed.
+bench: $(if $(DATA),.venv/installed-dev)
 	@test -n "$(DATA)" || { echo "bench needs the labelled sets: make bench DATA=folder" >&2; exit 2; }
 	$(BIN)/python benchmarks/default_quality.py --data $(DATA) --limit 500 --json
 

@@ -306,6 +306,38 @@ def test_what_cannot_be_opened_is_an_error_of_every_call(mcp):
     assert asked.is_error and "there is none; expected one; build it" in asked.content[0].text
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "found"),
+    [
+        (tool, arguments, found)
+        for tool, name in (("ask", "question"), ("search", "query"), ("check_claim", "claim"))
+        for arguments, found in (
+            ({name: ""}, f"{name}: string should have at least 1 character"),
+            ({name: "a" * 4001}, f"{name}: string should have at most 4000 characters"),
+            ({name: ["a"]}, f"{name}: input should be a valid string"),
+            ({}, f"{name}: field required"),
+        )
+    ]
+    + [
+        ("search", {"query": "a", "top_k": 51}, "top_k: input should be less than or equal to 50"),
+        ("search", {"query": "a", "top_k": 0}, "top_k: input should be greater than or equal to 1"),
+        ("search", {"query": "a", "top_k": "x"}, "top_k: input should be a valid integer"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_in_a_sentence_of_ours(mcp, tool, arguments, found):
+    from selfrag.integrations.mcp import mcp_server
+
+    async def call():
+        async with mcp.Client(mcp_server(scripted_rag)) as client:
+            return await client.call_tool(tool, arguments)
+
+    told = asyncio.run(call())
+    (said,) = told.content
+    assert told.is_error and said.text.startswith(f"cannot use the tool {tool}: {found}")
+    assert said.text.endswith("; expected arguments that fit its input schema, so change them")
+    assert "pydantic" not in said.text and "\n" not in said.text
+
+
 def test_a_port_that_cannot_be_is_refused(mcp):
     from selfrag.integrations.mcp import mcp_server, run_server
 

@@ -1,6 +1,7 @@
 """Fitting a calibration: what it finds, that folds leak nothing, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from random_model import RandomModel, RandomRetriever
 from selfrag.cli.app import app
+from selfrag.cli.calibrate import _show
 from selfrag.decode.calibration import FEATURES, Features, load_calibration
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
@@ -208,6 +210,19 @@ def test_a_trace_of_other_weights_is_refused_and_one_that_names_none_is_believed
     assert not (tmp_path / "c.json").exists()
     calibrate(tmp_path / "mine.jsonl", tmp_path / "old.jsonl", *out)
     assert load_calibration(tmp_path / "c.json").model == "mine"
+
+
+def test_where_no_wished_precision_is_reached_a_line_says_so(tmp_path, capsys):
+    record(tmp_path / "t")
+    out, model = tmp_path / "c.json", tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    calibrate(tmp_path / "t", "--out", out, "--model", model)
+    assert "--min-probability" in capsys.readouterr().out
+    _show(replace(load_calibration(out), targets=()), 60)
+    shown = capsys.readouterr().out
+    assert "no precision of 60%, 70%, 80%, 90%, 95% is reached" in shown
+    assert "to be right in" not in shown
 
 
 def test_a_trace_is_not_written_over(tmp_path):

@@ -106,3 +106,5 @@ def test_what_needs_an_extra_names_it_in_one_sentence(with_model):
         assert code == (2 if extra == "documents" else 1) and not out, (arguments, err)
         assert err.startswith("selfrag: cannot ") and err.count("\n") == 1, (arguments, err)
         assert f'pip install "selfrag[{extra}]"' in err, (arguments, err)
+        if arguments[:2] == ("index", "build"):
+            assert err.startswith("selfrag: cannot build the index") and "passages" not in err

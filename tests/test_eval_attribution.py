@@ -139,7 +139,9 @@ def test_measures_carry_the_name_of_their_judge_and_are_kept(tmp_path):
     records = [record(0, "a.", sentences=cited(("a.", [1])), passages=PASSAGES)]
     (tmp_path / RECORDS).write_text("as they were")
     judge = Letters()
-    values = judge_citations(tmp_path, records, judge)
+    told = []
+    values = judge_citations(tmp_path, records, judge, lambda *step: told.append(step))
+    assert told == [(0, 1), (1, 1)]  # before the first batch, which may take minutes, too
     assert values == {
         "citation_recall@letters/1": {"q0": 1.0},
         "citation_precision@letters/1": {"q0": 1.0},

@@ -156,7 +156,32 @@ def test_a_question_that_fails_costs_itself_alone_and_is_counted(tmp_path):
         {"id": "q5", "row": 6, "error": "cannot run on q5"},
     ]
     assert summary["metrics"]["match_released"]["n"] == 5  # never averaged over
-    assert [step.done for step in told] == [3, 6, 7]
+    assert [step.done for step in told] == [0, 3, 6, 7]
+
+
+def test_a_run_tells_of_its_start_once_the_system_is_open_and_before_the_first_batch(tmp_path):
+    events = []
+
+    class Told(Failing):
+        def answer(self, questions):
+            events.append(len(questions))
+            return super().answer(questions)
+
+    def opening():
+        events.append("opened")
+        return Told()
+
+    def tell(step):
+        events.append((step.done, step.total))
+
+    answer_all(QUESTIONS[:4], opening, tmp_path, batch_size=3, on_progress=tell)
+    assert events == ["opened", (0, 4), 3, (3, 4), 1, (4, 4)]
+    events.clear()
+    (tmp_path / RECORDS).write_bytes(
+        b"".join((tmp_path / RECORDS).read_bytes().splitlines(True)[:3])
+    )
+    answer_all(QUESTIONS[:4], opening, tmp_path, batch_size=3, on_progress=tell)
+    assert events == ["opened", (3, 4), 1, (4, 4)]
 
 
 def test_failed_questions_are_answered_again_when_asked_for(tmp_path):

@@ -128,7 +128,7 @@ def test_no_text_forges_one_in_a_vocabulary_that_puts_a_space_before_words(tmp_p
 
 def test_a_file_without_reflection_tokens_is_refused_before_its_weights_are_read(tmp_path):
     path = write_gguf(save_tiny_model(tmp_path, []), tmp_path / "m.gguf", GgufType.F32)
-    with pytest.raises(EngineError, match="cannot ask m for reflections: its vocabulary lacks 15"):
+    with pytest.raises(BadInput, match="cannot ask m for reflections: its vocabulary lacks 15"):
         open_engine(ModelOptions(model=str(path)))
     assert open_engine(ModelOptions(model=str(path)), reflects=False).name == "m"
 

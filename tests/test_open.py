@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ pytest.importorskip("torch")
 from selfrag import SelfRAG
 from selfrag.cli.doctor import examine
 from selfrag.engine.base import Request
-from selfrag.errors import AssetError, BadInput, EngineError, MissingPackage, SelfRAGError
+from selfrag.errors import AssetError, BadInput, MissingPackage, SelfRAGError
 from selfrag.open import indexes
 from selfrag.open.engines import (
     EngineKind,
@@ -168,7 +170,7 @@ def test_a_vocabulary_without_the_tokens_is_refused_by_name_before_weights_are_r
     (tmp_path / "plain").mkdir()
     base = save_tiny_model(tmp_path / "plain", TOKENS[:-1])
     (base / "model.safetensors").write_bytes(b"never read")
-    with pytest.raises(EngineError, match=r"plain.*15 reflection tokens"):
+    with pytest.raises(BadInput, match=r"plain.*15 reflection tokens"):
         open_engine(ModelOptions(model=str(base)))
 
 
@@ -265,8 +267,32 @@ def test_the_doctor_examines_the_model_that_is_named(tiny, tmp_path, hub, monkey
     assert found["scores"].ok and found["scores"].found.endswith("can be trusted")
     hub.add(ID, contents(tiny))
     named = {each.name: each for each in examine(ModelOptions(model=ID))}
-    assert not named["model"].ok and "it is not asked" in named["model"].found
+    assert not named["model"].ok
+    assert "not fetched yet" in named["model"].found and "selfrag ask" in named["model"].found
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "package", "extra"),
+    [
+        ("openvino", "openvino", "cpu"),
+        ("transformers", "torch", "engine"),
+        ("vllm", "vllm", "vllm"),
+        ("llamacpp", "xllamacpp", "gguf"),
+    ],
+)
+def test_the_doctor_misses_the_package_of_an_engine_that_is_named(
+    engine, package, extra, tiny, monkeypatch
+):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    options = ModelOptions(model=str(tiny), engine=EngineKind(engine))
+    packages = [each for each in islice(examine(options), 7) if "selfrag[" in each.remedy]
+    (missed,) = [each for each in packages if not each.ok]  # of others nothing is wrong
+    assert (missed.name, missed.found) == (package, "not installed")
+    assert f'pip install "selfrag[{extra}]" for the {engine} engine' == missed.remedy
 
 
 def test_the_doctor_says_what_is_missing_and_fetches_nothing(tmp_path, monkeypatch):

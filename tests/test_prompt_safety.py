@@ -110,7 +110,7 @@ def test_a_model_without_the_reflection_tokens_is_refused_by_name(tmp_path):
     path = tmp_path / "tokenizer.json"
     byte_tokenizer(TOKENS[:-2]).save(str(path))
     tokenizer = FileTokenizer(path, end_of_sequence=END)
-    with pytest.raises(EngineError, match=r"ask plain-7b.*lacks 2 of the 15.*supported.*train"):
+    with pytest.raises(BadInput, match=r"ask plain-7b.*lacks 2 of the 15.*supported.*train"):
         PromptFormat.of(tokenizer, model="plain-7b")
 
 
@@ -118,7 +118,7 @@ def test_an_end_token_that_is_a_reflection_token_is_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     byte_tokenizer(TOKENS).save(str(path))
     tokenizer = FileTokenizer(path, end_of_sequence=TOKENS[0])
-    with pytest.raises(EngineError, match="share an id"):
+    with pytest.raises(BadInput, match="share an id"):
         PromptFormat.of(tokenizer)
 
 

@@ -26,7 +26,7 @@ from selfrag.retrieval.build import (
     open_writer,
 )
 from selfrag.retrieval.manifest import IndexKind, Manifest
-from selfrag.retrieval.objectstore import checked, is_remote
+from selfrag.retrieval.objectstore import Objects, checked, is_remote
 from selfrag.retrieval.options import SearchMode, SearchOptions
 from selfrag.retrieval.store import PassageStore
 from selfrag.retrieval.table import FILES, PASSAGES, connect
@@ -409,6 +409,19 @@ def test_a_damaged_manifest_is_refused(text, reach):
         reach(endpoint)
         with pytest.raises(IndexNotUsable, match=r"manifest.json"):
             PassageStore.open("s3://bucket/index", ENCODER)
+
+
+def test_a_refused_connection_is_told_as_one(reach):
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        reach(f"http://127.0.0.1:{bound.getsockname()[1]}")
+        refused = (
+            r"index: the connection was refused, expected a store that listens; .*ENDPOINT_URL"
+        )
+        with pytest.raises(StorageError, match=refused):
+            PassageStore.open("s3://bucket/index", ENCODER, timeout_s=1)
+        with pytest.raises(StorageError, match=refused):
+            Objects("s3://bucket/index", timeout_s=1).create("a", b"1")
 
 
 def test_a_store_that_never_answers_is_given_up(reach):

@@ -111,6 +111,76 @@ def test_instructions_of_the_system_are_told_to_be_ignored(client):
     assert done.choices[0].message.content == "Titan is a moon of Saturn. [1]"
 
 
+TOOL = {"type": "function", "function": {"name": "a", "parameters": {}}}
+ROUTES = {
+    "chat/completions": {"messages": [user(TITAN)]},
+    "completions": {"prompt": TITAN},
+    "responses": {"input": TITAN},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [TOOL]),
+        ("functions", [TOOL["function"]]),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "a"}}),
+        ("function_call", {"name": "a"}),
+        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "a"}}),
+        ("text", {"format": {"type": "json_schema", "name": "a", "schema": {}}}),
+        ("text", "json"),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "alloy", "format": "wav"}),
+        ("web_search_options", {}),
+        ("echo", True),
+        ("suffix", "and so on"),
+        ("conversation", "conv_1"),
+    ],
+)
+def test_what_asks_for_another_kind_of_reply_is_refused(server, route, name, value, stream):
+    body = {**ROUTES[route], name: value, "stream": stream}
+    refused = server.client.post(f"/v1/{route}", json=body)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "bad_input")
+    assert error["message"] == (
+        f"cannot answer: {name} asks for another kind of reply; expected a question that a text "
+        f"from the passages answers, so leave {name} out"
+    )
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_fields_that_ask_for_nothing_are_fine_and_others_told_to_be_ignored(server, route):
+    idle = {
+        "tools": [],
+        "functions": None,
+        "tool_choice": "auto",
+        "function_call": "none",
+        "response_format": {"type": "text"},
+        "text": {"format": {"type": "text"}},
+        "modalities": ["text"],
+        "audio": None,
+    }
+    plain = server.client.post(f"/v1/{route}", json={**ROUTES[route], **idle})
+    assert plain.status_code == 200 and plain.json()["selfrag"]["ignored"] == []
+    unread = {"temperature": 0.7, "stop": ["."], "text": {"verbosity": "low"}, "x" * 50: 1}
+    told = server.client.post(f"/v1/{route}", json={**ROUTES[route], **unread}).json()
+    assert told["selfrag"]["ignored"] == ["temperature", "stop", "text", "x" * 40]
+    many = {f"field{n}": n for n in range(30)}
+    told = server.client.post(f"/v1/{route}", json={**ROUTES[route], **many}).json()
+    assert len(told["selfrag"]["ignored"]) == 20
+
+
+def test_a_prompt_that_the_server_would_have_to_keep_is_refused(server):
+    body = {"input": TITAN, "prompt": {"id": "pmpt_1"}}
+    refused = server.client.post("/v1/responses", json=body)
+    assert refused.status_code == 400 and "prompt asks for" in refused.json()["error"]["message"]
+
+
 def test_parts_of_text_are_read_and_pictures_refused(client):
     text = {"type": "text", "text": TITAN}
     done = client.chat.completions.create(
@@ -192,6 +262,15 @@ def test_what_is_asked_wrongly_is_told_in_the_shape_of_openai(server, client):
         client.chat.completions.create(model="selfrag", messages=[user("a?")], n=2)
     with pytest.raises(openai.BadRequestError, match="is empty"):
         client.chat.completions.create(model="selfrag", messages=[user("  ")])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "nope", 404), ("PUT", "models", 405)]
+)
+def test_what_is_at_no_address_is_told_where_addresses_are_listed(server, method, path, status):
+    told = server.client.request(method, f"/v1/{path}")
+    assert told.status_code == status
+    assert told.json()["error"]["message"].endswith("expected one that /openapi.json lists")
 
 
 def test_the_events_of_a_stream_end_with_done(server):

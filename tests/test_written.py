@@ -27,6 +27,7 @@ from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import REFLECTION_TOKENS, Relevance, Retrieve, Support, Utility
 from selfrag.retrieval.base import GivenPassages
+from tiny_model import TOKENS, save_tiny_model
 
 ANN = Passage(id="a", title="Ann", text="Ann did it.")
 BOB = Passage(id="b", title="Bob", text="Bob slept.")
@@ -314,6 +315,19 @@ def test_a_writer_is_named_or_the_only_one(monkeypatch):
 def test_a_name_of_no_writer_is_refused_before_anything_is_opened(tmp_path):
     with pytest.raises(BadInput, match="cannot open the model 'nobody'"):
         open_engine(ModelOptions(writer="nobody"))
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_writer_that_is_no_chat_model_is_told_what_would_be_one(form, tmp_path):
+    model = save_tiny_model(tmp_path, TOKENS)
+    if form == "file":
+        pytest.importorskip("xllamacpp")
+        from selfrag.train.gguf_file import GgufType, write_gguf
+
+        model = write_gguf(model, tmp_path / "m.gguf", GgufType.F32)
+    with pytest.raises(BadInput, match=r"as a chat model: .*ChatML.*give its URL$") as refused:
+        open_engine(ModelOptions(model=str(tmp_path), writer=str(model)))
+    assert "--prompt" not in str(refused.value)  # an option of `selfrag eval` alone
 
 
 # What a server may do to us

@@ -155,8 +155,13 @@ def _explained(name: str, may_fetch: bool) -> Iterator[None]:
             "expected a branch, tag or commit behind the @, so check it"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        if not may_fetch and not constants.HF_HUB_OFFLINE:
+            raise AssetError(
+                f"cannot use {name}: it is not fetched yet, or not whole; expected its files in "
+                f"the cache {constants.HF_HUB_CACHE}, so ask it a first question, as with "
+                f"`selfrag ask --model`, which fetches them from {constants.ENDPOINT}"
+            ) from error
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it cannot be reached"
-        why = why if may_fetch else "it is not asked"
         raise AssetError(
             f"cannot fetch {name} from {constants.ENDPOINT}: {why}, and the cache "
             f"{constants.HF_HUB_CACHE} does not hold all of it; expected a network or a copy, so "

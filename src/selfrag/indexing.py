@@ -168,7 +168,7 @@ def build(
     one, that could not be read. Raises as `find_files` and `build_folder` do.
     """
     options, read = options or BuildOptions(), read or ReadOptions()
-    require_lancedb(f"the index {out}")
+    require_lancedb(f"the index {out}", "build")
     if pages := [str(path) for path in paths if is_url(path)]:
         raise BadInput(
             f"cannot build an index from {pages[0]}: a build reads files; build it of files, then "

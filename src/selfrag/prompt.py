@@ -73,14 +73,14 @@ class PromptFormat:
     def of(cls, tokenizer: Tokenizer, *, model: str = "the model") -> "PromptFormat":
         """Binds the reflection tokens of `tokenizer`; `model` is named where that fails.
 
-        Raises `EngineError` for a vocabulary that lacks one of the tokens or lets two share an id,
-        and for a tokenizer that makes one of them of plain text.
+        Raises `BadInput` for a vocabulary that lacks one of the tokens or lets two share an id, and
+        `EngineError` for a tokenizer that makes one of them of plain text.
         """
         end = tokenizer.end_of_sequence_id
         try:
             fmt = cls(tokenizer, bind(tokenizer.token_to_id, end_of_sequence=end))
         except (KeyError, ValueError) as error:
-            raise EngineError(_unusable(tokenizer, model)) from error
+            raise BadInput(_unusable(tokenizer, model)) from error
         require_unforgeable(tokenizer, [token.value for token in REFLECTION_TOKENS], model=model)
         return fmt
 

@@ -17,7 +17,7 @@ from selfrag.open.engines import ModelOptions, check_name
 from selfrag.progress import working
 from selfrag.statistics import reliability, risk_coverage
 from selfrag.text import counted
-from selfrag.trace.calibrate import Fitted, cases_of, fit, require_traces_of
+from selfrag.trace.calibrate import WISHED, Fitted, cases_of, fit, require_traces_of
 from selfrag.trace.candidates import recorded_questions
 from selfrag.trace.file import load_trace
 
@@ -86,6 +86,10 @@ def _show(calibration: Calibration, n_questions: int) -> None:
             f"{each.coverage:.0%}", f"{each.accuracy:.1%}", _interval(each.low, each.high)
         )
     stdout.print(table)
+    if not calibration.targets:
+        wished = ", ".join(f"{target:.0%}" for target in WISHED)
+        stdout.print(f"no precision of {wished} is reached, so no --min-probability is named")
+        return
     table = _table("to be right in", "--min-probability", "answers", "are right", "95% interval")
     for target in calibration.targets:
         shares = (f"{target.coverage:.0%}", f"{target.precision:.1%}")

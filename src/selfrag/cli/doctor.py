@@ -17,6 +17,7 @@ from selfrag.engine.base import Engine
 from selfrag.errors import AssetError, SelfRAGError
 from selfrag.open.engines import (
     DEFAULT,
+    EngineKind,
     ModelOptions,
     adapter_dir,
     choose,
@@ -39,6 +40,13 @@ EXTRAS = {
     "fastapi": ("serve", "the server and its page"),
     "torch": ("engine", "models of other families"),
     "sentence-transformers": ("encoders", "other encoders, and GPUs"),
+}
+# The package of an engine that is named, and its extra; a missing one is wrong then.
+ENGINES = {
+    EngineKind.OPENVINO: ("openvino", "cpu"),
+    EngineKind.TRANSFORMERS: ("torch", "engine"),
+    EngineKind.VLLM: ("vllm", "vllm"),
+    EngineKind.LLAMACPP: ("xllamacpp", "gguf"),
 }
 
 
@@ -75,8 +83,13 @@ def _next(findings: Iterator[Finding], report: Reporter) -> Finding | None:
 def examine(model: ModelOptions) -> Iterator[Finding]:
     """All findings, in the order in which things are needed."""
     yield Finding(name="python", ok=True, found=platform.python_version())
+    engine = EngineKind.LLAMACPP if is_gguf(model.model) else model.engine
+    needed, extra_of_needed = ENGINES.get(engine, ("", ""))
     for package, (extra, purpose) in EXTRAS.items():
-        yield _package(package, extra, purpose)
+        if package != needed:
+            yield _package(package, extra, purpose)
+    if needed:
+        yield _package(needed, extra_of_needed, f"the {engine} engine", is_needed=True)
     has_indexes = find_spec("lancedb") is not None
     keys = ["encoder", "corpus"] if has_indexes else []
     if model.model == DEFAULT:
@@ -98,12 +111,12 @@ def examine(model: ModelOptions) -> Iterator[Finding]:
         yield _check("demo index", _index)
 
 
-def _package(package: str, extra: str, purpose: str) -> Finding:
+def _package(package: str, extra: str, purpose: str, *, is_needed: bool = False) -> Finding:
     try:
         return Finding(name=package, ok=True, found=importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
         remedy = f'pip install "selfrag[{extra}]" for {purpose}'
-        return Finding(name=package, ok=True, found="not installed", remedy=remedy)
+        return Finding(name=package, ok=not is_needed, found="not installed", remedy=remedy)
 
 
 def _asset(asset: assets.Asset) -> Finding:

@@ -127,6 +127,7 @@ def _with_bar(
 ) -> None:
     n_total = plan.corpus.n_passages if shard is None else len(plan.rows(shard))
     try:
+        report.progress("embedding", 0, 0)  # what is there already is known with the first batch
         job(on_progress=lambda done: report.progress("embedding", done, n_total))
     finally:
         report.close()

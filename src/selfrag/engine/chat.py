@@ -102,12 +102,12 @@ class EngineModel:
         """The engine's name."""
         return self._engine.name
 
-    def require_chat(self) -> None:
-        """Raises `BadInput` for a model without a chat format."""
+    def require_chat(self, way_out: str = "name a model of that form") -> None:
+        """Raises `BadInput` for a model without a chat format; `way_out` says what to do then."""
         if not self._is_chat:
             raise BadInput(
                 f"cannot ask {self.name} as a chat model: its vocabulary lacks {CHAT_START}; "
-                "expected a chat model, so name another prompt, such as --prompt prompt_no_input"
+                f"expected a chat model of the ChatML form, so {way_out}"
             )
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:

@@ -157,9 +157,14 @@ class Verdicts:
         judge: Judge,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Asks what is not known yet, and keeps it batch by batch; how many that were."""
+        """Asks what is not known yet, and keeps it batch by batch; how many that were.
+
+        `on_progress` is called before the first batch and after every one.
+        """
         new = {_digest(claim): claim for claim in claims if _digest(claim) not in self._known}
         names = list(new)
+        if names:
+            on_progress(0, len(names))
         for start in range(0, len(names), BATCH):
             part = names[start : start + BATCH]
             found = judge.judge([new[name] for name in part])

@@ -54,7 +54,7 @@ Answerer = Callable[[OpenSystem, Iterable[Batch]], Iterator[Answered]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A batch is on the disk: `done` of `total` questions, and its records."""
+    """`done` of `total` questions are on the disk, and the records of the batch that ended."""
 
     done: int
     total: int
@@ -147,14 +147,19 @@ def answer_all(
     """Answers what has no record yet, and appends it batch by batch; how many that were.
 
     A system is opened only where something is left to answer, by `answerer` where one is given,
-    else here. Raises `EngineError` after `MAX_FAILURES` failures in a row; what was answered before
+    else here. `on_progress` is called before the first batch, which may take minutes, and after
+    every one. Raises `EngineError` after `MAX_FAILURES` failures in a row; what was answered before
     stays.
     """
-    answerer = answerer or partial(_answer_here, clock=clock)
     n_failures = n_answered = 0
     with RecordFile(folder, n_questions=len(questions), batch_size=batch_size) as file:
         if file.n_done >= len(questions):
             return 0
+        begun = Progress(done=file.n_done, total=len(questions), records=())
+        if answerer is None:
+            answerer = partial(_answer_here, begin=lambda: on_progress(begun), clock=clock)
+        else:
+            on_progress(begun)
         batches = [
             Batch(start=start, questions=tuple(questions[start : start + batch_size]))
             for start in range(file.n_done, len(questions), batch_size)
@@ -177,9 +182,13 @@ def answer_all(
 
 
 def _answer_here(
-    open_system: OpenSystem, batches: Iterable[Batch], clock: Callable[[], float]
+    open_system: OpenSystem,
+    batches: Iterable[Batch],
+    begin: Callable[[], None],
+    clock: Callable[[], float],
 ) -> Iterator[Answered]:
     system = open_system()
+    begin()
     for batch in batches:
         yield answer_batch(batch, system, clock)
 

@@ -18,9 +18,9 @@ from selfrag.passage import Passage
 
 try:
     from mcp.server import MCPServer
-    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
     from mcp.types import CallToolResult, TextContent, ToolAnnotations
-    from pydantic import BaseModel, Field
+    from pydantic import BaseModel, Field, ValidationError
 except ImportError as error:
     raise MissingPackage(
         f"cannot serve the Model Context Protocol: found no usable package mcp ({error}), "
@@ -103,6 +103,32 @@ Query = Annotated[str, Field(min_length=1, max_length=4000, description="What to
 TopK = Annotated[int, Field(ge=1, le=MAX_HITS, description="How many passages at most.")]
 
 
+class _Server(MCPServer[Any]):
+    """A server that says in a sentence of ours which arguments do not fit their schema."""
+
+    async def call_tool(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """What the tool gives. Raises `ToolError`."""
+        try:
+            return await super().call_tool(name, *args, **kwargs)
+        except ToolError as error:
+            cause = error.__cause__
+            if isinstance(error, UnexpectedToolError) or not isinstance(cause, ValidationError):
+                raise
+            raise ToolError(_misfit(name, cause)) from cause
+
+
+def _misfit(tool: str, error: ValidationError) -> str:
+    """Which arguments of `tool` do not fit, and why, without their values."""
+    found = [
+        f"{'.'.join(map(str, each['loc']))}: {each['msg'][:1].lower()}{each['msg'][1:]}"
+        for each in error.errors(include_url=False, include_input=False)
+    ]
+    return (
+        f"cannot use the tool {tool}: {', '.join(found)}; expected arguments that fit its input "
+        "schema, so change them"
+    )
+
+
 def mcp_server(opening: Callable[[], SelfRAG]) -> MCPServer[Any]:
     """A server with the tools `ask`, `search` and `check_claim` over what `opening` gives.
 
@@ -126,7 +152,7 @@ def mcp_server(opening: Callable[[], SelfRAG]) -> MCPServer[Any]:
         """Check a claim or a text against the documents: what supports or contradicts it."""
         return _shown_check(await _run(worker, lambda: opened.result().check(claim)))
 
-    server: MCPServer[Any] = MCPServer(
+    server = _Server(
         "selfrag", instructions=INSTRUCTIONS, version=version("selfrag"), log_level="WARNING"
     )
     reads_only = ToolAnnotations(

@@ -411,7 +411,7 @@ def _open_written(options: ModelOptions, progress: Progress, max_batch: int) -> 
     else:
         own = ModelOptions(model=options.writer, device=options.device, threads=options.threads)
         writer = EngineModel(open_engine(own, progress, max_batch=max_batch, reflects=False))
-        writer.require_chat()
+        writer.require_chat("name one, as Qwen2.5 is, or serve this one and give its URL")
     critic = replace(options, writer="", writer_key_env="")
     return WrittenEngine(open_engine(critic, progress, max_batch=max_batch), writer)
 

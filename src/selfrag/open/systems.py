@@ -234,7 +234,7 @@ def open_system(setup: Setup, report: Progress) -> System:
     model = open_asked(setup.asked, report)
     template = template_named(setup.prompt_name)
     if template.chat and isinstance(model, EngineModel):
-        model.require_chat()
+        model.require_chat("name another prompt, such as --prompt prompt_no_input")
     top_n = setup.search.top_k if setup.kind is SystemKind.RAG else 0
     n_new = setup.search.max_new_tokens
     return PlainSystem(model, template, retriever, top_n=top_n, max_new_tokens=n_new)

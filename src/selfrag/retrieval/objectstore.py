@@ -27,6 +27,7 @@ _MAX_RETRIES = 10
 # What Lance, obstore and every store spell alike in a URL.
 _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]*)(?P<prefix>(/[A-Za-z0-9._=-]*)*)")
 _DENIED = re.compile(r"40[13] |status: 40[13]|Forbidden|AccessDenied|SignatureDoesNotMatch|lacked")
+_REFUSED = re.compile(r"ConnectionRefused|Connection refused")
 # What object_store writes of a request, in its two forms.
 _REQUEST = (
     re.compile(r"Error performing (\w+) \S+ in ([\d.]+)(\S+?)(?:,.*?)? - (.{1,120})"),
@@ -145,7 +146,13 @@ def unavailable(location: Location, doing: str, error: Exception) -> StorageErro
     """The sentence for a request that the store refused, or did not answer in time."""
     text = " ".join(str(error).partition("Debug source:")[0].split())
     text = re.sub(r", /\S+\.rs:[\d:]+", "", text)  # where in Lance's source it was raised
-    if _DENIED.search(text):
+    is_refused = _REFUSED.search(str(error)) is not None
+    if is_refused:
+        wanted = (
+            "a store that listens; see whether it runs and AWS_ENDPOINT_URL names it, for what was "
+            "committed before is safe"
+        )
+    elif _DENIED.search(text):
         wanted = "keys that may; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     elif "NoSuchBucket" in text:
         wanted = "the bucket to be there; make it"
@@ -160,7 +167,8 @@ def unavailable(location: Location, doing: str, error: Exception) -> StorageErro
             "an answer in time; see whether the store and all its nodes are up and try again, for "
             "what was committed before is safe"
         )
-    return StorageError(f"cannot {doing} the index {location}: {_cause(text)}, expected {wanted}")
+    found = "the connection was refused" if is_refused else _cause(text)
+    return StorageError(f"cannot {doing} the index {location}: {found}, expected {wanted}")
 
 
 def _cause(text: str) -> str:

@@ -84,16 +84,19 @@ def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
         )
 
 
-def require_lancedb(index: str) -> None:
+def require_lancedb(index: str, doing: str = "use") -> None:
     """Raises `SelfRAGError` where LanceDB is missing, before anything is fetched for an index."""
     if not importlib.util.find_spec("lancedb"):
-        raise _no_lancedb(index, "none is installed")
+        raise _no_lancedb(index, "none is installed", doing)
 
 
-def _no_lancedb(index: str, found: str) -> SelfRAGError:
+def _no_lancedb(index: str, found: str, doing: str = "use") -> SelfRAGError:
+    # Whichever command it was: others than these two have no such option.
+    way_out = ", or ask and check with --passages FILE, which reads no index"
+    way_out = way_out if doing == "use" else ""
     return MissingPackage(
-        f"cannot use {index}: found no usable package lancedb ({found}), expected it installed; "
-        'run pip install "selfrag[retrieval]", or give the passages in place of an index'
+        f"cannot {doing} {index}: found no usable package lancedb ({found}), expected it "
+        f'installed; run pip install "selfrag[retrieval]"{way_out}'
     )
 
 

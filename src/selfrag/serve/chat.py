@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -24,6 +24,7 @@ from selfrag.serve.openai import (
     bounded,
     partial_answer,
     require_one,
+    unread_fields,
 )
 from selfrag.serve.routes import reply, service_of
 from selfrag.serve.schema import described, read, search_config
@@ -99,6 +100,8 @@ async def _exchange(
     prefix: str,
 ) -> _Exchange:
     service = service_of(request)
+    unread = unread_fields(type(body), await request.body())
+    asked = replace(asked, ignored=(*asked.ignored, *unread))
     config: SearchConfig = bounded(search_config(service.config, body.selfrag), max_tokens)
     if body.stream:
         require_stream(service)

@@ -50,8 +50,8 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (RequestValidationError, 400, "bad_input"),
 )
 _HTTP = {
-    404: "there is nothing at this address; expected one of /openapi.json",
-    405: "this address does not take that method; expected one of /openapi.json",
+    404: "there is nothing at this address; expected one that /openapi.json lists",
+    405: "this address does not take that method; expected one that /openapi.json lists",
 }
 _INTERNAL = "the server failed; its log has more under this request_id"
 

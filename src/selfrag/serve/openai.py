@@ -6,8 +6,10 @@ as Open WebUI shows them, and the object `selfrag` with all that is known. Knows
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+import msgspec
 
 from selfrag.decode.answer import Answer, build_answer, pages_to_json
 from selfrag.decode.config import SearchConfig
@@ -21,6 +23,24 @@ from selfrag.serve.schema import address_of, evidence, is_unsure
 
 _MARKS = re.compile(r" (?:\[\d+\])+(?= |$)")
 _IGNORED_ROLES = ("system", "developer")
+# Fields that ask for a reply of another kind than a text from the passages, with the values by
+# which they ask for nothing.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "text": ({}, {"format": None}, {"format": {"type": "text"}}),
+    "modalities": ([], ["text"]),
+    "audio": (),
+    "web_search_options": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "conversation": (),
+    "prompt": (),  # of responses: a prompt kept by the server
+}
+_MAX_IGNORED = 20  # names of a request that its reply repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +161,32 @@ def asked_in(messages: Sequence[Message]) -> Asked:
 
 def _unreadable(found: str, expected: str) -> BadInput:
     return BadInput(f"cannot answer: {found}; expected {expected}, so change it")
+
+
+def unread_fields(kind: type, body: bytes) -> tuple[str, ...]:
+    """Fields of the request in `body` that a `kind` does not have and that change no answer.
+
+    Raises `BadInput` for one that asks for another kind of reply: a call of a tool, JSON, sound.
+    """
+    known = {each.name for each in fields(kind)}
+    given: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    unread = []
+    for name, value in given.items():
+        if name in known or value is None or value in _PLAIN.get(name, ()):
+            continue
+        # Of `text` alone the format asks for another reply, and not what stands beside it.
+        is_plain_text = name == "text" and isinstance(value, dict) and _has_plain_format(value)
+        if name in _PLAIN and not is_plain_text:
+            raise BadInput(
+                f"cannot answer: {name} asks for another kind of reply; expected a question that a "
+                f"text from the passages answers, so leave {name} out"
+            )
+        unread.append(name[:40])
+    return tuple(unread[:_MAX_IGNORED])
+
+
+def _has_plain_format(text: dict[str, Any]) -> bool:
+    return {"format": text.get("format")} in _PLAIN["text"]
 
 
 def require_one(n: int | None) -> None:
