@@ -11,6 +11,7 @@ import zstandard
 
 from contrasts import short_records
 from labelled import NOT_IN_PASSAGE, LabelledQuestion
+from longform import LongMix, comparison_records
 from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
 from own import mistaken, own_records
 from pairs import PAIR_SETS
@@ -200,20 +201,44 @@ def test_own_answers_become_texts_to_judge_and_passages_to_refuse():
         scores = SimpleNamespace(relevance=relevance)
         return SimpleNamespace(text=text, scores=scores)
 
-    def kinds(gold, relevance_of_other, seed=0):
+    def kinds(gold, relevance_of_other, seed=1):
         said = {"gold": gold, "io": wrote("Jupiter. Io orbits Jupiter.", relevance_of_other)}
         records = own_records(SATURN, said, np.random.default_rng(seed))
         assert {record.group for record in records} <= {"q"}
         return [record.id for record in records]
 
     wrong = wrote("Huygens. Titan is a moon that orbits Saturn.", 0.9)
-    assert kinds(wrong, 0.9) == ["q/right", "q/own-wrong", "q/misled-0"]
+    found = [kinds(wrong, 0.9, seed) for seed in range(200)]
+    assert all(each[:2] == ["q/right", "q/own-wrong"] for each in found)
+    assert 70 <= sum(each[2:] == ["q/misled"] for each in found) <= 130
     assert kinds(wrong, 0.4) == ["q/right", "q/own-wrong"]
     assert kinds(wrote(NOT_IN_PASSAGE, 0.1), 0.4) == ["q/right"]
     # Of those that were read right a quarter is learned again.
     right = wrote("Saturn. Titan is a moon that orbits Saturn.", 0.9)
     n_kept = sum(kinds(right, 0.4, seed) == ["q/right"] for seed in range(200))
     assert 30 <= n_kept <= 70
+
+
+def test_comparisons_are_of_two_things_of_one_kind_and_quote_both():
+    def lead(title, text):
+        return Passage(id=title, title=title, text=text)
+
+    leads = [
+        lead("Titan", "Titan is a moon of the planet Saturn. It is cold."),
+        lead("Europa", "Europa is a moon of the planet Jupiter. It has ice."),
+        lead("Quill", "Quill is a town by the sea in the north. It rains."),
+        lead("Io", "The largest volcano there is Loki, which is a mountain."),
+    ]
+    made = list(comparison_records(leads, 20, LongMix(), np.random.default_rng(0)))
+    assert len(made) == 20
+    for record in made:
+        one, other = record.segments
+        assert {one.passage.title, other.passage.title} == {"Titan", "Europa"}
+        assert one.text in leads[one.passage.title == "Europa"].text
+        assert record.instruction.index(one.passage.title) < record.instruction.index(
+            other.passage.title
+        )
+    assert not list(comparison_records(leads[2:], 5, LongMix(), np.random.default_rng(0)))
 
 
 def test_the_table_counts_kinds_by_set_and_licence(data):

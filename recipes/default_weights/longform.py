@@ -42,6 +42,13 @@ BIOGRAPHY_TEMPLATES = (
     "Write a short biography of {}.",
     "Who is {}? Tell me more.",
 )
+COMPARISON_TEMPLATES = (
+    "What is the difference between {} and {}?",
+    "Compare {} and {}.",
+    "How do {} and {} differ?",
+    "Can you tell me the difference between {} and {}?",
+    "{} or {}: what sets them apart?",
+)
 MAX_SEGMENTS = 4
 _WORDS = (5, 36)  # of a sentence that stands as a segment of its own
 
@@ -52,11 +59,13 @@ class LongMix:
 
     `continued`: a second sentence from the passage at hand. `closed_by_passage`: the end comes
     after one more passage that adds nothing. `refused`: the first passage does not answer.
+    `shuffled`: a biography does not begin with the first passage about the person.
     """
 
     continued: float = 0.4
     closed_by_passage: float = 0.5
     refused: float = 0.25
+    shuffled: float = 0.5
     crop_share: float = 0.6
     crop_words: int = 55
 
@@ -172,6 +181,37 @@ def two_part_record(
     return _record(f"{first.id}+{second.id}", "two-part", _pick(joined, rng), ending)
 
 
+def comparison_records(
+    passages: Sequence[Passage], n: int, mix: LongMix, rng: np.random.Generator
+) -> Iterator[GeneratorRecord]:
+    """`n` comparisons of two things of one kind, a sentence from the passage of each.
+
+    Of a kind are the titles whose passages begin "TITLE is a …" or "TITLE was an …" with the same
+    word behind it.
+    """
+    kinds: dict[str, list[tuple[Passage, str]]] = {}
+    for passage in passages:
+        first = split_sentences(passage.text)[:1]
+        opening = rf"(?:The )?{re.escape(passage.title)}\b[^.]{{0,40}} (?:is|was) (?:an?|the) (\w+)"
+        if passage.title and first and (found := re.match(opening, first[0])):
+            kinds.setdefault(found.group(1).lower(), []).append((passage, first[0]))
+    pools = [pool for pool in kinds.values() if len({each.title for each, _ in pool}) > 1]
+    for number in range(n if pools else 0):
+        pool = pools[int(rng.integers(len(pools)))]
+        (one, said), (other, told) = (pool[int(i)] for i in rng.permutation(len(pool))[:2])
+        doubled = said.startswith(f"{one.title} {one.title}") or told.startswith(
+            f"{other.title} {other.title}"
+        )
+        if one.title == other.title or doubled or not (_stands_alone(said) and _stands_alone(told)):
+            continue
+        instruction = _pick(COMPARISON_TEMPLATES, rng).format(one.title, other.title)
+        segments = [
+            *passage_segments(one, said, mix, rng, also_continue=False),
+            *passage_segments(other, told, mix, rng, also_continue=False),
+        ]
+        yield _record(f"compare-{number}", "comparison", instruction, segments)
+
+
 def biography_records(
     rows: Sequence[Mapping[str, Any]], mix: LongMix, rng: np.random.Generator
 ) -> Iterator[GeneratorRecord]:
@@ -189,6 +229,8 @@ def biography_records(
             yield _record(f"bio-{number}", "refused", instruction, [refusal(others[0])])
         if not own:
             continue
+        if rng.random() < mix.shuffled:
+            own = [own[int(i)] for i in rng.permutation(len(own))]
         segments: list[SegmentRecord] = []
         for passage in own:
             # The last sentence of such a passage is cut short more often than not.

@@ -38,6 +38,7 @@ from longform import (
     LongMix,
     ambiguous_record,
     biography_records,
+    comparison_records,
     two_part_record,
 )
 from pairs import PAIR_SETS, Part, read_pairs
@@ -72,6 +73,7 @@ class MixConfig:
     n_ambiguous: int = 0
     n_two_part: int = 0
     n_biographies: int = 0
+    n_comparisons: int = 0
     n_contrasts: int = 0
     n_claims: int = 0
     n_unanswerable: int = 0
@@ -147,6 +149,8 @@ def build_mix(
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
     if config.n_ambiguous or config.n_two_part or config.n_biographies:
         groups += [[record] for record in _long(data, questions, config, rng)]
+    compared = comparison_records(list(passages.values()), config.n_comparisons, LongMix(), rng)
+    groups += [[record] for record in compared]
     groups += _contrasts(questions, config, rng)
     groups += short_records(config.n_short, rng)
     groups += _pairs(data, config, rng)

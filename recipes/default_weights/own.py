@@ -3,8 +3,8 @@
     python recipes/default_weights/own.py --data DATA --questions 1200 --out own.jsonl
 
 Each question is asked over its gold passage and what BM25 finds beside it, one answer a passage.
-What the model wrote wrong becomes a text to judge beside the right answer, a passage that misled it
-one to refuse; a gold passage that it refused, or read right, gives the right answer alone.
+What the model wrote wrong becomes a text to judge beside the right answer; of a passage that misled
+it the relevance is learned; a gold passage that it refused, or read right, gives the right answer.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from contrasts import ContrastMix, Text, contrast_records, judged
-from labelled import NOT_IN_PASSAGE, LabelledQuestion, refusal_record
+from labelled import NOT_IN_PASSAGE, LabelledQuestion
 from questions import Questions, mine
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search
@@ -29,13 +29,13 @@ from selfrag.errors import SelfRAGError
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.passage import Hit
 from selfrag.progress import SILENT
-from selfrag.reflection import Support, Utility
-from selfrag.released import GeneratorRecord, save_records
+from selfrag.reflection import Relevance, Retrieve, Support, Utility
+from selfrag.released import GeneratorRecord, SegmentRecord, save_records
 from selfrag.text import holds_gold, split_sentences
 from sets import wiki_passages
 
 N_BESIDE, CHUNK = 3, 16
-MAX_FOOLED = 2  # passages to refuse, of one question
+MISLED_SHARE = 0.5  # of the questions with a passage that misled
 RIGHT_SHARE = 0.25  # of the questions that were answered right
 RIGHT_ALONE = ContrastMix(
     crop_share=0.0, wrong_answer=0, swapped=0, rewritten=0, statement=0, alone=0, changed=0,
@@ -81,23 +81,32 @@ def own_records(
     if not right or item.gold.id not in said:
         return []
     wrong = mistaken(item, said[item.gold.id].text)
-    misled = [
-        passage
-        for passage in item.negatives[:N_BESIDE]
-        if (segment := said.get(passage.id)) and (segment.scores.relevance or 0) > 0.5
-    ]
-    records = []
+    records: list[GeneratorRecord] = []
     if wrong is not None:
         judge = judged(item.id, item.dataset, item.question, item.gold, wrong, group=item.id)
         records = [*right, judge]
     elif NOT_IN_PASSAGE in said[item.gold.id].text or rng.random() < RIGHT_SHARE:
         records = right
-    return records + [
-        refusal_record(
-            f"{item.id}/misled-{number}", item.dataset, item.question, passage, group=item.id
-        )
-        for number, passage in enumerate(misled[:MAX_FOOLED])
+    misled = [
+        passage
+        for passage in item.negatives[:N_BESIDE]
+        if (segment := said.get(passage.id)) and (segment.scores.relevance or 0) > 0.5
     ]
+    if misled and rng.random() < MISLED_SHARE:
+        # The relevance alone: with the sentence that refuses too, the weights refused too much.
+        unread = SegmentRecord(
+            retrieve=Retrieve.YES, passage=misled[0], relevance=Relevance.IRRELEVANT
+        )
+        records.append(
+            GeneratorRecord(
+                id=f"{item.id}/misled",
+                dataset=item.dataset,
+                group=item.id,
+                instruction=item.question,
+                segments=(unread,),
+            )
+        )
+    return records
 
 
 def mistaken(item: LabelledQuestion, text: str) -> Text | None:
@@ -147,7 +156,7 @@ def main() -> None:
         save_records(records, options.out)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")
-    kinds = Counter(record.id.rpartition("/")[2].partition("-0")[0] for record in records)
+    kinds = Counter(record.id.rpartition("/")[2] for record in records)
     sys.stdout.write(f"wrote {len(records)} records to {options.out}: {dict(kinds)}\n")
 
 
