@@ -39,7 +39,9 @@ class Limits:
     segment_tokens: int = setting(512, "Tokens a segment that a request may ask for.", least=1)
     seconds: Positive = setting(120.0, "Time for one question, in the queue and after.")
     batch: int = setting(16, "Questions searched together.", least=1)
-    queue: int = setting(256, "Questions that wait; more are answered 429.", least=0)
+    queue: int = setting(
+        256, "Questions that wait beside those of --batch; more are answered 429.", least=0
+    )
     streams: int = setting(512, "Streams open at once; more are answered 429.", least=1)
     stop_seconds: int = setting(
         10, "Time that running requests get when the server stops.", least=0
