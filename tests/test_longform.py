@@ -145,6 +145,18 @@ def test_a_biography_uses_passages_of_that_name_and_no_half_sentences(rng):
     assert not record.segments[0].passage.text.startswith("Ada Vale Ada Vale")
 
 
+def test_a_biography_begins_with_another_passage_where_that_is_asked_for():
+    def first(shuffled, seed):
+        mix = replace(WHOLE, shuffled=shuffled)
+        (record,) = biography_records([BIO], mix, np.random.default_rng(seed))
+        return texts(record)[0]
+
+    assert {first(0.0, seed) for seed in range(20)} == {
+        "Ada Vale was a painter of the north coast."
+    }
+    assert len({first(1.0, seed) for seed in range(20)}) == 2
+
+
 def test_a_namesake_is_refused(rng):
     unknown = {**BIO, "entity": "Ada Vale (poet)"}
     (record,) = biography_records([unknown], WHOLE, rng)

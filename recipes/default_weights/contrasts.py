@@ -16,10 +16,12 @@ from labelled import (
     LabelledQuestion,
     answer_kind,
     answer_lead,
+    answer_record,
     answer_sentence,
     answer_text,
     crop,
     refusal_record,
+    relevance_record,
     swap_answer,
 )
 from pairs import Pair
@@ -138,38 +140,8 @@ def _relevance_records(pair: Pair, identity: str) -> list[GeneratorRecord]:
     if pair.relevance is Relevance.IRRELEVANT:
         name = f"{identity}/unanswerable"
         return [refusal_record(name, pair.dataset, pair.question, pair.passage)]
-    segment = SegmentRecord(
-        retrieve=Retrieve.YES, passage=pair.passage, relevance=Relevance.RELEVANT
-    )
-    record = GeneratorRecord(
-        id=f"{identity}/answerable",
-        dataset=pair.dataset,
-        instruction=pair.question,
-        segments=(segment,),
-    )
-    return [record]
-
-
-def right_record(
-    item: LabelledQuestion, passage: Passage, text: str, answer: str
-) -> GeneratorRecord:
-    """What to write on a passage: `text`, which begins with the short `answer`."""
-    right = SegmentRecord(
-        retrieve=Retrieve.YES,
-        passage=passage,
-        relevance=Relevance.RELEVANT,
-        text=text,
-        answer=answer,
-        support=Support.FULL,
-    )
-    return GeneratorRecord(
-        id=f"{item.id}/right",
-        dataset=item.dataset,
-        group=item.id,
-        instruction=item.question,
-        segments=(right,),
-        utility=Utility.U5,
-    )
+    name = f"{identity}/answerable"
+    return [relevance_record(name, pair.dataset, pair.question, pair.passage, Relevance.RELEVANT)]
 
 
 def contrast_records(
@@ -186,7 +158,11 @@ def contrast_records(
     passage = crop(item.gold, target, mix.crop_words, rng) if cropped else item.gold
     answer = next(a for a in item.answers if find_gold(a, target))
     lead = answer_lead(answer, target)
-    records = [right_record(item, passage, answer_text(answer, target), lead)]
+    text = answer_text(answer, target)
+    right = answer_record(
+        item, passage, "right", text, Support.FULL, utility=Utility.U5, answer=lead
+    )
+    records = [right]
     texts = _texts(item, passage, target, answer, pool, mix, rng)
     records += [
         judged(item.id, item.dataset, item.question, passage, text, group=item.id) for text in texts
@@ -363,7 +339,15 @@ def short_records(n: int, rng: np.random.Generator) -> Iterator[list[GeneratorRe
         )
         wrong = _capital(f"{pick(values, answer)}. {sentence}")
         yield [
-            right_record(item, passage, answer_text(answer, sentence), _capital(answer)),
+            answer_record(
+                item,
+                passage,
+                "right",
+                answer_text(answer, sentence),
+                Support.FULL,
+                utility=Utility.U5,
+                answer=_capital(answer),
+            ),
             judged(
                 item.id,
                 item.dataset,

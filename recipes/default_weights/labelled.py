@@ -162,7 +162,7 @@ def _positive_records(
     right = answer_text(answer, target)
     lead = answer_lead(answer, target)
     records = [
-        _record(item, passage, "right", right, Support.FULL, utility=Utility.U5, answer=lead)
+        answer_record(item, passage, "right", right, Support.FULL, utility=Utility.U5, answer=lead)
     ]
     kind = rng.choice(
         ["aside", "swapped", "mixed", "none"],
@@ -222,7 +222,7 @@ def _negative_records(
     ]
 
 
-def _record(
+def answer_record(
     item: LabelledQuestion,
     passage: Passage,
     name: str,
@@ -234,6 +234,7 @@ def _record(
     learn_text: bool = True,
     learn_relevance: bool = True,
 ) -> GeneratorRecord:
+    """A passage that answers a question, and a text on it, which begins with the short `answer`."""
     segment = SegmentRecord(
         retrieve=Retrieve.YES,
         passage=passage,
@@ -264,7 +265,7 @@ def _critique(
     *,
     relevant: bool = True,
 ) -> GeneratorRecord:
-    return _record(
+    return answer_record(
         item,
         passage,
         name,
@@ -293,6 +294,22 @@ def refusal_record(
         instruction=question,
         segments=(segment,),
         utility=Utility.U1,
+    )
+
+
+def relevance_record(
+    identity: str,
+    dataset: str,
+    question: str,
+    passage: Passage,
+    relevance: Relevance,
+    *,
+    group: str = "",
+) -> GeneratorRecord:
+    """A passage of which the relevance alone is learned."""
+    segment = SegmentRecord(retrieve=Retrieve.YES, passage=passage, relevance=relevance)
+    return GeneratorRecord(
+        id=identity, dataset=dataset, group=group, instruction=question, segments=(segment,)
     )
 
 

@@ -65,7 +65,7 @@ class LongMix:
     continued: float = 0.4
     closed_by_passage: float = 0.5
     refused: float = 0.25
-    shuffled: float = 0.5
+    shuffled: float = 0.0
     crop_share: float = 0.6
     crop_words: int = 55
 
@@ -184,7 +184,7 @@ def two_part_record(
 def comparison_records(
     passages: Sequence[Passage], n: int, mix: LongMix, rng: np.random.Generator
 ) -> Iterator[GeneratorRecord]:
-    """`n` comparisons of two things of one kind, a sentence from the passage of each.
+    """At most `n` comparisons of two things of one kind, a sentence from the passage of each.
 
     Of a kind are the titles whose passages begin "TITLE is a …" or "TITLE was an …" with the same
     word behind it.
@@ -229,7 +229,7 @@ def biography_records(
             yield _record(f"bio-{number}", "refused", instruction, [refusal(others[0])])
         if not own:
             continue
-        if rng.random() < mix.shuffled:
+        if mix.shuffled and rng.random() < mix.shuffled:  # without, older mixes draw as they did
             own = [own[int(i)] for i in rng.permutation(len(own))]
         segments: list[SegmentRecord] = []
         for passage in own:

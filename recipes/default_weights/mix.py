@@ -58,7 +58,8 @@ class MixConfig:
 
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
-    `n_short`: questions about passages of a few words.
+    `n_short`: questions about passages of a few words. Of the biographies `shuffled_share` do not
+    begin with the first passage about the person.
     `pair_words`: of every labelled set and label so many words of passages, none longer than
     `longest_pair` words. `alone_share` of the contrasts also judge the short answer alone. Of the
     groups `untitled_share` lose all titles, and of the questions with a passage `reworded_share`
@@ -74,6 +75,7 @@ class MixConfig:
     n_two_part: int = 0
     n_biographies: int = 0
     n_comparisons: int = 0
+    shuffled_share: float = 0.0
     n_contrasts: int = 0
     n_claims: int = 0
     n_unanswerable: int = 0
@@ -149,8 +151,10 @@ def build_mix(
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
     if config.n_ambiguous or config.n_two_part or config.n_biographies:
         groups += [[record] for record in _long(data, questions, config, rng)]
-    compared = comparison_records(list(passages.values()), config.n_comparisons, LongMix(), rng)
-    groups += [[record] for record in compared]
+    if config.n_comparisons:
+        leads = list(passages.values())
+        compared = comparison_records(leads, config.n_comparisons, LongMix(), rng)
+        groups += [[record] for record in compared]
     groups += _contrasts(questions, config, rng)
     groups += short_records(config.n_short, rng)
     groups += _pairs(data, config, rng)
@@ -258,7 +262,7 @@ def _long(
     data: Path, questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[GeneratorRecord]:
     """Answers of several segments: ambiguous questions, questions of two parts, biographies."""
-    mix = LongMix()
+    mix = LongMix(shuffled=config.shuffled_share)
     n_qed = config.n_ambiguous // 2
     asked = questions.of("qed", n_qed, rng)
     asked += questions.of("squad", config.n_ambiguous - n_qed, rng)

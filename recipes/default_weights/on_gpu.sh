@@ -5,7 +5,8 @@
 #
 # RECORDS   from mix.py; BASE, a model's folder or id; START, the adapter to go on from, if any
 # RECIPE    its losses, rank and learning rate; TOKENS, of a batch
-# Nothing is fetched where BASE is a folder. Records end before the time does if they are few. The first steps are timed, then training begins anew.
+# Nothing is fetched where BASE is a folder. The first steps are timed, then training begins anew;
+# it ends before the time does where the records are few.
 set -euo pipefail
 
 : "${RECORDS:?file of records}" "${BASE:?base model}" "${OUT:?folder for the results}"

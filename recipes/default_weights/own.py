@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from contrasts import ContrastMix, Text, contrast_records, judged
-from labelled import NOT_IN_PASSAGE, LabelledQuestion
+from labelled import NOT_IN_PASSAGE, LabelledQuestion, relevance_record
 from questions import Questions, mine
 from selfrag.decode.config import SearchConfig
 from selfrag.decode.drive import search
@@ -27,10 +27,10 @@ from selfrag.decode.segment import Segment
 from selfrag.engine.base import Engine, Precision
 from selfrag.errors import SelfRAGError
 from selfrag.open.engines import ModelOptions, open_engine
-from selfrag.passage import Hit
 from selfrag.progress import SILENT
-from selfrag.reflection import Relevance, Retrieve, Support, Utility
-from selfrag.released import GeneratorRecord, SegmentRecord, save_records
+from selfrag.reflection import Relevance, Support, Utility
+from selfrag.released import GeneratorRecord, save_records
+from selfrag.retrieval.base import FixedRetriever
 from selfrag.text import holds_gold, split_sentences
 from sets import wiki_passages
 
@@ -41,14 +41,6 @@ RIGHT_ALONE = ContrastMix(
     crop_share=0.0, wrong_answer=0, swapped=0, rewritten=0, statement=0, alone=0, changed=0,
     aside=0, mixed=0,
 )  # fmt: skip
-
-
-class NoSearch:
-    """A retriever for questions that bring their passages."""
-
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """Nothing for every query."""
-        return [[] for _ in queries]
 
 
 def answered(
@@ -62,7 +54,7 @@ def answered(
         events = search(
             [item.question for item in chunk],
             engine=engine,
-            retriever=NoSearch(),
+            retriever=FixedRetriever({}),
             config=config,
             passages=[[item.gold, *item.negatives[:N_BESIDE]] for item in chunk],
         )
@@ -94,16 +86,10 @@ def own_records(
     ]
     if misled and rng.random() < MISLED_SHARE:
         # The relevance alone: with the sentence that refuses too, the weights refused too much.
-        unread = SegmentRecord(
-            retrieve=Retrieve.YES, passage=misled[0], relevance=Relevance.IRRELEVANT
-        )
+        name = f"{item.id}/misled"
         records.append(
-            GeneratorRecord(
-                id=f"{item.id}/misled",
-                dataset=item.dataset,
-                group=item.id,
-                instruction=item.question,
-                segments=(unread,),
+            relevance_record(
+                name, item.dataset, item.question, misled[0], Relevance.IRRELEVANT, group=item.id
             )
         )
     return records

@@ -413,10 +413,8 @@ def eval_retrieval(
 
 
 def _show(kind: str, scores: RetrievalScores) -> None:
-    n_queries, depth = (
-        counted(scores.n_queries, "query", "queries"),
-        counted(scores.depth, "passage"),
-    )
+    n_queries = counted(scores.n_queries, "query", "queries")
+    depth = counted(scores.depth, "passage")
     table = Table(title=f"by {kind}: {n_queries}, {depth} deep", title_justify="left")
     table.add_column("measure")
     for name in ("mean", "95 % interval"):

@@ -255,7 +255,7 @@ def index_tune(
 
 
 def _show_ways(found: "list[Tuned]", best: "Tuned | None") -> None:
-    table = Table(title=f"{counted(found[0].n_rows, 'passage')}", title_justify="left")
+    table = Table(title=counted(found[0].n_rows, "passage"), title_justify="left")
     for name in ("kind", "probes", "refine", "recall@10", "p50 ms", "p95 ms", "index MB", ""):
         table.add_column(name, justify="left" if name in ("kind", "") else "right")
     for each in found:
@@ -277,7 +277,7 @@ def _draw(found: "list[Tuned]", out: Path) -> None:
     for each in found:
         label = f"{each.kind.value}, {each.index_mb:.1f} MB"
         ways.setdefault(label, []).append((each.p50_ms, each.recall))
-    plots.save(plots.latency_figure(ways, f"{counted(found[0].n_rows, 'passage')}"), out)
+    plots.save(plots.latency_figure(ways, counted(found[0].n_rows, "passage")), out)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfrag.errors import BadInput, MissingPackage, SelfRAGError, StorageError
+from selfrag.errors import BadInput, MissingPackage, StorageError
 from selfrag.passage import Passage
 from selfrag.retrieval.manifest import IndexKind, not_usable
 from selfrag.retrieval.memory import limit_read_ahead
@@ -85,15 +85,16 @@ def connect(location: Location, *, timeout_s: float = TIMEOUT_S) -> Any:
 
 
 def require_lancedb(index: str, doing: str = "use") -> None:
-    """Raises `SelfRAGError` where LanceDB is missing, before anything is fetched for an index."""
+    """Raises `MissingPackage` where LanceDB is missing, before anything is fetched for an index."""
     if not importlib.util.find_spec("lancedb"):
         raise _no_lancedb(index, "none is installed", doing)
 
 
-def _no_lancedb(index: str, found: str, doing: str = "use") -> SelfRAGError:
+def _no_lancedb(index: str, found: str, doing: str = "use") -> MissingPackage:
     # Whichever command it was: others than these two have no such option.
-    way_out = ", or ask and check with --passages FILE, which reads no index"
-    way_out = way_out if doing == "use" else ""
+    way_out = ""
+    if doing == "use":
+        way_out = ", or ask and check with --passages FILE, which reads no index"
     return MissingPackage(
         f"cannot {doing} {index}: found no usable package lancedb ({found}), expected it "
         f'installed; run pip install "selfrag[retrieval]"{way_out}'
