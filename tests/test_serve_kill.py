@@ -1,5 +1,6 @@
 """Servers that are killed under load: nothing acknowledged is lost, and a replica takes over."""
 
+import itertools
 import json
 import os
 import signal
@@ -88,7 +89,7 @@ class Proxy:
 
     def __init__(self, urls):
         self._places = [url.removeprefix("http://").split(":") for url in urls]
-        self._turn = 0
+        self._turns = itertools.count()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self._thread = threading.Thread(target=self._run)
@@ -116,9 +117,9 @@ class Proxy:
 
     def _hand_over(self, client):
         with client:
-            for _ in self._places:
-                self._turn += 1
-                host, port = self._places[self._turn % len(self._places)]
+            first = next(self._turns)  # a client's own: each place is tried once, whoever else asks
+            for turn in range(first, first + len(self._places)):
+                host, port = self._places[turn % len(self._places)]
                 try:
                     replica = socket.create_connection((host, int(port)), timeout=60)
                 except ConnectionError:
