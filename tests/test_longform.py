@@ -157,6 +157,25 @@ def test_a_biography_begins_with_another_passage_where_that_is_asked_for():
     assert len({first(1.0, seed) for seed in range(20)}) == 2
 
 
+def test_stored_passages_are_read_as_they_are_and_whole_sentences_written():
+    wrapped = {
+        "title": "Ada Vale",
+        "text": "Paris until 1920. She taught there for ten years. Ada Vale Ada Vale was a painter "
+        "of the north coast. She was born in",
+    }
+    row = {**BIO, "passages": [BIO["passages"][0], wrapped, BIO["passages"][2]]}
+    mix = replace(WHOLE, shuffled=1e-9, continued=1)
+    for seed in range(20):
+        (record,) = biography_records([row], mix, np.random.default_rng(seed))
+        assert texts(record) == [
+            "Ada Vale was a painter of the north coast.",
+            "She taught there for ten years.",
+            "Her best known pictures hang in the town hall.",
+        ]
+        passages = [segment.passage for segment in record.segments]
+        assert [each.text for each in passages] == [each["text"] for each in row["passages"]]
+
+
 def test_a_namesake_is_refused(rng):
     unknown = {**BIO, "entity": "Ada Vale (poet)"}
     (record,) = biography_records([unknown], WHOLE, rng)

@@ -59,7 +59,8 @@ class LongMix:
 
     `continued`: a second sentence from the passage at hand. `closed_by_passage`: the end comes
     after one more passage that adds nothing. `refused`: the first passage does not answer.
-    `shuffled`: a biography does not begin with the first passage about the person.
+    `shuffled`: a biography does not begin with the first passage about the person. Above 0 its
+    passages also stay as they are stored, cut anywhere and with their title in the text.
     """
 
     continued: float = 0.4
@@ -221,7 +222,10 @@ def biography_records(
     """
     for number, row in enumerate(rows):
         entity = row["entity"]
-        passages = [_clean(p, f"bio-{number}-{n}") for n, p in enumerate(row["passages"])]
+        passages = [
+            _stored(p, f"bio-{number}-{n}") if mix.shuffled else _clean(p, f"bio-{number}-{n}")
+            for n, p in enumerate(row["passages"])
+        ]
         own = [p for p in passages if p.title.lower() == entity.lower()]
         others = [p for p in passages if p.title.lower() != entity.lower()]
         instruction = _pick(BIOGRAPHY_TEMPLATES, rng).format(entity)
@@ -233,10 +237,15 @@ def biography_records(
             own = [own[int(i)] for i in rng.permutation(len(own))]
         segments: list[SegmentRecord] = []
         for passage in own:
+            sentences = split_sentences(passage.text)
+            if mix.shuffled:
+                said = {segment.text for segment in segments}
+                sentences = [s for s in _whole_sentences(passage) if s not in said]
             # The last sentence of such a passage is cut short more often than not.
-            fitting = [s for s in split_sentences(passage.text)[:-1] if _stands_alone(s)]
+            fitting = [s for s in sentences[:-1] if _stands_alone(s)]
             if fitting and len(segments) < MAX_SEGMENTS:
-                segments += passage_segments(passage, fitting[0], mix, rng)
+                new = passage_segments(passage, fitting[0], mix, rng)
+                segments += [s for s in new if s.text in sentences or not mix.shuffled]
         if segments:
             ending = closed(segments, next(iter(others), None), mix, rng)
             yield _record(f"bio-{number}", "bio", instruction, ending)
@@ -250,6 +259,22 @@ def _clean(passage: Mapping[str, Any], identity: str) -> Passage:
     elif text[:1].islower():
         text = " ".join(split_sentences(text)[1:])
     return Passage(id=identity, title=title, text=text, source="Wikipedia")
+
+
+def _stored(passage: Mapping[str, Any], identity: str) -> Passage:
+    return Passage(id=identity, title=passage["title"], text=passage["text"], source="Wikipedia")
+
+
+def _whole_sentences(passage: Passage) -> list[str]:
+    """The sentences of a stored passage without what was cut before it, and without headings.
+
+    Where an article begins, its title stands before its first sentence.
+    """
+    title, sentences = passage.title, split_sentences(passage.text.strip())
+    if not sentences or not sentences[0].startswith(title):
+        sentences = sentences[1:]
+    bare = [s.removeprefix(title).lstrip() for s in sentences]
+    return [b if b[:1].isupper() else s for s, b in zip(sentences, bare, strict=True)]
 
 
 def _record(
