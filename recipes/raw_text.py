@@ -9,16 +9,18 @@ instructions that need no passage, with short responses).
 """
 
 import argparse
-import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
+sys.path.insert(0, str(Path(__file__).parent / "default_weights"))
+from selfrag.errors import SelfRAGError
 from selfrag.text import split_sentences
+from sets import read_set
 
 Row = dict[str, Any]
 
@@ -33,7 +35,7 @@ def main() -> None:
     parser.add_argument("--instructions", type=int, default=15)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    passages = list(rows(options.data / "squad/passages.jsonl.zst"))
+    passages = read_set(options.data, "squad/passages")
     kept = [row for row in passages if row["split"] == "train"][: options.passages]
     held_out = [row for row in passages if row["split"] != "train"]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -50,17 +52,9 @@ def main() -> None:
     )
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """The rows of a packed file."""
-    with path.open("rb") as packed:
-        stream = zstandard.ZstdDecompressor().stream_reader(packed)
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            yield json.loads(line)
-
-
 def answered(data: Path, texts: dict[str, str]) -> Iterator[Row]:
     """Questions of `texts` with the sentence that holds the answer, where just one does."""
-    for row in rows(data / "squad/train_v1.1.jsonl.zst"):
+    for row in read_set(data, "squad/train_v1.1"):
         sentences = split_sentences(texts.get(row["pid"], ""))
         holding = [sentence for sentence in sentences if row["answers"][0] in sentence]
         if len(holding) == 1:
@@ -71,7 +65,7 @@ def answered(data: Path, texts: dict[str, str]) -> Iterator[Row]:
 
 def short_responses(data: Path) -> Iterator[Row]:
     """Instructions with a response of at most 25 words that rewrite or invent."""
-    for n, row in enumerate(rows(data / "instructions/t0_mix_permissive.jsonl.zst")):
+    for n, row in enumerate(read_set(data, "instructions/t0_mix_permissive")):
         if "Rewrite" in row["template"] or "common_gen" in row["template"]:
             output = str(row["completion"]).strip()
             if output and len(output.split()) <= 25:
@@ -89,4 +83,7 @@ def write(path: Path, lines: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SelfRAGError as error:
+        sys.exit(f"error: {error}")

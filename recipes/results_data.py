@@ -9,12 +9,15 @@ documents, and distractors drawn from the collection.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import bm25s
 import numpy as np
-from raw_text import rows, write
+from raw_text import read_set, write
+
+from selfrag.errors import SelfRAGError
 
 Row = dict[str, Any]
 
@@ -29,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     data, n_questions = options.data, options.questions
-    collection = list(rows(data / "wiki_retrieval/passages.jsonl.zst"))
+    collection = read_set(data, "wiki_retrieval/passages")
     by_id = {row["pid"]: row for row in collection}
     wanted: dict[str, Row] = {}
     options.out.mkdir(parents=True, exist_ok=True)
@@ -37,8 +40,8 @@ def main() -> None:
     def draw(pool: list[Row]) -> list[Row]:
         return [pool[int(index)] for index in rng.permutation(len(pool))[:n_questions]]
 
-    judged = list(rows(data / "wiki_retrieval/qrels_dev.jsonl.zst"))
-    boolq = {row["question"]: row for row in rows(data / "boolq/validation_part.jsonl.zst")}
+    judged = read_set(data, "wiki_retrieval/qrels_dev")
+    boolq = {row["question"]: row for row in read_set(data, "boolq/validation_part")}
     sets = {"squad": "squad_open", "nq_open": "nq_open", "popqa": "popqa", "boolq": "boolq"}
     for name, task in sets.items():
         found = draw([row for row in judged if row["dataset"] == name])
@@ -50,15 +53,15 @@ def main() -> None:
             asked = [{keys[key]: row[key] for key in keys} for row in found]
         write(options.out / f"{task}.jsonl", asked)
     for name, task in (("arc_challenge", "arc_challenge"), ("openbookqa", "openbookqa")):
-        found = draw(list(rows(data / f"arc_obqa/{name}_test_part.jsonl.zst")))
+        found = draw(read_set(data, f"arc_obqa/{name}_test_part"))
         write(options.out / f"{task}.jsonl", found)
     answerable, passages = with_passages(
-        list(rows(data / "triviaqa/dev_8837.jsonl.zst")), collection, n_questions, rng
+        read_set(data, "triviaqa/dev_8837"), collection, n_questions, rng
     )
     wanted |= {row["pid"]: row for row in passages}
     write(options.out / "triviaqa.jsonl", answerable)
-    write(options.out / "asqa.jsonl", draw(list(rows(data / "asqa/asqa_part.jsonl.zst"))))
-    for row in rows(data / "asqa/asqa_knowledge_corpus.jsonl.zst"):
+    write(options.out / "asqa.jsonl", draw(read_set(data, "asqa/asqa_part")))
+    for row in read_set(data, "asqa/asqa_knowledge_corpus"):
         text = " ".join(filter(None, row["contents"]))
         wanted[row["doc_id"]] = {"pid": row["doc_id"], "title": "", "text": text}
     drawn = rng.permutation(len(collection))[: options.distractors]
@@ -92,4 +95,7 @@ def with_passages(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SelfRAGError as error:
+        sys.exit(f"error: {error}")

@@ -16,10 +16,12 @@ import pytest
 
 from chat_server import chat_reply, chat_server
 from eval_parts import write_rows
+from model_server import model_server
 from random_model import RandomModel
 from selfrag import assets
 from selfrag.annotate import local
 from selfrag.cli import main
+from selfrag.engine.numpy_llama import LlamaEngine
 from selfrag.errors import BadInput
 from selfrag.evaluate import data as sets
 from selfrag.evaluate.tasks import TASKS
@@ -113,6 +115,38 @@ def test_runs_are_reported_replayed_and_rescored_without_a_model(run, asked, tmp
     assert len(json.loads(run("replay", records, "--json").out)) == 3
     rescored = run("rescore", records, "--out", tmp_path / "curves", "--json")
     assert json.loads(rescored.out)["questions"] == 3
+
+
+def test_a_served_model_answers_an_evaluation_as_it_does_here(run, tmp_path):
+    model = save_tiny_model(tmp_path, TOKENS)
+    data = write_rows(tmp_path / "rows.jsonl", QUESTIONS)
+    engine = LlamaEngine(model, name="tiny", max_batch=8)
+    with model_server(engine, root=str(model)) as served:
+        for name, asked in (("here", model), ("there", served.url)):
+            ended = run(
+                *("eval", "--task", "nq_open", "--model", asked, "--data", data),
+                *("--set", "max_new_tokens=8", "--set", "max_passage_tokens=64"),
+                *("--out", tmp_path / name),
+            )
+            assert ended.code == 0, ended.err
+        plain = run(
+            *("eval", "--task", "nq_open", "--model", served.url, "--data", data),
+            *("--system", "rag", "--out", tmp_path / "rag"),
+        )
+        assert plain.code == 2 and "--base-url, so give it there" in plain.err
+        idle = run(
+            *("eval", "--task", "nq_open", "--model", served.url, "--data", data),
+            *("--engine", "numpy", "--out", tmp_path / "idle"),
+        )
+        assert idle.code == 2 and "a server runs the model" in idle.err
+    engine.close()
+    said = [
+        [json.loads(line)["output"]["text"] for line in records.read_text().splitlines()]
+        for records in (tmp_path / "here" / "records.jsonl", tmp_path / "there" / "records.jsonl")
+    ]
+    assert said[0] == said[1] and len(said[0]) == 3
+    system = json.loads((tmp_path / "there" / "config.json").read_text())["system"]
+    assert system["model"] == served.url and system["model_sha256"] is None
 
 
 def test_records_are_measured_anew_whatever_version_made_them(run, asked, tmp_path, monkeypatch):

@@ -218,6 +218,8 @@ def test_rejects_in_words():
         ({"answers": ['["a", "b"]']}, ('["a", "b"]',)),
         ({"answers": {"value": "a", "aliases": ["b", "a"]}}, ("a", "b")),
         ({"answers": [], "golds": [], "answer": ""}, ()),
+        ({"golden_answers": ["a"]}, ("a",)),
+        ({"possible_answers": '["a", "b"]'}, ("a", "b")),
         ({}, ()),
     ],
 )

@@ -302,9 +302,13 @@ def id_of(row: Mapping[str, Any], *names: str, otherwise: str = "") -> str:
     return otherwise
 
 
+# Ours, the released files', one answer, FlashRAG's and PopQA's.
+GOLD_NAMES = ("answers", "golds", "answer", "golden_answers", "possible_answers")
+
+
 def answers_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The gold strings of a row: its `answers`, else `golds`, else `answer`; none where unknown."""
-    for name in ("answers", "golds", "answer"):
+    """The gold strings of a row, by the first of `GOLD_NAMES` that has any; none where unknown."""
+    for name in GOLD_NAMES:
         if strings := gold_strings(row.get(name), name):
             return strings
     return ()

@@ -95,7 +95,11 @@ RULES = (
         "the engine that is named takes no such number",
     ),
     # eval
-    Rule(("engine", "device"), lambda v: v.get("base_url"), "the model is run at --base-url"),
+    Rule(
+        ("engine", "device", "precision", "gpus", "threads", "tokenizer", "model_key_env"),
+        lambda v: v.get("base_url"),
+        "the model is run at --base-url",
+    ),
     Rule(("index", "top_k"), lambda v: v.get("system") == "vanilla", "vanilla reads no passages"),
     Rule(
         ("prompt",),

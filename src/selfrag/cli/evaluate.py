@@ -105,7 +105,7 @@ def evaluate(
     context: typer.Context,
     asked: Questions,
     by: Answerer,
-    model: Annotated[AskedModel, options.Without({"api_key"})],
+    model: Annotated[AskedModel, options.Without({"api_key", "calibration"})],
     search: Annotated[SearchConfig, options.Only({"mode", "threshold"})],
     changes: options.Changes = None,
     workers: Annotated[Workers, options.Without({"n_gpus"})],

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from selfrag import assets
 from selfrag.cluster import Workers, connected
 from selfrag.decode.config import SearchConfig
+from selfrag.engine.base import Precision
 from selfrag.engine.chat import EngineModel, TextModel
 from selfrag.errors import BadInput
 from selfrag.evaluate.baselines import PlainSystem
@@ -25,7 +26,6 @@ from selfrag.open.engines import (
     BASE,
     DEFAULT,
     NAMES,
-    EngineKind,
     ModelOptions,
     adapter_dir,
     is_url,
@@ -59,26 +59,21 @@ class JudgeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedModel:
-    """A language model that is asked in words: at an API where `base_url` is given, else here.
+class AskedModel(ModelOptions):
+    """The model of an evaluation: one that is opened, or at an API where `base_url` is given.
 
-    `model` None is the default of who asks. APIs draw as `sampling` says, local engines are greedy.
+    An empty `model` is the default of who asks. APIs draw as `sampling` says, engines are greedy.
     """
 
-    model: str | None = setting(None, "Model folder, hub id, or a model's name at --base-url.")
+    model: str = setting("", "As in `ask`, or a model's name at --base-url.")
     base_url: str | None = setting(None, "An OpenAI-compatible API, as http://…/v1.")
-    engine: EngineKind = setting(
-        EngineKind.AUTO, "auto, openvino, numpy, transformers or llamacpp."
-    )
-    device: str = setting("cpu", "cpu, or cuda with --engine transformers.")
     sampling: str = setting("greedy", "greedy, or released: 0.8 and 0.95, over an API.")
     seed: int = setting(0, "Of --sample.")
     n_parallel: int = setting(8, "Questions answered together.", "--batch-size", least=1)
-    writer: str = setting("", "Of --system selfrag: the chat model that writes, as in `ask`.")
-    writer_key_env: str = setting("", "Environment variable with the key of the writer's API.")
     api_key: str = ""  # '' for that of the environment
 
     def __post_init__(self) -> None:
+        ModelOptions.__post_init__(self)
         if self.sampling not in ("greedy", "released"):
             raise BadInput(
                 f"cannot evaluate: --sampling is {self.sampling!r}; expected greedy or released"
@@ -117,19 +112,20 @@ class Setup:
         """All that the answers depend on, as JSON, without opening anything."""
         from selfrag.trace.rows import config_to_row
 
+        is_served = bool(self.asked.base_url) or is_url(self.asked.model)
         common: dict[str, Any] = {
             "kind": self.kind,
             "label": self.label or self.default_label,
-            "model": self.asked.model or self._default_model,
-            "model_sha256": None
-            if self.asked.base_url
-            else model_digest(self.asked.model, self.kind),
+            "model": _addresses(self.asked.model) or self._default_model,
+            "model_sha256": None if is_served else model_digest(self.asked.model, self.kind),
             "base_url": without_password(self.asked.base_url) if self.asked.base_url else None,
-            "engine": None if self.asked.base_url else self.asked.engine,
-            "device": None if self.asked.base_url else self.asked.device,
+            "engine": None if is_served else self.asked.engine,
+            "device": None if is_served else self.asked.device,
             "passages": self._passage_source,
             "index_sha256": index_digest(self.index) if self.searches else None,
         }
+        if self.asked.precision is not Precision.AUTO:
+            common["precision"] = self.asked.precision
         if self.kind is SystemKind.SELFRAG:
             writer = writer_facts(self.asked.writer)
             return {**common, **writer, "search": config_to_row(self.search)}
@@ -145,8 +141,8 @@ class Setup:
     @property
     def default_label(self) -> str:
         """A name from the settings that differ most often."""
-        own = self.asked.model is not None
-        model = f" {Path(str(self.asked.model)).name}" if own else ""
+        own = _addresses(self.asked.model)
+        model = f" {own if is_url(own) else Path(own).name}" if own else ""
         if self.kind is SystemKind.SELFRAG:
             name = Path(self.asked.writer.partition("#")[2] or self.asked.writer).name
             writer = f" by {name}" if name else ""
@@ -168,13 +164,12 @@ class Setup:
         return f"index {without_password(self.index) if self.index else 'demo'}"
 
 
-def model_digest(model: str | None, kind: SystemKind) -> str:
+def model_digest(model: str, kind: SystemKind) -> str:
     """What tells one model from another: a sum over the files of its folder.
 
     The default models are told by the sums of what they are made of, without opening them.
     """
-    if model is None:
-        model = DEFAULT if kind is SystemKind.SELFRAG else BASE
+    model = model or (DEFAULT if kind is SystemKind.SELFRAG else BASE)
     base = assets.named("base-model").files[0].sha256
     if model in NAMES:
         return base if model == BASE else _sum(adapter_dir(), base)
@@ -205,6 +200,11 @@ def without_password(location: str) -> str:
         return location
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _addresses(model: str) -> str:
+    """The model as it may be written down: addresses without their passwords."""
+    return ",".join(map(without_password, model.split(","))) if is_url(model) else model
 
 
 def _sum(folder: Path, start: str = "") -> str:
@@ -256,12 +256,16 @@ def system_opener(setup: Setup, report: Progress, workers: Workers) -> "OpenSyst
     """Opens the system here, or on a worker, whose folder is another and which tells nobody."""
     if not workers.ray:
         return partial(open_system, setup, report)
-    asked = replace(setup.asked, model=_whole(setup.asked.model))
-    there = replace(setup, index=_whole(setup.index), asked=asked)
+    asked = setup.asked
+    there = replace(
+        setup,
+        index=_whole(setup.index) if setup.index else None,
+        asked=replace(asked, model=_whole(asked.model), tokenizer=_whole(asked.tokenizer)),
+    )
     return partial(_open_on_worker, there)
 
 
-def _whole(path: str | None) -> str | None:
+def _whole(path: str) -> str:
     """A path of this machine from its root on; any other name as it is."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
@@ -276,14 +280,12 @@ def _reflecting_model(setup: Setup) -> ModelOptions:
             "cannot run --system selfrag over --base-url: a chat API shows no reflection tokens; "
             "expected a model folder, so give --model, and the API as --writer"
         )
-    asked = setup.asked
-    return ModelOptions(
-        model=asked.model or DEFAULT,
-        engine=asked.engine,
-        device=asked.device,
-        writer=asked.writer,
-        writer_key_env=asked.writer_key_env,
-    )
+    return _opened_as(setup.asked, DEFAULT)
+
+
+def _opened_as(asked: AskedModel, default: str) -> ModelOptions:
+    values = {each.name: getattr(asked, each.name) for each in fields(ModelOptions)}
+    return ModelOptions(**{**values, "model": asked.model or default})
 
 
 def open_asked(asked: AskedModel, report: Progress) -> TextModel:
@@ -291,7 +293,7 @@ def open_asked(asked: AskedModel, report: Progress) -> TextModel:
     if asked.base_url is not None:
         from selfrag.engine.chat import ApiModel, Sampling
 
-        if asked.model is None:
+        if not asked.model:
             raise BadInput(
                 f"cannot ask {asked.base_url}: no model is named; expected its name there, so give "
                 "--model"
@@ -309,8 +311,12 @@ def open_asked(asked: AskedModel, report: Progress) -> TextModel:
             f"cannot draw with --sampling {asked.sampling} here: local engines are greedy; "
             "expected an API for that, so give --base-url, or leave it out"
         )
-    options = ModelOptions(model=asked.model or BASE, engine=asked.engine, device=asked.device)
-    return EngineModel(open_engine(options, report, reflects=False))
+    if is_url(asked.model):
+        raise BadInput(
+            f"cannot ask {_addresses(asked.model)} in words: --model is an address; expected it as "
+            "--base-url, so give it there, and the model's name there as --model"
+        )
+    return EngineModel(open_engine(_opened_as(asked, BASE), report, reflects=False))
 
 
 @contextmanager
@@ -325,7 +331,7 @@ def open_judge(kind: JudgeKind, asked: AskedModel, report: Progress) -> Iterator
     elif kind is JudgeKind.NLI:
         from selfrag.evaluate.nli import NliJudge
 
-        if asked.model is None:
+        if not asked.model:
             raise BadInput(
                 "cannot judge with an NLI model: none is named, and no registry package carries "
                 "one; expected a folder, such as that of t5_xxl_true_nli_mixture, so give --model"
@@ -334,5 +340,4 @@ def open_judge(kind: JudgeKind, asked: AskedModel, report: Progress) -> Iterator
     elif kind is JudgeKind.ASKED:
         yield ModelJudge(open_asked(asked, report))
     else:
-        options = ModelOptions(model=asked.model or DEFAULT, engine=asked.engine)
-        yield SupportJudge(open_engine(options, report))
+        yield SupportJudge(open_engine(_opened_as(asked, DEFAULT), report))
