@@ -15,7 +15,7 @@ from selfrag.decode.events import (
     RetrievalEvent,
 )
 from selfrag.decode.gate import RetrievalMode
-from selfrag.decode.query import follow_up_query
+from selfrag.decode.query import follow_up_query, stands_alone
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.scripted import ScriptedEngine, ScriptedTokenizer, say
 from selfrag.errors import BadInput, ConfigError
@@ -440,3 +440,30 @@ def test_a_follow_up_is_searched_with_the_last_two_turns_and_their_answers():
     assert follow_up_query("Where?", turns) == (
         f"Where? Who painted B? Ann. {words} When? 1500. Where?"
     )
+
+
+@pytest.mark.parametrize(
+    ("question", "alone"),
+    [
+        ("Who wrote Dune?", True),
+        ("What is the capital of France?", True),
+        ("How many people lived in Paris in 1900?", True),
+        ("Tell me who wrote the Odyssey", True),
+        ("What happened in 1066?", True),
+        ("When was he born?", False),
+        ("Where is the museum located?", False),
+        ("And in Germany?", False),
+        ("What about France?", False),
+        ("Is that true of Mars?", False),
+        ("Why?", False),
+        ("Which one is in Rome?", False),
+        ("Did it reach England?", False),
+        ("May I?", False),
+        ("Mars?", False),
+        ("Wo liegt seine Stadt?", False),
+        ("who wrote dune?", False),
+        ("", False),
+    ],
+)
+def test_a_question_that_names_what_it_is_about_stands_alone(question, alone):
+    assert stands_alone(question) is alone

@@ -499,6 +499,15 @@ def test_earlier_turns_are_read_and_searched():
     assert not control & set(model.engine.calls[0][0].prompt_ids)
 
 
+def test_earlier_turns_are_left_out_where_a_question_stands_alone():
+    model = RandomModel(2)
+    turns = [Turn(question="Who painted it?", answer="Leonardo.")]
+    _, events = run(model, ["Who wrote Dune?"], histories=[turns], max_segments=1)
+    assert of(RetrievalEvent, events)[0].query == "Who wrote Dune?"
+    asked = model.tokenizer.surface(model.engine.calls[0][0].prompt_ids)
+    assert asked == "### Instruction:\nWho wrote Dune?\n\n### Response:\n"
+
+
 def test_the_oldest_turns_go_when_the_context_is_full():
     model = RandomModel(2)
     model.engine = ScriptedEngine(model.tokenizer, model._script, max_context=760)
