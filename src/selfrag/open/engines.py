@@ -197,8 +197,8 @@ def check_name(model: str) -> None:
     if path.exists() or "/" not in model or not is_hub_id(model.partition("@")[0]):
         raise BadInput(
             f"cannot open the model {model!r}: it is no folder here and no id on the hub, expected "
-            "`default`, a folder with config.json, a .gguf file, or an id as "
-            "selfrag/selfrag_llama2_7b; name one"
+            "`default`, a folder with config.json, a .gguf file, an id as "
+            "selfrag/selfrag_llama2_7b, or a server as http://localhost:8000/v1; name one"
         )
 
 

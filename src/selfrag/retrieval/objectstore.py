@@ -146,12 +146,10 @@ def unavailable(location: Location, doing: str, error: Exception) -> StorageErro
     """The sentence for a request that the store refused, or did not answer in time."""
     text = " ".join(str(error).partition("Debug source:")[0].split())
     text = re.sub(r", /\S+\.rs:[\d:]+", "", text)  # where in Lance's source it was raised
+    safe = "" if doing == "read" else ", for what was committed before is safe"
     is_refused = _REFUSED.search(str(error)) is not None
     if is_refused:
-        wanted = (
-            "a store that listens; see whether it runs and AWS_ENDPOINT_URL names it, for what was "
-            "committed before is safe"
-        )
+        wanted = f"a store that listens; see whether it runs and AWS_ENDPOINT_URL names it{safe}"
     elif _DENIED.search(text):
         wanted = "keys that may; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     elif "NoSuchBucket" in text:
@@ -164,8 +162,7 @@ def unavailable(location: Location, doing: str, error: Exception) -> StorageErro
         wanted = "a turn; try again when fewer are writing"
     else:
         wanted = (
-            "an answer in time; see whether the store and all its nodes are up and try again, for "
-            "what was committed before is safe"
+            f"an answer in time; see whether the store and all its nodes are up and try again{safe}"
         )
     found = "the connection was refused" if is_refused else _cause(text)
     return StorageError(f"cannot {doing} the index {location}: {found}, expected {wanted}")
