@@ -15,9 +15,10 @@ from typing import Any
 
 import bm25s
 import numpy as np
-from raw_text import read_set, write
+from raw_text import write
 
 from selfrag.errors import SelfRAGError
+from sets import read_set
 
 Row = dict[str, Any]
 

@@ -134,6 +134,11 @@ def test_a_served_model_answers_an_evaluation_as_it_does_here(run, tmp_path):
             *("--system", "rag", "--out", tmp_path / "rag"),
         )
         assert plain.code == 2 and "--base-url, so give it there" in plain.err
+        written = run(
+            *("eval", "--task", "nq_open", "--data", data, "--system", "rag"),
+            *("--writer", served.url, "--out", tmp_path / "written"),
+        )
+        assert written.code == 2 and "it is about --system selfrag" in written.err
         idle = run(
             *("eval", "--task", "nq_open", "--model", served.url, "--data", data),
             *("--engine", "numpy", "--out", tmp_path / "idle"),

@@ -164,7 +164,7 @@ def test_stored_passages_are_read_as_they_are_and_whole_sentences_written():
         "of the north coast. She was born in",
     }
     row = {**BIO, "passages": [BIO["passages"][0], wrapped, BIO["passages"][2]]}
-    mix = replace(WHOLE, shuffled=1e-9, continued=1)
+    mix = replace(WHOLE, stored=True, continued=1)
     for seed in range(20):
         (record,) = biography_records([row], mix, np.random.default_rng(seed))
         assert texts(record) == [

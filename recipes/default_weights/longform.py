@@ -59,14 +59,15 @@ class LongMix:
 
     `continued`: a second sentence from the passage at hand. `closed_by_passage`: the end comes
     after one more passage that adds nothing. `refused`: the first passage does not answer.
-    `shuffled`: a biography does not begin with the first passage about the person. Above 0 its
-    passages also stay as they are stored, cut anywhere and with their title in the text.
+    `shuffled`: a biography does not begin with the first passage about the person. `stored`: its
+    passages stay as they are, cut anywhere and with their title in the text; a flag.
     """
 
     continued: float = 0.4
     closed_by_passage: float = 0.5
     refused: float = 0.25
     shuffled: float = 0.0
+    stored: bool = False
     crop_share: float = 0.6
     crop_words: int = 55
 
@@ -223,7 +224,7 @@ def biography_records(
     for number, row in enumerate(rows):
         entity = row["entity"]
         passages = [
-            _stored(p, f"bio-{number}-{n}") if mix.shuffled else _clean(p, f"bio-{number}-{n}")
+            _stored(p, f"bio-{number}-{n}") if mix.stored else _clean(p, f"bio-{number}-{n}")
             for n, p in enumerate(row["passages"])
         ]
         own = [p for p in passages if p.title.lower() == entity.lower()]
@@ -238,14 +239,14 @@ def biography_records(
         segments: list[SegmentRecord] = []
         for passage in own:
             sentences = split_sentences(passage.text)
-            if mix.shuffled:
+            if mix.stored:
                 said = {segment.text for segment in segments}
                 sentences = [s for s in _whole_sentences(passage) if s not in said]
             # The last sentence of such a passage is cut short more often than not.
             fitting = [s for s in sentences[:-1] if _stands_alone(s)]
             if fitting and len(segments) < MAX_SEGMENTS:
                 new = passage_segments(passage, fitting[0], mix, rng)
-                segments += [s for s in new if s.text in sentences or not mix.shuffled]
+                segments += [s for s in new if s.text in sentences or not mix.stored]
         if segments:
             ending = closed(segments, next(iter(others), None), mix, rng)
             yield _record(f"bio-{number}", "bio", instruction, ending)

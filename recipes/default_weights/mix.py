@@ -59,7 +59,7 @@ class MixConfig:
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
     `n_short`: questions about passages of a few words. Of the biographies `shuffled_share` do not
-    begin with the first passage about the person.
+    begin with the first passage about the person, and with `stored` all read passages as they are.
     `pair_words`: of every labelled set and label so many words of passages, none longer than
     `longest_pair` words. `alone_share` of the contrasts also judge the short answer alone. Of the
     groups `untitled_share` lose all titles, and of the questions with a passage `reworded_share`
@@ -76,6 +76,7 @@ class MixConfig:
     n_biographies: int = 0
     n_comparisons: int = 0
     shuffled_share: float = 0.0
+    stored: bool = False
     n_contrasts: int = 0
     n_claims: int = 0
     n_unanswerable: int = 0
@@ -262,7 +263,7 @@ def _long(
     data: Path, questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[GeneratorRecord]:
     """Answers of several segments: ambiguous questions, questions of two parts, biographies."""
-    mix = LongMix(shuffled=config.shuffled_share)
+    mix = LongMix(shuffled=config.shuffled_share, stored=config.stored)
     n_qed = config.n_ambiguous // 2
     asked = questions.of("qed", n_qed, rng)
     asked += questions.of("squad", config.n_ambiguous - n_qed, rng)

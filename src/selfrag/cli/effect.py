@@ -107,7 +107,7 @@ RULES = (
         "it is about --system rag and vanilla",
     ),
     Rule(
-        ("mode", "threshold"),
+        ("mode", "threshold", "writer", "writer_key_env"),
         lambda v: v.get("system") in ("rag", "vanilla"),
         "it is about --system selfrag",
     ),
