@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from contrasts import short_records
+from facts import short_records, twin_records
 from labelled import NOT_IN_PASSAGE, LabelledQuestion
 from longform import LongMix, comparison_records
 from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
@@ -167,6 +167,19 @@ def test_facts_of_a_few_words_hold_their_answer_and_the_others_do_not():
         assert refused.segments[0].relevance is Relevance.IRRELEVANT
         sentence = right.segments[0].text.partition(". ")[2]
         assert refused.segments[0].passage.text != sentence
+
+
+def test_of_two_things_with_like_names_the_passage_about_the_other_is_refused():
+    groups = list(twin_records(40, np.random.default_rng(0)))
+    assert len(groups) > 30
+    for right, refused in groups:
+        (read,), (other,) = right.segments, refused.segments
+        assert right.instruction == refused.instruction and right.group == refused.group
+        lead, _, sentence = read.text.partition(". ")
+        assert read.answer == lead and lead in sentence and sentence in read.passage.text
+        assert other.relevance is Relevance.IRRELEVANT and lead not in other.passage.text
+        name = read.passage.text.removeprefix("The ").split()[0]
+        assert name in right.instruction and name not in other.passage.text
 
 
 SATURN = LabelledQuestion(

@@ -7,7 +7,7 @@ is learned. Knows nothing of files.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,8 +193,8 @@ def _texts(
     beside = _beside(item, passage, rng)
     foreign = _any_sentence(item.negatives[0], rng) if item.negatives else None
     lies = statement(item.question, wrong) if said and wrong else None
-    lone_lie = f"{_capital(wrong)}." if wrong and is_alone else None
-    copied = f"{_capital(wrong)}. {shown}" if wrong else None
+    lone_lie = f"{capital(wrong)}." if wrong and is_alone else None
+    copied = f"{capital(wrong)}. {shown}" if wrong else None
     mixed = f"{shown} {foreign}" if foreign else None
     offered = (
         (mix.wrong_answer, "wrong-answer", copied, none, Utility.U1),
@@ -229,7 +229,8 @@ def _any_sentence(passage: Passage, rng: np.random.Generator) -> str:
     return str(rng.choice(split_sentences(passage.text)))
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -286,79 +287,6 @@ def claim_records(
     support = Support.FULL if is_true else Support.NONE
     made = Text("claim" if is_true else "false-claim", text, support, _UTILITY[support])
     return [judged(item.id, item.dataset, check_instruction(text), passage, made)]
-
-
-# Facts of a few words: question, sentence, and what `{}` may be.
-_PEOPLE = (
-    "Maria",
-    "Tom",
-    "Captain Lee",
-    "The gardener",
-    "Our neighbour",
-    "Aisha",
-    "Paul Meyer",
-    "Ivan",
-)
-_PLACES = ("in the cellar", "in Lyon", "on the second floor", "at the station", "in the red box")
-_TIMES = ("on 4 June", "on Friday", "at 9 am", "in 2031", "next Tuesday", "on 17 October")
-_DEEDS = (
-    "sent it", "said that", "found this", "repaired the pump", "called the doctor", "took them",
-    "lost the key", "chose the colour", "wrote this letter", "closed the door", "won", "started it",
-)  # fmt: skip
-_THINGS = ("the old map", "my bicycle", "the spare key", "your coat", "the archive", "our tent")
-_EVENTS = ("the meeting", "the exam", "the second test", "the party", "the next delivery")
-_FACTS = (
-    ("Who {}?", "{1} {0}.", _DEEDS, _PEOPLE),
-    ("Where is {}?", "{0} is {1}.", _THINGS, _PLACES),
-    ("When is {}?", "{0} is {1}.", _EVENTS, _TIMES),
-)
-
-
-def short_records(n: int, rng: np.random.Generator) -> Iterator[list[GeneratorRecord]]:
-    """`n` questions about a passage of one or two sentences of a few words, without a title."""
-
-    def pick(options: Sequence[str], besides: str = "") -> str:
-        return str(rng.choice([each for each in options if each != besides]))
-
-    for number in range(n):
-        asked, said, topics, values = _FACTS[number % len(_FACTS)]
-        topic, answer = pick(topics), pick(values)
-        sentence = _capital(said.format(topic, answer))
-        sentences = [sentence]
-        if rng.random() < 0.5:
-            _, other, others, fillers = _FACTS[int(rng.integers(len(_FACTS)))]
-            sentences.append(_capital(other.format(pick(others, topic), pick(fillers, answer))))
-        passage = Passage(text=" ".join(sentences[:: 1 if rng.random() < 0.5 else -1]))
-        item = LabelledQuestion(
-            id=f"short-{number}",
-            dataset="short",
-            question=asked.format(topic),
-            answers=(answer,),
-            gold=passage,
-            negatives=(),
-        )
-        wrong = _capital(f"{pick(values, answer)}. {sentence}")
-        yield [
-            answer_record(
-                item,
-                passage,
-                "right",
-                answer_text(answer, sentence),
-                Support.FULL,
-                utility=Utility.U5,
-                answer=_capital(answer),
-            ),
-            judged(
-                item.id,
-                item.dataset,
-                item.question,
-                passage,
-                Text("wrong-answer", wrong, Support.NONE, Utility.U1),
-                group=item.id,
-            ),
-        ]
-        elsewhere = Passage(text=_capital(said.format(pick(topics, topic), pick(values))))
-        yield [refusal_record(f"{item.id}/irrelevant", item.dataset, item.question, elsewhere)]
 
 
 def unanswerable_records(

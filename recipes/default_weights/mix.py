@@ -24,9 +24,9 @@ from contrasts import (
     claim_records,
     contrast_records,
     pair_records,
-    short_records,
     unanswerable_records,
 )
+from facts import short_records, twin_records
 from labelled import (
     QuestionMix,
     no_retrieval_record,
@@ -58,7 +58,8 @@ class MixConfig:
 
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
-    `n_short`: questions about passages of a few words. Of the biographies `shuffled_share` do not
+    `n_short`: questions about passages of a few words, `n_twins`: about one of two things whose
+    names look alike. Of the biographies `shuffled_share` do not
     begin with the first passage about the person, and with `stored` all read passages as they are.
     `pair_words`: of every labelled set and label so many words of passages, none longer than
     `longest_pair` words. `alone_share` of the contrasts also judge the short answer alone. Of the
@@ -80,6 +81,7 @@ class MixConfig:
     n_contrasts: int = 0
     n_claims: int = 0
     n_unanswerable: int = 0
+    n_twins: int = 0
     n_short: int = 0
     pair_words: int = 0
     longest_pair: int = 260
@@ -158,6 +160,7 @@ def build_mix(
         groups += [[record] for record in compared]
     groups += _contrasts(questions, config, rng)
     groups += short_records(config.n_short, rng)
+    groups += twin_records(config.n_twins, rng)
     groups += _pairs(data, config, rng)
     groups += [list(group) for _, group in groupby(own, key=lambda record: record.group)]
     groups = [groups[int(index)] for index in rng.permutation(len(groups))]
