@@ -6,6 +6,7 @@
 #
 # QUESTIONS, DISTRACTORS   drawn for each task; passages beside those that are asked about
 # TASKS, SYSTEMS, LIMIT    fewer tasks, systems or questions
+# PRECISION                of the engine, as in `selfrag eval`
 set -euo pipefail
 
 : "${DATA:?folder with the labelled sets}" "${OUT:?folder for the results}"
@@ -25,6 +26,7 @@ answer() { # task label option...
   shift 2
   [[ $systems == *" $label "* ]] || return 0
   [[ -n ${LIMIT:-} ]] && set -- "$@" --limit "$LIMIT"
+  set -- "$@" --precision "${PRECISION:-auto}"
   $SELFRAG eval --task "$task" --data "$OUT/data/$task.jsonl" --label "$label" --out "$out" "$@"
   folders+=("$out")
 }

@@ -111,11 +111,26 @@ def test_the_features_of_an_answer_by_hand():
     # The best other answer is Neptune's, 0.8 * 0.75 = 0.6; "Saturn. It does." gives the same one,
     # and "Oak." was judged to have no support at all, which counts 0.
     assert found.margin == pytest.approx(0.9 * 0.8 - 0.8 * 0.75)
-    assert found.relevance == pytest.approx(0.9)
+    assert found.relevance == pytest.approx(math.log(9))  # the log-odds of 0.9
     assert found.support == pytest.approx(0.8)
     assert found.utility == pytest.approx(0.5, abs=1e-6)
     assert found.retrieval == 0.0  # of the best hit
     assert found.sequence == pytest.approx((0.9 * 0.8 * 0.75) ** (1 / 6))
+
+
+@pytest.mark.parametrize(
+    ("relevance", "log_odds"),
+    [(0.5, 0.0), (0.0, -9.21024), (1.0, 9.21024), (1e-9, -9.21024), (None, 0.0)],  # ln 9999
+)
+def test_the_log_odds_of_relevance_are_bounded(relevance, log_odds):
+    _, events = ask()
+    written = [event.node for event in events if isinstance(event, CandidateEvent)]
+    segment = written[0].segment
+    scores = replace(segment.scores, relevance=relevance)
+    read = replace(written[0], segment=replace(segment, scores=scores))
+    found = features_of(read, [read, *written[1:]])
+    assert found is not None
+    assert found.relevance == pytest.approx(log_odds, abs=1e-5)
 
 
 def test_the_retriever_and_a_margin_may_be_negative():
@@ -135,10 +150,10 @@ def test_one_passage_says_nothing_of_other_answers():
 
 
 def test_a_probability_by_hand():
-    # 1 + 2 * 0.9 - 4 * 0.12 = 2.32, and 1 / (1 + exp(-2.32)) = 0.910512
+    # Relevance 0.9 is log-odds ln 9: 1 + 2 ln 9 - 4 * 0.12 = ln 81 + 0.52, odds of 136.243 to 1.
     answer, _ = ask(calibration(1.0, relevance=2.0, margin=-4.0))
-    assert answer.probability == pytest.approx(1 / (1 + math.exp(-2.32)))
-    assert answer.verdict == "91% likely to be right: fully supported"
+    assert answer.probability == pytest.approx(136.243 / 137.243, abs=1e-6)
+    assert answer.verdict == "99% likely to be right: fully supported"
     assert answer_to_json(answer)["probability"] == answer.probability
 
 
@@ -268,7 +283,7 @@ def test_a_file_holds_all_of_a_calibration(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "it has format 2, and this version reads 1"),
+        ({"format": 1}, "it has format 1, and this version reads 2"),
         ({"bias": 1.0}, "it has an unknown field 'bias'"),
         ({"coefficients": {**ZERO, "length": 1.0}}, "unknown field 'coefficients.length'"),
         ({"coefficients": {"margin": 1.0}}, "missing required field"),

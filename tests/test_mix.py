@@ -3,17 +3,14 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zstandard
 
 from facts import short_records, twin_records
-from labelled import NOT_IN_PASSAGE, LabelledQuestion
 from longform import LongMix, comparison_records
 from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
-from own import mistaken, own_records
 from pairs import PAIR_SETS
 from questions import Mined, mine
 from selfrag.errors import BadInput
@@ -180,56 +177,6 @@ def test_of_two_things_with_like_names_the_passage_about_the_other_is_refused():
         assert other.relevance is Relevance.IRRELEVANT and lead not in other.passage.text
         name = read.passage.text.removeprefix("The ").split()[0]
         assert name in right.instruction and name not in other.passage.text
-
-
-SATURN = LabelledQuestion(
-    id="q",
-    dataset="squad",
-    question="Which planet does Titan orbit?",
-    answers=("Saturn",),
-    gold=Passage(id="gold", text="Titan is a moon that orbits Saturn. Huygens saw it first."),
-    negatives=(Passage(id="io", text="Io orbits Jupiter."),),
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "support"),
-    [
-        ("Huygens. Titan is a moon that orbits Saturn.", "own-wrong", Support.NONE),
-        ("Huygens. Huygens saw it first.", "own-aside", Support.FULL),
-        ("Huygens. It was seen by him first.", None, None),  # neither quoted nor an answer
-        ("Saturn. Titan is a moon that orbits Saturn.", None, None),
-        ("The planet Saturn. Titan is a moon that orbits Saturn.", None, None),
-        ("Titan is a moon that orbits Saturn.", None, None),  # no short answer
-        (NOT_IN_PASSAGE, None, None),
-    ],
-)
-def test_an_answer_is_judged_by_what_its_short_answer_and_its_sentence_say(text, kind, support):
-    found = mistaken(SATURN, text)
-    assert (found and found.kind, found and found.support) == (kind, support)
-
-
-def test_own_answers_become_texts_to_judge_and_passages_to_refuse():
-    def wrote(text, relevance):
-        scores = SimpleNamespace(relevance=relevance)
-        return SimpleNamespace(text=text, scores=scores)
-
-    def kinds(gold, relevance_of_other, seed=1):
-        said = {"gold": gold, "io": wrote("Jupiter. Io orbits Jupiter.", relevance_of_other)}
-        records = own_records(SATURN, said, np.random.default_rng(seed))
-        assert {record.group for record in records} <= {"q"}
-        return [record.id for record in records]
-
-    wrong = wrote("Huygens. Titan is a moon that orbits Saturn.", 0.9)
-    found = [kinds(wrong, 0.9, seed) for seed in range(200)]
-    assert all(each[:2] == ["q/right", "q/own-wrong"] for each in found)
-    assert 70 <= sum(each[2:] == ["q/misled"] for each in found) <= 130
-    assert kinds(wrong, 0.4) == ["q/right", "q/own-wrong"]
-    assert kinds(wrote(NOT_IN_PASSAGE, 0.1), 0.4) == ["q/right"]
-    # Of those that were read right a quarter is learned again.
-    right = wrote("Saturn. Titan is a moon that orbits Saturn.", 0.9)
-    n_kept = sum(kinds(right, 0.4, seed) == ["q/right"] for seed in range(200))
-    assert 30 <= n_kept <= 70
 
 
 def test_comparisons_are_of_two_things_of_one_kind_and_quote_both():

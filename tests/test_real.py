@@ -93,6 +93,22 @@ def test_a_notion_is_explained_from_the_passage_that_explains_it(tmp_path):
     assert [each["title"] for each in answer["passages"]] == ["Overfitting"]
 
 
+def test_a_comparison_tells_of_both_sides(tmp_path):
+    told = {
+        "Llama": "The llama is a domesticated South American camelid. It carries loads.",
+        "Alpaca": "The alpaca is a small camelid that is bred for its fleece.",
+        "Bakery": PLANETS["Bakery"],
+    }
+    passages = tmp_path / "passages.jsonl"
+    rows = [{"title": title, "text": text} for title, text in told.items()]
+    passages.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    question = "Can you tell me the difference between llamas and alpacas?"
+    answer = json.loads(run("ask", question, "--passages", str(passages), "--json").stdout)
+    assert "a domesticated South American camelid" in answer["answer"]
+    assert "bred for its fleece" in answer["answer"]
+    assert {each["title"] for each in answer["passages"]} == {"Llama", "Alpaca"}
+
+
 def test_a_rewriting_task_is_answered_without_retrieval(index):
     question = "Leave odd one out: twitter, instagram, whatsapp."
     answer = json.loads(run("ask", question, "--index", str(index), "--json").stdout)

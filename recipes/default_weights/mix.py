@@ -14,7 +14,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,7 @@ from rephrase import asked_otherwise
 from selfrag.errors import SelfRAGError
 from selfrag.files import read_errors
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.released import GeneratorRecord, load_records, save_records
+from selfrag.released import GeneratorRecord, save_records
 from selfrag.train.config import load_recipe, settings
 from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_passages
 
@@ -59,12 +58,11 @@ class MixConfig:
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
     `n_short`: questions about passages of a few words, `n_twins`: about one of two things whose
-    names look alike. Of the biographies `shuffled_share` do not
-    begin with the first passage about the person, and with `stored` all read passages as they are.
-    `pair_words`: of every labelled set and label so many words of passages, none longer than
-    `longest_pair` words. `alone_share` of the contrasts also judge the short answer alone. Of the
-    groups `untitled_share` lose all titles, and of the questions with a passage `reworded_share`
-    are asked in other words.
+    names look alike. Of the biographies `shuffled_share` do not begin with the first passage about
+    the person, and with `stored` all read passages as they are. `pair_words`: of every labelled set
+    and label so many words of passages, none longer than `longest_pair` words. `alone_share` of the
+    contrasts also judge the short answer alone. Of the groups `untitled_share` lose all titles, and
+    of the questions with a passage `reworded_share` are asked in other words.
     """
 
     n_squad: int = 9000
@@ -141,10 +139,8 @@ CLAIM_TEMPLATES = (
 T0_TEMPLATES = re.compile("common_gen|generate_question|title_generation|build_story|paws|cosmos")
 
 
-def build_mix(
-    data: Path, recipe_dir: Path, config: MixConfig, own: Sequence[GeneratorRecord] = ()
-) -> list[GeneratorRecord]:
-    """All records of the mix and `own`, groups kept together and otherwise shuffled."""
+def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[GeneratorRecord]:
+    """All records of the mix, groups kept together and otherwise shuffled."""
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
     questions = Questions(data, passages)
@@ -162,7 +158,6 @@ def build_mix(
     groups += short_records(config.n_short, rng)
     groups += twin_records(config.n_twins, rng)
     groups += _pairs(data, config, rng)
-    groups += [list(group) for _, group in groupby(own, key=lambda record: record.group)]
     groups = [groups[int(index)] for index in rng.permutation(len(groups))]
     if config.reworded_share:
         groups = [_reworded(group, config.reworded_share, rng) for group in groups]
@@ -343,13 +338,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("recipe", type=Path, help="TOML file with a table [mix]")
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
-    parser.add_argument("--own", type=Path, nargs="*", default=[], help="files from own.py")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     options = parser.parse_args()
     try:
         config = settings(MixConfig, "mix", load_recipe(options.recipe, tables=("mix",)))
-        own = [record for path in options.own for record in load_records(path)]
-        records = build_mix(options.data, options.recipe.parent, config, own)
+        records = build_mix(options.data, options.recipe.parent, config)
         save_records(records, options.out)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")

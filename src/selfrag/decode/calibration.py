@@ -16,8 +16,9 @@ from selfrag.errors import BadInput
 from selfrag.files import read_errors
 from selfrag.serial import from_builtins
 
-FORMAT = 1
+FORMAT = 2  # 1 held relevance as it is
 MIN_PASSAGES = 2  # with one, no other answer could have been found
+_LEAST_RELEVANCE = 1e-4  # and as far from 1, so that its log-odds stay finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,10 @@ class Features:
     """What a probability is computed from; a score that the model did not give is 0.
 
     `relevance`, `sequence` and `retrieval` are those of the first segment, which begins with the
-    short answer; `support` is that of the least supported one, `utility` the last that was judged.
-    `margin`: relevance times support of the first segment, less the highest such product among
-    first segments with another short answer; in [-1, 1].
+    short answer, relevance as log-odds, bounded at 1e-4 and 1 - 1e-4; `support` is that of the
+    least supported one, `utility` the last that was judged. `margin`: relevance times support of
+    the first segment, less the highest such product among first segments with another short
+    answer; in [-1, 1].
     """
 
     relevance: float
@@ -57,13 +59,20 @@ def features_of(best: Node, candidates: Iterable[Node]) -> Features | None:
     ]
     judged = [n.segment.scores.utility for n in best.path if n.segment is not None]
     return Features(
-        relevance=scores.relevance or 0.0,
+        relevance=_log_odds(scores.relevance),
         support=best.support or 0.0,
         utility=next((each for each in reversed(judged) if each is not None), 0.0),
         sequence=scores.sequence,
         retrieval=scores.retrieval,
         margin=_carried(scores) - max(others, default=0.0),
     )
+
+
+def _log_odds(relevance: float | None) -> float:
+    if relevance is None:
+        return 0.0
+    bounded = min(max(relevance, _LEAST_RELEVANCE), 1.0 - _LEAST_RELEVANCE)
+    return math.log(bounded / (1.0 - bounded))
 
 
 def _carried(scores: SegmentScores) -> float:
