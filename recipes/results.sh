@@ -2,7 +2,7 @@
 # docs/results: the default weights and every baseline with the same base model, on eight tasks.
 # Every step can be stopped and run again.
 #
-#   DATA=folder-of-labelled-sets OUT=runs/results QUESTIONS=20 recipes/results.sh
+#   DATA=folder-of-labelled-sets OUT=runs/results QUESTIONS=100 PRECISION=bf16 recipes/results.sh
 #
 # QUESTIONS, DISTRACTORS   drawn for each task; passages beside those that are asked about
 # TASKS, SYSTEMS, LIMIT    fewer tasks, systems or questions
