@@ -268,7 +268,7 @@ def main() -> None:
     drawn = measured_pairs(options.data, options.limit)
     drawn[SCIFACT] = scifact_pairs(options.data, options.limit)
     drawn[SELQA] = selqa_pairs(options.data, options.limit)
-    with opened(options.model, options.adapter) as (engine, _):
+    with opened(options.model, options.adapter, options.precision) as (engine, _):
         scored = score_pairs(drawn, engine, told)
     relevance = np.array([each.relevance for each in scored])
     is_question = np.array([not each.pair.claim for each in scored])

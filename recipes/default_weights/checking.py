@@ -27,7 +27,7 @@ from selfrag.decode.score import relevance_score, support_score
 from selfrag.decode.search import Model
 from selfrag.decode.wording import compare
 from selfrag.engine.adapter import prepared_name
-from selfrag.engine.base import Engine
+from selfrag.engine.base import Engine, Precision
 from selfrag.engine.prepare import prepare_model
 from selfrag.errors import SelfRAGError
 from selfrag.files import replacing
@@ -174,12 +174,14 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def opened(model: str, adapter: Path | None) -> Iterator[tuple[Engine, str]]:
+def opened(
+    model: str, adapter: Path | None, precision: Precision = Precision.AUTO
+) -> Iterator[tuple[Engine, str]]:
     """A model by its name, or an adapter merged into the packaged base, and what constants call it.
 
     An adapter is called as it will be where it is the default of the package.
     """
-    options = ModelOptions(model=model)
+    options = ModelOptions(model=model, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         name = weights_name(options)
         if adapter is not None:
@@ -187,7 +189,7 @@ def opened(model: str, adapter: Path | None) -> Iterator[tuple[Engine, str]]:
             prepare_model(gguf=base_gguf(), adapter=adapter, out=out)
             base = assets.named("base-model").files[0].sha256
             name = f"{ModelOptions().name}/{prepared_name(base, adapter)}"
-            options = ModelOptions(model=str(out))
+            options = replace(options, model=str(out))
         engine = open_engine(options, max_batch=32)
         try:
             yield engine, name
@@ -196,11 +198,12 @@ def opened(model: str, adapter: Path | None) -> Iterator[tuple[Engine, str]]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--data`, `--limit`, `--model` and `--adapter`, which the benchmark has too."""
+    """`--data`, `--limit`, `--model`, `--adapter` and `--precision`, as the benchmark has too."""
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
     parser.add_argument("--limit", type=int, default=300, help="pairs of each set at most")
     parser.add_argument("--model", default=DEFAULT, help="as in `selfrag ask`")
     parser.add_argument("--adapter", type=Path, help="folder of an adapter for the packaged base")
+    parser.add_argument("--precision", type=Precision, default=Precision.AUTO)
 
 
 def told(done: int, total: int) -> None:
@@ -217,7 +220,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         drawn = measured_pairs(options.data, options.limit)
-        with opened(options.model, options.adapter) as (engine, name):
+        with opened(options.model, options.adapter, options.precision) as (engine, name):
             grounding = replace(fit_grounding(score_pairs(drawn, engine, told)), model=name)
         with replacing(options.out) as path:
             path.write_text(json_text(grounding, indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Records about made-up facts: questions whose passage is a sentence or two, without any data set.
 
-A passage of a few words without a title; and two things of one kind, with names that look alike,
-of which each passage speaks of one: the question is about the other half the time. Knows nothing
-of files.
+A passage of a few words without a title; and two things of one kind, half of the time with names
+that begin alike, each with a passage of its own: the question is about one of them, and the
+passage about the other is refused. Knows nothing of files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -199,7 +199,7 @@ _ENDS = ("ton", "ra", "dor", "mis", "gard", "lin", "ven", "sk", "bury", "na")
 
 
 def twin_records(n: int, rng: np.random.Generator) -> Iterator[list[GeneratorRecord]]:
-    """`n` questions about one of two things whose names look alike, on the passage about each."""
+    """At most `n` questions about one of two things of one kind, on the passage about each."""
 
     def pick(options: Sequence[str], *besides: str) -> str:
         return str(rng.choice([each for each in options if each not in besides]))
