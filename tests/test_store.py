@@ -324,12 +324,13 @@ def test_a_large_index_finds_nearly_what_exhaustive_search_finds(tmp_path):
     passages = (passage(number, "", text) for number, text in enumerate(texts))
     PassageStore.build(passages, encoder, path)
     assert len(list((path / "passages.lance" / "_indices").iterdir())) == 2
-    queries = texts[::1000]
+    queries = texts[::100]
     store = PassageStore.open(path, encoder, options=SearchOptions(mode=SearchMode.DENSE))
     exact = np.sort(encoder.encode(queries) @ encoder.encode(texts).T, axis=1)[:, ::-1][:, :10]
     found = np.array([[hit.score for hit in hits] for hits in store.search(queries, 10)])
     assert np.allclose(found[:, 0], 1.0, atol=1e-5)
-    # At least as good as the tenth best: 0.95 is what refined IVF_RQ reaches in STACK 1.3.
+    # At least as good as the tenth best. The index is trained on a random sample: twelve builds
+    # found 0.974 to 0.986 of it.
     assert np.mean(found >= exact[:, -1:] - 1e-5) >= 0.95
 
 
