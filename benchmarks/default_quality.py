@@ -28,13 +28,22 @@ from selfrag.decode.segment import COLUMNS
 from selfrag.engine.base import Engine, Precision, Request
 from selfrag.open.calibrations import weights_name
 from selfrag.open.engines import BASE, ModelOptions, open_engine
+from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
-from selfrag.text import holds_gold
+from selfrag.text import find_gold, holds_gold
 from selfrag.trace.file import save_trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
-from labelled import NOT_IN_PASSAGE, answer_sentence, swap_answer
+from contrasts import capital, wrong_answer
+from labelled import (
+    NOT_IN_PASSAGE,
+    LabelledQuestion,
+    answer_lead,
+    answer_sentence,
+    answer_text,
+    swap_answer,
+)
 from mix import CLAIM_TEMPLATES, creative_instructions, is_held_out
 from pairs import Part, read_pairs
 from sets import read_set, untokenise, wiki_passages
@@ -142,13 +151,14 @@ def found_answers(
     }
 
 
-def support_aucs(
+def support_figures(
     questions: Sequence[Question], engine: Engine, corpus: Bm25, limit: int
-) -> tuple[float, float]:
-    """(answer sentence against both kinds of unsupported, against exchanged answers alone).
+) -> dict[str, float]:
+    """IsSup of the answer sentence, alone and behind a short answer, against texts that are wrong.
 
-    Supported: the answer sentence with its gold passage. Unsupported: the same sentence with a
-    BM25 hit that lacks the answer, and with the answer exchanged for another of its kind.
+    Alone: with its gold passage against itself with a BM25 hit that lacks the answer, and against
+    itself with the answer exchanged for another of its kind. Behind a short answer: the right one
+    against a wrong one of the same kind, and how many of each are judged supported.
     """
     rng = np.random.default_rng(0)
     fmt = PromptFormat.of(engine.tokenizer)
@@ -156,7 +166,7 @@ def support_aucs(
     requests: list[Request] = []
     kinds: list[str] = []
     hits = corpus.search([q.text for q in questions[:limit]], 20)
-    for question, ranked in zip(questions[:limit], hits, strict=True):
+    for number, (question, ranked) in enumerate(zip(questions[:limit], hits, strict=True)):
         gold = corpus.passages[question.gold_ids[0]]
         sentence = answer_sentence(question.text, question.answers, gold.text)
         foreign = next(
@@ -168,20 +178,46 @@ def support_aucs(
         swapped = swap_answer(sentence, question.answers, pool, rng)
         if swapped is not None:
             cases.append(("swapped", gold, swapped))
+        shorts = short_answers(question, gold, sentence, pool, np.random.default_rng(number))
+        cases += [(kind, gold, text) for kind, text in shorts]
         for kind, passage, text in cases:
             ids = [*fmt.instruction(question.text), fmt.ids[Retrieve.YES]]
             ids += [*fmt.passage(passage, 512), fmt.ids[Relevance.RELEVANT]]
             ids += fmt.join([text], continues=True)
             requests.append(Request(prefix_ids=tuple(ids), max_new_tokens=1, watch_ids=fmt.ids.all))
             kinds.append(kind)
-    scores: dict[str, list[float]] = {"supported": [], "foreign": [], "swapped": []}
+    scores: dict[str, list[float]] = {}
     for kind, done in zip(kinds, engine.generate(requests), strict=True):
-        scores[kind].append(support_score(done.watched[0, COLUMNS[Support]]))
+        scores.setdefault(kind, []).append(support_score(done.watched[0, COLUMNS[Support]]))
     say(f"support: { ({kind: len(values) for kind, values in scores.items()}) } cases")
-    return (
-        auc(scores["supported"], scores["foreign"] + scores["swapped"]),
-        auc(scores["supported"], scores["swapped"]),
+    return {
+        "issup_auc": auc(scores["supported"], scores["foreign"] + scores["swapped"]),
+        "issup_auc_swapped": auc(scores["supported"], scores["swapped"]),
+        "issup_auc_short": auc(scores["right"], scores["wrong"]),
+        "right_short_supported": share(score >= 0.5 for score in scores["right"]),
+        "wrong_short_supported": share(score >= 0.5 for score in scores["wrong"]),
+    }
+
+
+def short_answers(
+    question: Question,
+    gold: Passage,
+    sentence: str,
+    pool: Sequence[str],
+    rng: np.random.Generator,
+) -> list[tuple[str, str]]:
+    """The answer sentence behind the right short answer and behind a wrong one of its kind."""
+    answer = next(a for a in question.answers if find_gold(a, sentence))
+    item = LabelledQuestion(
+        id="", dataset="", question=question.text, answers=question.answers, gold=gold, negatives=()
     )
+    wrong = wrong_answer(item, gold, answer_lead(answer, sentence), pool, rng)
+    if wrong is None:
+        return []
+    return [
+        ("right", answer_text(answer, sentence)),
+        ("wrong", f"{capital(wrong)}. {sentence}"),
+    ]
 
 
 def refusals(data: Path, engine: Engine, corpus: Bm25, n: int) -> dict[str, float]:
@@ -334,9 +370,7 @@ def measure_ours(
     result["gate_factual"] = gate_share(factual_questions(data, 200), engine, 0.2)
     result["gate_instructions"] = gate_share(held_out_instructions(data, 100), engine, 0.2)
     say(f"gate: {result}")
-    result["issup_auc"], result["issup_auc_swapped"] = support_aucs(
-        questions, engine, corpus, support_limit
-    )
+    result |= support_figures(questions, engine, corpus, support_limit)
     say(f"support: {result}")
     result |= refusals(data, engine, corpus, support_limit // 2)
     say(f"refusals: {result}")

@@ -96,6 +96,15 @@ def test_a_wrong_answer_is_of_the_same_kind_and_never_right():
     assert wrong_answer(replace(ITEM, elsewhere=()), OTHER, "Titan Lee", [], rng) is None
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_more_wrong_answers_stand_before_the_same_sentence(seed):
+    made = texts(seed, mix=replace(ALL, more_wrong=20))
+    target = made["right"].segments[0].text.split(". ", 1)[1]
+    for kind, lead in (("wrong-answer-2", "1912"), ("wrong-answer-3", "2005")):
+        (segment,) = made[kind].segments
+        assert (segment.text, segment.support) == (f"{lead}. {target}", Support.NONE)
+
+
 def test_nothing_is_made_where_no_sentence_holds_the_answer():
     silent = replace(ITEM, answers=("1701",))
     rng = np.random.default_rng(0)

@@ -101,9 +101,10 @@ def test_the_mean_of_two_adapters_lies_between_them(tmp_path):
     for name, value in (("before", 1.0), ("after", 4.0)):
         rows = torch.full((15, 2), value, dtype=torch.bfloat16)
         save_adapter(tmp_path / name, DESCRIPTION, {REFLECTION_ROWS: rows})
-    average(tmp_path / "before", tmp_path / "after", tmp_path / "mean")
-    mean = load_file(tmp_path / "mean" / ADAPTER_TENSORS)[REFLECTION_ROWS]
-    assert mean.dtype == torch.bfloat16 and (mean == 2.5).all()
+    for share, value in ((0.5, 2.5), (0.25, 1.75)):
+        average(tmp_path / "before", tmp_path / "after", tmp_path / "mean", share)
+        mean = load_file(tmp_path / "mean" / ADAPTER_TENSORS)[REFLECTION_ROWS]
+        assert mean.dtype == torch.bfloat16 and (mean == value).all()
 
 
 def test_adapters_of_another_shape_have_no_mean(tmp_path):

@@ -1,6 +1,7 @@
 """The training mix from a small folder of labelled sets: counts, groups, and the same again."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import zstandard
 
-from facts import short_records, twin_records
+from facts import BARE_FACTS, RELATIONS, short_records, silent_records, twin_records
 from longform import LongMix, comparison_records
 from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
 from pairs import PAIR_SETS
 from questions import Mined, mine
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
+from selfrag.prompt import check_instruction
 from selfrag.reflection import Relevance, Support
 from selfrag.released import load_records
 from sets import LICENCES, read_set
@@ -148,8 +150,10 @@ def test_contrasts_and_labelled_pairs_are_part_of_a_mix(data):
     assert not any(record.id.endswith("/pair") for record in none)
 
 
-def test_facts_of_a_few_words_hold_their_answer_and_the_others_do_not():
-    groups = list(short_records(30, np.random.default_rng(0)))
+@pytest.mark.parametrize("given", [(), (BARE_FACTS, "bare")])
+def test_facts_of_a_few_words_hold_their_answer_and_the_others_do_not(given):
+    groups = list(short_records(30, np.random.default_rng(0), *given))
+    assert len({record.id for group in groups for record in group}) == 90
     assert len(groups) == 60
     for right, wrong in groups[::2]:
         (read,), (misread,) = right.segments, wrong.segments
@@ -166,8 +170,21 @@ def test_facts_of_a_few_words_hold_their_answer_and_the_others_do_not():
         assert refused.segments[0].passage.text != sentence
 
 
-def test_of_two_things_with_like_names_the_passage_about_the_other_is_refused():
-    groups = list(twin_records(40, np.random.default_rng(0)))
+def test_of_three_claims_about_one_sentence_that_alone_which_it_holds_is_supported():
+    made = [record for (record,) in silent_records(30, np.random.default_rng(0))]
+    assert len({record.id for record in made}) == 90
+    for record in made:
+        (segment,) = record.segments
+        assert record.instruction == check_instruction(segment.text) and not segment.learn_text
+        holds = segment.passage.text == segment.text
+        assert holds == record.id.endswith("/claim") == (segment.support is Support.FULL)
+        # All three are about the same thing.
+        assert segment.text.split()[0] == segment.passage.text.split()[0]
+
+
+@pytest.mark.parametrize("given", [(), (RELATIONS, "relation")])
+def test_of_two_things_with_like_names_the_passage_about_the_other_is_refused(given):
+    groups = list(twin_records(40, np.random.default_rng(0), *given))
     assert len(groups) > 30
     for right, refused in groups:
         (read,), (other,) = right.segments, refused.segments
@@ -175,7 +192,7 @@ def test_of_two_things_with_like_names_the_passage_about_the_other_is_refused():
         lead, _, sentence = read.text.partition(". ")
         assert read.answer == lead and lead in sentence and sentence in read.passage.text
         assert other.relevance is Relevance.IRRELEVANT and lead not in other.passage.text
-        name = read.passage.text.removeprefix("The ").split()[0]
+        name = re.sub("^(The|Lady) ", "", read.passage.text).split()[0]
         assert name in right.instruction and name not in other.passage.text
 
 
@@ -208,13 +225,16 @@ def test_the_table_counts_kinds_by_set_and_licence(data):
     assert sum(int(n) for n, *_ in lines) == len(made)
 
 
-def test_reworded_groups_keep_all_but_their_question(data):
+@pytest.mark.parametrize("share", ["reworded_share", "long_share"])
+def test_reworded_groups_keep_all_but_their_question(data, share):
     plain = build_mix(data, data.parent, SMALL)
-    other = build_mix(data, data.parent, replace(SMALL, reworded_share=1.0))
+    other = build_mix(data, data.parent, replace(SMALL, **{share: 1.0}))
     changed = [(a, b) for a, b in zip(plain, other, strict=True) if a != b]
     assert changed
     assert all(replace(b, instruction=a.instruction) == a for a, b in changed)
     assert all(b.segments[0].passage is not None for _, b in changed)
+    if share == "long_share":
+        assert all(a.instruction in b.instruction for a, b in changed)
 
 
 def test_half_of_the_questions_lose_their_titles_and_nothing_else(data):

@@ -1,6 +1,6 @@
-"""The mean of two adapters, one of which was trained from the other.
+"""The weighted mean of two adapters, one of which was trained from the other.
 
-    python recipes/default_weights/average.py ADAPTER ADAPTER --out ADAPTER
+    python recipes/default_weights/average.py ADAPTER ADAPTER --share 0.25 --out ADAPTER
 
 Between the weights before and after a short stage lie weights that keep most of what each knows
 (weight averaging, arXiv 2203.05482).
@@ -17,8 +17,8 @@ from selfrag.errors import BadInput, SelfRAGError
 from selfrag.train.export import save_adapter
 
 
-def average(first: Path, second: Path, out: Path) -> None:
-    """Writes the mean; raises `BadInput` where the two are not of one base and shape."""
+def average(first: Path, second: Path, out: Path, share: float = 0.5) -> None:
+    """Writes the mean, `share` of it of the second; raises `BadInput` where they do not fit."""
     description = read_description(first)
     one, two = (load_file(folder / ADAPTER_TENSORS) for folder in (first, second))
     shapes = [{name: tuple(each.shape) for name, each in some.items()} for some in (one, two)]
@@ -27,7 +27,9 @@ def average(first: Path, second: Path, out: Path) -> None:
             f"cannot average {first} and {second}: they differ in base, modules or shapes; "
             "expected one trained from the other, so name such a pair"
         )
-    mean = {name: (each.float() + two[name].float()) / 2 for name, each in one.items()}
+    mean = {
+        name: (1 - share) * each.float() + share * two[name].float() for name, each in one.items()
+    }
     save_adapter(out, description, {name: mean[name].to(one[name].dtype) for name in mean})
 
 
@@ -35,11 +37,12 @@ def main() -> None:
     """Averages two adapters."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("adapters", type=Path, nargs=2)
+    parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
     options = parser.parse_args()
     try:
         first, second = options.adapters
-        average(first, second, options.out)
+        average(first, second, options.out, options.share)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"adapter in {options.out}\n")

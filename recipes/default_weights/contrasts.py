@@ -35,7 +35,10 @@ from selfrag.text import find_gold, holds_gold, split_sentences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastMix:
-    """How often a question shows each text; probabilities, but for `crop_words`."""
+    """How often a question shows each text; probabilities, but for `crop_words` and `more_wrong`.
+
+    `more_wrong`: so many wrong short answers more, each before the sentence that answers.
+    """
 
     crop_share: float = 0.6
     crop_words: int = 60
@@ -47,6 +50,7 @@ class ContrastMix:
     changed: float = 0.6
     aside: float = 0.35
     mixed: float = 0.3
+    more_wrong: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,11 @@ def contrast_records(
     )
     records = [right]
     texts = _texts(item, passage, target, answer, pool, mix, rng)
+    others = {wrong_answer(item, passage, lead, pool, rng) for _ in range(mix.more_wrong)}
+    texts += [
+        Text(f"wrong-answer-{n}", f"{capital(wrong)}. {target}", Support.NONE, Utility.U1)
+        for n, wrong in enumerate(sorted(filter(None, others)), 2)
+    ]
     records += [
         judged(item.id, item.dataset, item.question, passage, text, group=item.id) for text in texts
     ]

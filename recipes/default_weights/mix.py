@@ -12,7 +12,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from contrasts import (
     pair_records,
     unanswerable_records,
 )
-from facts import short_records, twin_records
+from facts import BARE_FACTS, RELATIONS, short_records, silent_records, twin_records
 from labelled import (
     QuestionMix,
     no_retrieval_record,
@@ -34,6 +34,7 @@ from labelled import (
     topic_records,
 )
 from longform import (
+    LONG_TEMPLATES,
     LongMix,
     ambiguous_record,
     biography_records,
@@ -57,12 +58,15 @@ class MixConfig:
 
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
-    `n_short`: questions about passages of a few words, `n_twins`: about one of two things whose
-    names look alike. Of the biographies `shuffled_share` do not begin with the first passage about
-    the person, and with `stored` all read passages as they are. `pair_words`: of every labelled set
-    and label so many words of passages, none longer than `longest_pair` words. `alone_share` of the
-    contrasts also judge the short answer alone. Of the groups `untitled_share` lose all titles, and
-    of the questions with a passage `reworded_share` are asked in other words.
+    `n_short`: questions about passages of a few words, `n_bare`: about facts that name nothing but
+    the answer, `n_twins`: about one of two things whose names look alike, `n_relations`: the same
+    in other words than the passage's; `n_silent`: passages of one sentence with claims to check.
+    `more_wrong`: so many more wrong short answers beside a contrast. Of the biographies
+    `shuffled_share` do not begin with the first passage about the person, and with `stored` all
+    read passages as they are. `pair_words`: of every labelled set and label so many words of
+    passages, none longer than `longest_pair` words. `alone_share` of the contrasts also judge the
+    short answer alone. Of the groups `untitled_share` lose all titles; of the questions with a
+    passage `reworded_share` are asked in other words, `long_share` as wanting a long answer.
     """
 
     n_squad: int = 9000
@@ -81,10 +85,15 @@ class MixConfig:
     n_unanswerable: int = 0
     n_twins: int = 0
     n_short: int = 0
+    n_bare: int = 0
+    n_silent: int = 0
+    n_relations: int = 0
+    more_wrong: int = 0
     pair_words: int = 0
     longest_pair: int = 260
     alone_share: float = 0.2
     reworded_share: float = 0.0
+    long_share: float = 0.0
     untitled_share: float = 0.0
     seed: int = 0
 
@@ -157,10 +166,15 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
     groups += _contrasts(questions, config, rng)
     groups += short_records(config.n_short, rng)
     groups += twin_records(config.n_twins, rng)
+    groups += short_records(config.n_bare, rng, BARE_FACTS, "bare")
+    groups += silent_records(config.n_silent, rng)
+    groups += twin_records(config.n_relations, rng, RELATIONS, "relation")
     groups += _pairs(data, config, rng)
     groups = [groups[int(index)] for index in rng.permutation(len(groups))]
     if config.reworded_share:
-        groups = [_reworded(group, config.reworded_share, rng) for group in groups]
+        groups = [_reworded(group, config.reworded_share, rng, asked_otherwise) for group in groups]
+    if config.long_share:
+        groups = [_reworded(group, config.long_share, rng, asked_at_length) for group in groups]
     if config.untitled_share:
         drawn = rng.random(len(groups)) < config.untitled_share
         groups = [
@@ -174,7 +188,7 @@ def _contrasts(
     questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
     """Questions with texts to judge, claims to check, and questions without an answer."""
-    mix = ContrastMix(alone=config.alone_share)
+    mix = ContrastMix(alone=config.alone_share, more_wrong=config.more_wrong)
     amounts = (config.n_contrasts, config.n_claims, config.n_unanswerable)
     makers = (contrast_records, claim_records, unanswerable_records)
     asked = []
@@ -221,15 +235,23 @@ def _pairs(
                 yield records
 
 
+def asked_at_length(question: str, rng: np.random.Generator) -> str:
+    """The question under an instruction that asks for a long answer."""
+    return LONG_TEMPLATES[int(rng.integers(len(LONG_TEMPLATES)))].format(question)
+
+
 def _reworded(
-    group: list[GeneratorRecord], share: float, rng: np.random.Generator
+    group: list[GeneratorRecord],
+    share: float,
+    rng: np.random.Generator,
+    reword: Callable[[str, np.random.Generator], str],
 ) -> list[GeneratorRecord]:
     """The group with its question in other words, where it is one question about a passage."""
     question = group[0].instruction
     about = group[0].segments[0].passage is not None and len(group[0].segments) == 1
     if not about or not question.endswith("?") or rng.random() >= share:
         return group
-    other = asked_otherwise(question, rng)
+    other = reword(question, rng)
     return [replace(record, instruction=other) for record in group]
 
 
