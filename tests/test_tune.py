@@ -25,7 +25,7 @@ def index(tmp_path_factory):
 
 def test_every_kind_is_measured_against_exact_search(index):
     kinds = [IndexKind.BALANCED, IndexKind.HNSW]
-    found = tune_index(index, WordEncoder(dim=32), Metric.DOT, kinds=kinds, n_queries=10)
+    found = tune_index(index, WordEncoder(dim=32), Metric.DOT, kinds=kinds, n_queries=60)
     assert (found[0].kind, found[0].recall, found[0].index_mb) == (IndexKind.EXACT, 1.0, 0.0)
     assert [each.kind for each in found[1:]] == [
         kind for kind in kinds for _ in range(len(PROBES) * len(REFINES))
