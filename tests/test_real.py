@@ -109,6 +109,19 @@ def test_a_comparison_tells_of_both_sides(tmp_path):
     assert {each["title"] for each in answer["passages"]} == {"Llama", "Alpaca"}
 
 
+@pytest.mark.parametrize(
+    ("question", "told", "answer"),
+    [
+        ("Who did it?", "Ann did it.", "Ann."),
+        ("Which planet does the moon Titan orbit?", "Titan is a moon of Saturn.", "Saturn."),
+    ],
+)
+def test_a_sentence_of_a_few_words_is_read(tmp_path, question, told, answer):
+    (tmp_path / "told.txt").write_text(told)
+    said = run("ask", question, "--passages", str(tmp_path / "told.txt"), "--json")
+    assert json.loads(said.stdout)["answer"] == f"{answer} {told}"
+
+
 def test_a_rewriting_task_is_answered_without_retrieval(index):
     question = "Leave odd one out: twitter, instagram, whatsapp."
     answer = json.loads(run("ask", question, "--index", str(index), "--json").stdout)
