@@ -31,7 +31,7 @@ from selfrag.open.engines import BASE, ModelOptions, open_engine
 from selfrag.passage import Passage
 from selfrag.prompt import PromptFormat
 from selfrag.reflection import Relevance, Retrieve, Support
-from selfrag.text import find_gold, holds_gold
+from selfrag.text import find_gold, first_sentence, holds_gold
 from selfrag.trace.file import save_trace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "default_weights"))
@@ -376,6 +376,8 @@ def measure_ours(
     say(f"refusals: {result}")
     always, events = run_ours(questions, engine, corpus, RetrievalMode.ALWAYS)
     result["always"] = share(match(t, q) for t, q in zip(always, questions, strict=True))
+    begun = [first_sentence(text) for text in always]
+    result["always_short"] = share(match(t, q) for t, q in zip(begun, questions, strict=True))
     result["isrel_auc"] = relevance_auc(questions, events)
     result |= found_answers(questions, always, events)
     say(f"always: {result}")

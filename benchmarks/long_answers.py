@@ -1,4 +1,4 @@
-"""Long answers to read by hand: 15 comparisons over the demo index, 15 biographies, one text each.
+"""Long answers to read by hand: 15 comparisons over the demo index, and 15 biographies.
 
 `python benchmarks/long_answers.py --data DIR` asks the default weights. What to count: whether the
 question is answered, whether every sentence is right by the passage that it cites, and doubled

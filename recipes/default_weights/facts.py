@@ -42,7 +42,7 @@ _FACTS: _Facts = (
     ("Where is {}?", "{0} is {1}.", _THINGS, _PLACES),
     ("When is {}?", "{0} is {1}.", _EVENTS, _TIMES),
 )
-# Facts that name nothing but the answer, or next to nothing.
+# Facts that name nothing but the answer, or next to nothing; half of them ask who.
 _NAMES = (
     "Lena", "Omar", "Mr Ortiz", "Grandma", "Jo", "The twins", "Sofia", "Henrik", "Dr Patel",
     "My sister", "Kim", "The captain", "Zoe", "Uncle Rob",
@@ -67,7 +67,7 @@ BARE_FACTS: _Facts = (
 
 
 def short_records(
-    n: int, rng: np.random.Generator, facts: _Facts = _FACTS, name: str = "short"
+    n: int, rng: np.random.Generator, facts: _Facts = _FACTS, label: str = "short"
 ) -> Iterator[list[GeneratorRecord]]:
     """`n` questions about a passage of one or two sentences of a few words, without a title."""
 
@@ -84,7 +84,7 @@ def short_records(
             sentences.append(capital(other.format(pick(others, topic), pick(fillers, answer))))
         passage = Passage(text=" ".join(sentences[:: 1 if rng.random() < 0.5 else -1]))
         item = LabelledQuestion(
-            id=f"{name}-{number}",
+            id=f"{label}-{number}",
             dataset="short",
             question=asked.format(topic),
             answers=(answer,),
@@ -116,12 +116,12 @@ def short_records(
 
 
 def silent_records(n: int, rng: np.random.Generator) -> Iterator[list[GeneratorRecord]]:
-    """`n` passages of one sentence, with three claims to check: true, false, and of another thing.
+    """`n` passages of one sentence, each with three claims to check about what it is about.
 
-    Of the third the passage tells nothing, though it is about the same.
+    The passage says the first, something else in place of the second, and nothing of the third.
     """
     for number in range(n):
-        _, said, topics, values = _CLAIMED[number % len(_CLAIMED)]
+        said, topics, values = _CLAIMED[number % len(_CLAIMED)]
         topic = str(rng.choice(topics))
         right, wrong = (str(each) for each in rng.choice(values, 2, replace=False))
         claims = (
@@ -241,13 +241,14 @@ _KINDS = (
         ),
     ),
 )  # fmt: skip
-_CLAIMED: _Facts = (
-    ("", "{0} is {1}.", _THINGS, _PLACES),
-    ("", "{0} was found by {1}.", _THINGS, _PEOPLE),
-    ("", "{0} is {1}.", _EVENTS, _TIMES),
-    ("", "{0} is the largest lake of {1}.", ("Velmar", "Sidon", "Orra", "Tamo"), _LANDS),
-    ("", "{0} is a moon of {1}.", ("Velda", "Orrin", "Tessa", "Ilmar"), _PLANETS),
-    ("", "{0} was born in {1}.", _WRITERS, _YEARS),
+# A sentence, what it may be about, and what may be said of that.
+_CLAIMED = (
+    ("{0} is {1}.", _THINGS, _PLACES),
+    ("{0} was found by {1}.", _THINGS, _PEOPLE),
+    ("{0} is {1}.", _EVENTS, _TIMES),
+    ("{0} is the largest lake of {1}.", ("Velmar", "Sidon", "Orra", "Tamo"), _LANDS),
+    ("{0} is a moon of {1}.", ("Velda", "Orrin", "Tessa", "Ilmar"), _PLANETS),
+    ("{0} was born in {1}.", _WRITERS, _YEARS),
 )
 # Of these the question and the sentence share the name and little else.
 RELATIONS = (
