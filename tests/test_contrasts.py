@@ -105,6 +105,15 @@ def test_more_wrong_answers_stand_before_the_same_sentence(seed):
         assert (segment.text, segment.support) == (f"{lead}. {target}", Support.NONE)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_question_is_also_asked_of_a_found_passage_without_the_answer(seed):
+    record = texts(seed, mix=replace(ALL, refused=1.0))["not-here"]
+    (segment,) = record.segments
+    assert (segment.passage, segment.relevance) == (OTHER, Relevance.IRRELEVANT)
+    assert record.instruction == ITEM.question
+    assert "not-here" not in texts(seed, mix=ALL)
+
+
 def test_nothing_is_made_where_no_sentence_holds_the_answer():
     silent = replace(ITEM, answers=("1701",))
     rng = np.random.default_rng(0)

@@ -150,6 +150,26 @@ def test_contrasts_and_labelled_pairs_are_part_of_a_mix(data):
     assert not any(record.id.endswith("/pair") for record in none)
 
 
+@pytest.mark.parametrize(("words", "made"), [(0, 3), (20, 5)])
+def test_pairs_that_say_whether_a_passage_answers_have_a_number_of_their_own(data, words, made):
+    for each in PAIR_SETS:
+        add_set(data, each.name, [])
+    add_set(data, "squad/passages", [])
+    asked = [
+        {
+            "article": f"Moon {n}",
+            "question": f"How old is moon {n}?",
+            "candidates": [f"It is old: {n}.", f"It is blue: {n}."],
+            "answers": [0],
+        }
+        for n in range(30)
+    ]
+    add_set(data, "selqa/dev", asked)
+    config = replace(SMALL, pair_words=12, relevance_words=words)
+    kinds = Counter(record.id.split("/")[-1] for record in build_mix(data, data.parent, config))
+    assert kinds["answerable"] == kinds["unanswerable"] == made  # of four words each
+
+
 @pytest.mark.parametrize("given", [(), (BARE_FACTS, "bare")])
 def test_facts_of_a_few_words_hold_their_answer_and_the_others_do_not(given):
     groups = list(short_records(30, np.random.default_rng(0), *given))

@@ -38,6 +38,7 @@ class ContrastMix:
     """How often a question shows each text; probabilities, but for `crop_words` and `more_wrong`.
 
     `more_wrong`: so many wrong short answers more, each before the sentence that answers.
+    `refused`: how often the question is also asked of a found passage that does not answer it.
     """
 
     crop_share: float = 0.6
@@ -51,6 +52,7 @@ class ContrastMix:
     aside: float = 0.35
     mixed: float = 0.3
     more_wrong: int = 0
+    refused: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,10 @@ def contrast_records(
     records += [
         judged(item.id, item.dataset, item.question, passage, text, group=item.id) for text in texts
     ]
+    if mix.refused and item.negatives and rng.random() < mix.refused:
+        found = item.negatives[int(rng.integers(min(3, len(item.negatives))))]
+        name = f"{item.id}/not-here"
+        records.append(refusal_record(name, item.dataset, item.question, found, group=item.id))
     return records
 
 

@@ -64,9 +64,11 @@ class MixConfig:
     `more_wrong`: so many more wrong short answers beside a contrast. Of the biographies
     `shuffled_share` do not begin with the first passage about the person, and with `stored` all
     read passages as they are. `pair_words`: of every labelled set and label so many words of
-    passages, none longer than `longest_pair` words. `alone_share` of the contrasts also judge the
-    short answer alone. Of the groups `untitled_share` lose all titles; of the questions with a
-    passage `reworded_share` are asked in other words, `long_share` as wanting a long answer.
+    passages, none longer than `longest_pair` words; `relevance_words`: the same of those that say
+    whether a passage answers, 0 for as many. `alone_share` of the contrasts also judge the short
+    answer alone, `refused_share` are also asked of a passage that does not answer. Of the groups
+    `untitled_share` lose all titles; of the questions with a passage `reworded_share` are asked in
+    other words, `long_share` as wanting a long answer.
     """
 
     n_squad: int = 9000
@@ -90,8 +92,10 @@ class MixConfig:
     n_relations: int = 0
     more_wrong: int = 0
     pair_words: int = 0
+    relevance_words: int = 0
     longest_pair: int = 260
     alone_share: float = 0.2
+    refused_share: float = 0.0
     reworded_share: float = 0.0
     long_share: float = 0.0
     untitled_share: float = 0.0
@@ -188,7 +192,9 @@ def _contrasts(
     questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
     """Questions with texts to judge, claims to check, and questions without an answer."""
-    mix = ContrastMix(alone=config.alone_share, more_wrong=config.more_wrong)
+    mix = ContrastMix(
+        alone=config.alone_share, more_wrong=config.more_wrong, refused=config.refused_share
+    )
     amounts = (config.n_contrasts, config.n_claims, config.n_unanswerable)
     makers = (contrast_records, claim_records, unanswerable_records)
     asked = []
@@ -226,9 +232,11 @@ def _pairs(
         for number in rng.permutation(len(pairs)):
             pair = pairs[int(number)]
             label = f"{pair.support} {pair.relevance}"
+            asked_only = pair.support is None
+            most = (asked_only and config.relevance_words) or config.pair_words
             known = {normalised(pair.claim), normalised(pair.passage.text)} & measured
             known |= {normalised(pair.question)} & evaluated
-            if known or words.get(label, 0) >= config.pair_words:
+            if known or words.get(label, 0) >= most:
                 continue
             if records := pair_records(pair, f"{pair_set.name}-{number}", config.longest_pair):
                 words[label] = words.get(label, 0) + len(pair.passage.text.split())

@@ -3,7 +3,9 @@
 Knows nothing of how text was read, indexed or scored.
 """
 
+import re
 from dataclasses import dataclass
+from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,26 @@ class Passage:
     page: int = 0
     last_page: int = 0
     metadata: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def body(self) -> str:
+        """The text without the title that stands before it as a heading.
+
+        It is one where the text begins with it and the capitalised words behind it name the thing
+        again ("Ada Ada Lovelace was ..."), or where it ends in brackets, as no sentence begins.
+        """
+        title, text = self.title.strip(), self.text.lstrip()
+        rest = text.removeprefix(title)
+        if not title or rest == text or not rest[:1].isspace():
+            return self.text
+        opening = list(takewhile(_is_capitalised, rest.split()))
+        named = set(re.findall(r"\w{3,}", title)) & set(re.findall(r"\w+", " ".join(opening)))
+        return rest.lstrip() if named or (opening and title.endswith(")")) else self.text
+
+
+def _is_capitalised(word: str) -> bool:
+    """Whether a word may belong to a name: it begins with no small letter, brackets aside."""
+    return not re.sub(r"^\W+", "", word)[:1].islower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

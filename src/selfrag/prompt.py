@@ -119,9 +119,11 @@ class PromptFormat:
     def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
         """Title and text on two lines between paragraph markers; no retrieval token before them.
 
-        Of the body at most the first `max_tokens` ids are kept.
+        Of the two at most the first `max_tokens` ids are kept. A title that the text repeats as
+        its heading is shown once (`Passage.body`), where the released code shows it twice and
+        models copy both.
         """
-        text = f"{passage.title or ''}\n{passage.text}"
+        text = f"{passage.title or ''}\n{passage.body}"
         body = self.tokenizer.encode(text, continues=True)[:max_tokens]
         return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]
 
