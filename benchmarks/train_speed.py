@@ -2,7 +2,8 @@
 
     python benchmarks/train_speed.py --model runs/base --data train.jsonl --json
 
-Ours: rows packed without padding, the head only where there is a loss. The original's way
+Ours: rows packed without padding, each attending to itself alone, and the head only where there is
+a loss. The original's way
 (AkariAsai/self-rag 1fcdc42, `finetune.py`): rows in order, `--reference-rows` at a time padded to
 the longest of them, logits of every position. Both take the same optimiser steps on the same rows.
 Each way runs in a process of its own, in turn; speeds count ids that are no padding.
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from selfrag.train.batches import collate, make_batches, token_losses
+from selfrag.train.batches import attend_by_tree, collate, make_batches, token_losses
 from selfrag.train.config import Method, TrainConfig
 from selfrag.train.data import RenderOptions, prepare_file
 from selfrag.train.examples import UNIFORM, Mask, Tree
@@ -117,6 +118,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     """One pass over the rows in one way, after a warm-up batch."""
     torch.set_num_threads(options.threads)
     model, trees = prepare(options)
+    if options.way == "ours" and not torch.cuda.is_available():
+        attend_by_tree(model)
     losses = {"ours": packed_losses, "reference": padded_losses}[options.way]
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     model.train()

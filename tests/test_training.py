@@ -19,7 +19,12 @@ from selfrag.passage import Passage  # noqa: E402
 from selfrag.prompt import PromptFormat  # noqa: E402
 from selfrag.reflection import Relevance, Retrieve, Support, Utility  # noqa: E402
 from selfrag.released import GeneratorRecord, SegmentRecord, save_records  # noqa: E402
-from selfrag.train.batches import collate, make_batches, token_losses  # noqa: E402
+from selfrag.train.batches import (  # noqa: E402
+    attend_by_tree,
+    collate,
+    make_batches,
+    token_losses,
+)
 from selfrag.train.checkpoints import plot_run  # noqa: E402
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.data import RenderOptions, prepare_rows  # noqa: E402
@@ -105,6 +110,22 @@ def test_packing_changes_no_loss(base, tmp_path):
         alone = token_losses(model, collate([short]))
         last = token_losses(model, collate([long]))
     assert torch.allclose(both, torch.cat([alone, last]), atol=1e-5)
+
+
+def test_attention_by_tree_gives_the_losses_and_gradients_of_the_whole_mask(base, tmp_path):
+    model, fmt, _ = bound(base, tmp_path)
+    texts = [encode_row(made(1, text), fmt, LossWeights()) for text in ("one", "two", "other")]
+    row = collate([pack_tree(texts[:2]), pack_tree(texts[2:]), pack_tree(texts)])
+    seen = []
+    for change in (lambda model: None, attend_by_tree):
+        change(model)
+        model.zero_grad()
+        losses = token_losses(model, row)
+        losses.sum().backward()
+        seen.append([losses.detach(), *(each.grad.clone() for each in model.parameters())])
+    assert model.config._attn_implementation != "sdpa"
+    for whole, by_tree in zip(*seen, strict=True):
+        assert torch.allclose(whole, by_tree, atol=1e-4)
 
 
 def test_batches_hold_every_tree_once_within_the_limit(base, tmp_path):

@@ -6,11 +6,15 @@ that it has alone (tested); `packs_cleanly` makes sure of it for the model at ha
 
 import inspect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from selfrag.train.examples import Encoded, Tree, pack_tree, visible
 
@@ -26,6 +30,7 @@ def collate(trees: Sequence[Tree]) -> Batch:
 
     `input_ids`, `position_ids`: (1, T). `attention_mask`: (1, 1, T, T) bool, left out for a single
     tree without branches, which is plain causal text. `sources`, `targets`, `weights`: (M,).
+    `starts`: where each tree begins, and T.
     """
     starts = np.cumsum([0, *(len(tree.ids) for tree in trees)])
     batch = {
@@ -34,6 +39,7 @@ def collate(trees: Sequence[Tree]) -> Batch:
         "sources": _joined([t.sources + at for t, at in zip(trees, starts, strict=False)]),
         "targets": _joined([tree.targets for tree in trees]),
         "weights": torch.from_numpy(np.concatenate([tree.weights for tree in trees])),
+        "starts": torch.from_numpy(starts),
     }
     if len(trees) > 1 or trees[0].branches.any():
         mask = np.zeros((starts[-1], starts[-1]), bool)
@@ -74,7 +80,11 @@ def token_losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of every target, shape (M,), nats; the head sees only positions with a loss."""
     taken = _parameters(model)
     wanted = ("input_ids", "position_ids", "attention_mask")
-    arguments = {name: batch[name] for name in wanted if name in batch and name in taken}
+    arguments: dict[str, Any] = {
+        name: batch[name] for name in wanted if name in batch and name in taken
+    }
+    if _is_by_tree(model):
+        arguments["starts"] = batch["starts"].tolist()
     sources = batch["sources"]
     if "logits_to_keep" in taken:
         logits = model(**arguments, use_cache=False, logits_to_keep=sources).logits[0]
@@ -84,9 +94,53 @@ def token_losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(_inner(model).forward).parameters
+
+
+def _inner(model: Any) -> Any:
+    """The model itself, without what shards or adapts it."""
     inner = getattr(model, "module", model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return inspect.signature(inner.forward).parameters
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+_BY_TREE = "selfrag_by_tree"
+
+
+def attend_by_tree(model: Any) -> None:
+    """Lets `model` attend within one tree at a time, where it takes its attention from outside.
+
+    Else a CPU computes all pairs of ids of a row and masks most of them: a quarter of a step.
+    """
+    inner = _inner(model)
+    takes_any = getattr(inner, "_supports_attention_backend", False)
+    if takes_any and inner.config._attn_implementation == "sdpa":
+        AttentionInterface.register(_BY_TREE, _attention_by_tree)
+        AttentionMaskInterface.register(_BY_TREE, sdpa_mask)
+        inner.set_attn_implementation(_BY_TREE)
+
+
+def _is_by_tree(model: Any) -> bool:
+    config = getattr(_inner(model), "config", None)
+    return getattr(config, "_attn_implementation", None) == _BY_TREE
+
+
+def _attention_by_tree(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    starts: Sequence[int] = (),
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """What sdpa gives, (1, T, heads, dim), of queries, keys and values of (1, heads, T, dim)."""
+    parts = []
+    for start, end in pairwise(starts or (0, query.shape[2])):
+        here = slice(start, end)
+        mask = None if attention_mask is None else attention_mask[:, :, here, here]
+        taken = (states[:, :, here] for states in (query, key, value))
+        parts.append(sdpa_attention_forward(module, *taken, mask, **rest)[0])
+    return torch.cat(parts, dim=1), None
 
 
 def packs_cleanly(model: Any, trees: Sequence[Tree]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -81,8 +82,12 @@ def halve_frozen(model: torch.nn.Module) -> None:
     """Casts the frozen matrices to bf16, so that passes in bf16 need not cast them at every step.
 
     Vectors (norms, biases) are not cast in such passes, and the matrices that hold the trained
-    token rows are saved with the adapter: both stay as they are.
+    token rows are saved with the adapter: both stay as they are. LoRA layers leave casting to the
+    pass: their own goes to fp32 and back.
     """
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
     for name, parameter in model.named_parameters():
         frozen_matrix = not parameter.requires_grad and parameter.ndim > 1
         if frozen_matrix and parameter.is_floating_point() and ".token_adapter." not in name:

@@ -22,6 +22,7 @@ from selfrag.errors import BadInput
 from selfrag.files import claim_run, file_sha256, storage_errors, write_json
 from selfrag.serial import finite
 from selfrag.train.batches import (
+    attend_by_tree,
     collate,
     make_batches,
     packs_cleanly,
@@ -200,6 +201,8 @@ def _run(
     """Trains, resuming from the last whole checkpoint in `config.out`; final folder and model."""
     out = run_folder(config)
     rng = np.random.default_rng(config.seed)
+    if not torch.cuda.is_available():
+        attend_by_tree(model)
     size = _batch_size(data.trees, config, model)
     if _in_half(config) and config.method is Method.LORA:
         halve_frozen(model)
