@@ -5,7 +5,8 @@
 Ours: rows packed without padding, each attending to itself alone, and the head only where there is
 a loss. The original's way (AkariAsai/self-rag 1fcdc42, `finetune.py`): rows in order,
 `--reference-rows` at a time padded to the longest of them, logits of every position. Both take the
-same optimiser steps on the same rows. Each way runs in a process of its own, in turn; speeds count ids that are no padding.
+same optimiser steps on the same rows. Each way runs in a process of its own, in turn; speeds count
+ids that are no padding.
 """
 
 import argparse
