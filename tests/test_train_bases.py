@@ -14,7 +14,12 @@ pytest.importorskip("peft")
 from selfrag.errors import BadInput  # noqa: E402
 from selfrag.reflection import REFLECTION_TOKENS  # noqa: E402
 from selfrag.released import InstructionRow  # noqa: E402
-from selfrag.train.batches import collate, packs_cleanly, token_losses  # noqa: E402
+from selfrag.train.batches import (  # noqa: E402
+    attend_by_tree,
+    collate,
+    packs_cleanly,
+    token_losses,
+)
 from selfrag.train.config import TrainConfig  # noqa: E402
 from selfrag.train.examples import UNIFORM, encode_row, pack_tree  # noqa: E402
 from selfrag.train.model import (  # noqa: E402
@@ -144,7 +149,10 @@ def test_rows_packed_together_have_the_losses_of_rows_alone(base, tmp_path):
     with torch.no_grad():
         alone = torch.cat([token_losses(model, collate([tree])) for tree in trees])
         together = token_losses(model, collate(trees))
+        attend_by_tree(model)
+        by_tree = token_losses(model, collate(trees))
     assert torch.allclose(together, alone, atol=1e-4)
+    assert torch.allclose(by_tree, alone, atol=1e-4)
     assert packs_cleanly(model, trees)
 
 

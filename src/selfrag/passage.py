@@ -51,7 +51,7 @@ class Passage:
         It is one where the text begins with it and the capitalised words behind it name the thing
         again ("Ada Ada Lovelace was ..."), or where it ends in brackets, as no sentence begins.
         """
-        title, text = self.title.strip(), self.text.lstrip()
+        title, text = (self.title or "").strip(), self.text.lstrip()
         rest = text.removeprefix(title)
         if not title or rest == text or not rest[:1].isspace():
             return self.text

@@ -112,7 +112,9 @@ def attend_by_tree(model: Any) -> None:
     Else a CPU computes all pairs of ids of a row and masks most of them: a quarter of a step.
     """
     inner = _inner(model)
-    takes_any = getattr(inner, "_supports_attention_backend", False)
+    kinds = {parameter.kind for parameter in _parameters(model).values()}
+    passes_on = inspect.Parameter.VAR_KEYWORD in kinds  # `starts`, to the attention
+    takes_any = passes_on and getattr(inner, "_supports_attention_backend", False)
     if takes_any and inner.config._attn_implementation == "sdpa":
         AttentionInterface.register(_BY_TREE, _attention_by_tree)
         AttentionMaskInterface.register(_BY_TREE, sdpa_mask)
