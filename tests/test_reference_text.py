@@ -50,6 +50,14 @@ def test_untrusted_text_yields_no_control_id():
     assert request.watch_ids == ids.all
 
 
+def test_a_title_that_a_text_repeats_is_read_twice_as_in_the_released_scripts():
+    engine, complete = completer(say("x", END))
+    passage = Passage(id="p", title="Ada Loe", text="Ada Loe Ada Loe sang.")
+    prompt = ReferencePrompt(instruction="Who?").reading(passage)
+    complete.complete([prompt], max_new_tokens=2)
+    assert engine.tokenizer.surface(engine.calls[0][0].prompt_ids) == prompt.text
+
+
 def test_text_in_which_the_model_spells_a_token_asks_for_no_passage():
     # p(yes) 0.3 of 0.4 is above the threshold, but the text holds no token, only its letters.
     spelt = say({"[": 0.4, Retrieve.YES: 0.3, Retrieve.NO: 0.1}, "Retrieval]", END)

@@ -116,14 +116,16 @@ class PromptFormat:
         before = [f"{wrapped(turn.question)}{turn.answer}\n\n" for turn in turns]
         return self.begin([*before, wrapped(question)])
 
-    def passage(self, passage: Passage, max_tokens: int | None = None) -> list[int]:
+    def passage(
+        self, passage: Passage, max_tokens: int | None = None, *, verbatim: bool = False
+    ) -> list[int]:
         """Title and text on two lines between paragraph markers; no retrieval token before them.
 
         Of the two at most the first `max_tokens` ids are kept. A title that the text repeats as
-        its heading is shown once (`Passage.body`), where the released code shows it twice and
-        models copy both.
+        its heading is shown once (`Passage.body`), as models copy both; `verbatim` shows it twice,
+        as the released code does.
         """
-        text = f"{passage.title or ''}\n{passage.body}"
+        text = f"{passage.title or ''}\n{passage.text if verbatim else passage.body}"
         body = self.tokenizer.encode(text, continues=True)[:max_tokens]
         return [self.ids[Marker.PARAGRAPH_START], *body, self.ids[Marker.PARAGRAPH_END]]
 

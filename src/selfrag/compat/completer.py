@@ -168,7 +168,7 @@ class EngineCompleter:
         prefix = self.fmt.begin([wrapped(prompt.instruction), *self._parts(prompt.written)])
         suffix: list[int] = []
         if prompt.passage is not None:
-            body = self.fmt.passage(prompt.passage, max_tokens=self.max_passage_tokens)
+            body = self.fmt.passage(prompt.passage, self.max_passage_tokens, verbatim=True)
             suffix = [ids[Retrieve.YES], *body]
         return Request(
             prefix_ids=tuple(prefix),
