@@ -23,6 +23,7 @@ from selfrag.decode.disagreement import differ, disagreements
 from selfrag.decode.events import CandidateEvent, Event, FinishEvent
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.base import Engine
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.passage import Passage
 from selfrag.retrieval.base import GivenPassages, Retriever
@@ -42,6 +43,7 @@ def asked(
         retriever=retriever,
         config=SearchConfig(mode=RetrievalMode.ALWAYS, max_segments=1),
         passages=[passages],
+        calibration=open_calibration(ModelOptions()),
         on_event=told.append,
     )
     (finish,) = [event for event in told if isinstance(event, FinishEvent)]

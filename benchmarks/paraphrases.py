@@ -15,6 +15,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.events import Event
 from selfrag.decode.score import ScoreWeights
 from selfrag.engine.base import Precision
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import ModelOptions, open_engine
 from selfrag.open.indexes import open_index
 from selfrag.progress import SILENT
@@ -51,11 +52,13 @@ def main() -> None:
     rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
     asked = [row["wordings"][way] for way in (0, 1) for row in rows]
     events: list[Event] = []
+    model = ModelOptions(model=args.model, precision=args.precision)
     answers = answer_questions(
         asked,
-        engine=open_engine(ModelOptions(model=args.model, precision=args.precision)),
+        engine=open_engine(model),
         retriever=open_index(None, SILENT),
         config=SearchConfig(weights=ScoreWeights(retrieval=args.w_ret)),
+        calibration=open_calibration(model),
         on_event=events.append,
     )
     texts = [answer.text for answer in answers]

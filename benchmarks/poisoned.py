@@ -20,6 +20,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.decode.gate import RetrievalMode
 from selfrag.engine.base import Engine, Precision
 from selfrag.ingest.readers import read_wiki_leads
+from selfrag.open.calibrations import open_calibration
 from selfrag.open.engines import BASE, ModelOptions, open_engine
 from selfrag.open.indexes import open_index
 from selfrag.passage import Passage
@@ -48,7 +49,12 @@ def ours(engine: Engine, questions: Sequence[str], given: Sequence[list[Passage]
     """Answers of the default weights."""
     config = SearchConfig(mode=RetrievalMode.ALWAYS, top_k=TOP_K, max_segments=1)
     done = answer_questions(
-        questions, engine=engine, retriever=GivenPassages([]), config=config, passages=given
+        questions,
+        engine=engine,
+        retriever=GivenPassages([]),
+        config=config,
+        passages=given,
+        calibration=open_calibration(ModelOptions()),
     )
     return [answer.text for answer in done]
 

@@ -1,6 +1,7 @@
 """Records that teach support and relevance: what stands beside the right answer, and its labels."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from contrasts import (
     wrong_answer,
 )
 from labelled import LabelledQuestion
+from own import is_right, own_records
 from pairs import Pair
-from selfrag.passage import Passage
+from selfrag.passage import Hit, Passage
 from selfrag.prompt import check_instruction
 from selfrag.reflection import Relevance, Support, Utility
 
@@ -172,3 +174,41 @@ def test_a_question_and_a_passage_teach_relevance_alone():
     assert (record.segments[0].relevance, record.segments[0].text) == (Relevance.RELEVANT, "")
     (record,) = pair_records(replace(asked, relevance=Relevance.IRRELEVANT), "p", 50)
     assert record.segments[0].relevance is Relevance.IRRELEVANT
+
+
+def said(passage, text, relevance=Relevance.RELEVANT):
+    """What a search has written from a passage, as far as the records ask."""
+    hit = Hit(passage=passage, score=1.0, rank=1)
+    return SimpleNamespace(hits=(hit,), text=text, segment=SimpleNamespace(critique=(relevance,)))
+
+
+def test_what_the_model_said_itself_is_labelled_by_the_gold_string():
+    nodes = [
+        said(GOLD, "2005. Huygens landed there in 2005."),
+        said(GOLD, "1655. Titan, a large moon of Saturn, was discovered in 1655."),
+        said(GOLD, "In 1655 or so. Titan, a large moon of Saturn, was discovered in 1655."),
+        said(OTHER, "1877. Both were found in 1877."),
+    ]
+    about_gold, (refusal,) = own_records(ITEM, nodes, np.random.default_rng(0))
+    assert [(r.id, r.segments[0].support, r.utility) for r in about_gold] == [
+        ("q/right", Support.FULL, Utility.U5),  # the first thing said was wrong, so it is learned
+        ("q/own-wrong-0", Support.NONE, Utility.U1),
+        ("q/own-right-1", Support.FULL, Utility.U5),
+        ("q/own-right-2", Support.FULL, Utility.U5),
+    ]
+    assert [r.segments[0].learn_text for r in about_gold] == [True, False, False, False]
+    assert refusal.segments[0].passage == OTHER
+    assert refusal.segments[0].relevance is Relevance.IRRELEVANT
+
+
+def test_what_is_half_right_or_was_refused_is_no_example():
+    assert is_right(ITEM, "1655. It was found.") is True and is_right(ITEM, "2005.") is False
+    named = replace(ITEM, answers=("John Herschel",))
+    assert is_right(named, "Herschel. It was named by John Herschel.") is None
+    nodes = [
+        said(GOLD, "John Herschel", Relevance.IRRELEVANT),
+        said(OTHER, "Mars", Relevance.IRRELEVANT),
+    ]
+    (group,) = own_records(ITEM, nodes, np.random.default_rng(0))
+    assert [record.id for record in group] == ["q/right"]
+    assert not list(own_records(replace(ITEM, answers=("1999",)), nodes, np.random.default_rng(0)))

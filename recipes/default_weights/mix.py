@@ -1,6 +1,6 @@
 """The training mix of the default weights: which labelled sets, how many, in which order.
 
-    python recipes/default_weights/mix.py MIX.toml --data DATA --out records.jsonl
+    python recipes/default_weights/mix.py MIX.toml --data DATA --out records.jsonl [--beside FILE]
 
 Reads the folder of zstd-compressed JSONL sets that recipes name as `data`; mines hard negatives
 with BM25. Held-out instructions are chosen by a hash of their text, so that the benchmark and the
@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ from rephrase import asked_otherwise
 from selfrag.errors import SelfRAGError
 from selfrag.files import read_errors
 from selfrag.prompt import INSTRUCTION_HEAD, INSTRUCTION_TAIL
-from selfrag.released import GeneratorRecord, save_records
+from selfrag.released import GeneratorRecord, load_records, save_records
 from selfrag.train.config import load_recipe, settings
 from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_passages
 
@@ -56,6 +57,7 @@ from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_pass
 class MixConfig:
     """How many of each; `seed` fixes every draw.
 
+    `negative_share` of the questions of `n_squad` and `n_qed` read a passage without the answer;
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
     `n_short`: questions about passages of a few words, `n_bare`: about facts that name nothing but
@@ -73,6 +75,7 @@ class MixConfig:
 
     n_squad: int = 9000
     n_qed: int = 3500
+    negative_share: float = 0.4
     n_retrieval: int = 1500
     n_no_retrieval: int = 1500
     n_topics: int = 500
@@ -152,8 +155,10 @@ CLAIM_TEMPLATES = (
 T0_TEMPLATES = re.compile("common_gen|generate_question|title_generation|build_story|paws|cosmos")
 
 
-def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[GeneratorRecord]:
-    """All records of the mix, groups kept together and otherwise shuffled."""
+def build_mix(
+    data: Path, recipe_dir: Path, config: MixConfig, beside: Sequence[GeneratorRecord] = ()
+) -> list[GeneratorRecord]:
+    """All records of the mix and those `beside`, groups kept together and otherwise shuffled."""
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
     questions = Questions(data, passages)
@@ -174,6 +179,7 @@ def build_mix(data: Path, recipe_dir: Path, config: MixConfig) -> list[Generator
     groups += silent_records(config.n_silent, rng)
     groups += twin_records(config.n_relations, rng, RELATIONS, "relation")
     groups += _pairs(data, config, rng)
+    groups += [list(same) for _, same in groupby(beside, lambda record: record.group or record.id)]
     groups = [groups[int(index)] for index in rng.permutation(len(groups))]
     if config.reworded_share:
         groups = [_reworded(group, config.reworded_share, rng, asked_otherwise) for group in groups]
@@ -281,9 +287,10 @@ def _question_groups(
         *questions.of("squad", config.n_squad, rng),
         *questions.of("qed", config.n_qed, rng),
     ]
+    mix = QuestionMix(negative_share=config.negative_share)
     for row, found in zip(chosen, mine(questions.passages, chosen), strict=True):
         item = questions.item(row, found.negatives)
-        if records := question_records(item, questions.pool(item, rng), QuestionMix(), rng):
+        if records := question_records(item, questions.pool(item, rng), mix, rng):
             yield records
 
 
@@ -368,11 +375,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("recipe", type=Path, help="TOML file with a table [mix]")
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
+    parser.add_argument("--beside", type=Path, help="records of own.py to shuffle in")
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     options = parser.parse_args()
     try:
         config = settings(MixConfig, "mix", load_recipe(options.recipe, tables=("mix",)))
-        records = build_mix(options.data, options.recipe.parent, config)
+        beside = load_records(options.beside) if options.beside else ()
+        records = build_mix(options.data, options.recipe.parent, config, beside)
         save_records(records, options.out)
     except SelfRAGError as error:
         sys.exit(f"error: {error}")

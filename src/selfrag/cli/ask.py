@@ -60,7 +60,7 @@ Trace = Annotated[Path | None, typer.Option("--trace", help="JSONL file to add t
 UNREAD = (
     *("index", "passages", "top_k", "query", "drop_unsupported", "min_support", "max_passages"),
     *("calibration", "min_probability"),
-    *("weights.relevance", "weights.support", "n_evidence", "with_no_retrieval"),
+    *("weights.relevance", "weights.support", "n_evidence", "alternatives", "with_no_retrieval"),
     *("weights.retrieval", "prune_relevance", "inline_passages", "max_passage_tokens"),
 )
 # What the released scripts have an option for, and what of ours is needed to run them.

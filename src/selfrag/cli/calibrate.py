@@ -17,7 +17,14 @@ from selfrag.open.engines import ModelOptions, check_name
 from selfrag.progress import working
 from selfrag.statistics import reliability, risk_coverage
 from selfrag.text import counted
-from selfrag.trace.calibrate import WISHED, Fitted, cases_of, fit, require_traces_of
+from selfrag.trace.calibrate import (
+    WISHED,
+    Fitted,
+    alternatives_of,
+    cases_of,
+    fit,
+    require_traces_of,
+)
 from selfrag.trace.candidates import recorded_questions
 from selfrag.trace.file import load_trace
 
@@ -46,7 +53,7 @@ def calibrate(
         trace = load_trace(*traces)
         require_traces_of(name := weights_name(model), trace.questions)
         questions = recorded_questions(trace)
-        fitted = fit(cases_of(questions), name)
+        fitted = fit(cases_of(questions), name, alternatives_of(questions))
         _draw(fitted, files["reliability"], files["risk"])
     write_json(out, fitted.calibration, "a calibration")
     if as_json:

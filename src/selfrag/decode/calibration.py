@@ -52,7 +52,8 @@ def features_of(best: Node, candidates: Iterable[Node]) -> Features | None:
     first = best.path[0]
     scores = best.path[0].segment.scores
     rivals = [node for node in candidates if node.depth == 1 and node.hits and node.segment]
-    if scores.retrieval is None or len(rivals) < MIN_PASSAGES:
+    n_read = len({hit.passage.id for node in rivals for hit in node.hits})
+    if scores.retrieval is None or n_read < MIN_PASSAGES:
         return None
     others = [
         _carried(n.segment.scores) for n in rivals if n.segment and differ(first.text, n.text)
@@ -122,7 +123,8 @@ class Quality:
 class Calibration:
     """A logistic regression: the log-odds are `intercept` and the sum of coefficient x feature.
 
-    `model` names the weights that it was fitted for; `format` is that of the file.
+    `model` names the weights that it was fitted for, `alternatives` how many answers a passage
+    were written beside the first; `format` is that of the file.
     """
 
     format: int = FORMAT
@@ -131,6 +133,7 @@ class Calibration:
     coefficients: Features
     targets: tuple[Target, ...]
     quality: Quality
+    alternatives: int = 0
 
     def probability(self, features: Features) -> float:
         """That the answer is right, in (0, 1)."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from selfrag.decode.calibration import Calibration
 from selfrag.decode.choices import colliding
 from selfrag.decode.gate import GateKind, GateRule, RetrievalMode
 from selfrag.decode.node import PathScore
@@ -31,6 +32,8 @@ class SearchConfig:
 
     `threshold` in [0, 1], None decides by the emitted token; lengths in tokens; `max_new_tokens`
     bounds a segment. `n_evidence` above 1 adds a candidate that reads so many passages at once.
+    `alternatives`: at most so many other answers are written from each relevant passage, 0 as in
+    the paper, None as the model's calibration was fitted; without one, and with `choices`, none.
     `with_no_retrieval` lets a segment without a passage compete. `inline_passages` False builds
     prompts as the released long-form script does. `repeat` lets a path read a passage again and say
     a thing again, as in the paper; without it a path ends where nothing new is found or said.
@@ -58,6 +61,7 @@ class SearchConfig:
         QueryPolicy.QUESTION_AND_SEGMENT, "What is searched for later segments."
     )
     n_evidence: Count = 1
+    alternatives: Annotated[int, Meta(ge=0)] | None = None
     with_no_retrieval: bool = False
     inline_passages: bool = True
     repeat: bool = False
@@ -99,3 +103,11 @@ class SearchConfig:
     def gate_rule(self) -> GateRule:
         """How the gate decides."""
         return GateRule(mode=self.mode, kind=self.gate, threshold=self.threshold)
+
+    def n_alternatives(self, calibration: Calibration | None) -> int:
+        """How many other answers a passage may give, by a model with this calibration."""
+        if self.choices:
+            return 0
+        if self.alternatives is None:
+            return calibration.alternatives if calibration else 0
+        return self.alternatives

@@ -32,9 +32,10 @@ from selfrag.decode.gate import Gate, RetrievalMode, decide
 from selfrag.decode.node import Node
 from selfrag.decode.passages import as_read
 from selfrag.decode.query import follow_up_query, turns_for
-from selfrag.decode.score import relevance_score, retrieval_score
+from selfrag.decode.score import relevance_score
 from selfrag.decode.segment import COLUMNS, cut_segment
-from selfrag.engine.base import Completion, Engine, Request, SegmentTask
+from selfrag.decode.step import Beginnings, Step
+from selfrag.engine.base import Completion, Engine, Request
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
@@ -125,29 +126,6 @@ def steps(
     return search.run(search.root())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """One candidate to be written: the node that it continues and the passages that it reads.
-
-    `fresh`: the passages are read here for the first time; `best` is the highest score among all
-    that are read beside them.
-    """
-
-    parent: Node
-    hits: tuple[Hit, ...] = ()
-    lead_ids: tuple[int, ...]
-    fresh: bool = False
-    best: float = 0.0
-
-    @property
-    def retrieval(self) -> float | None:
-        return retrieval_score(self.hits[0].score, self.best) if self.fresh else None
-
-    @property
-    def reads_one(self) -> bool:
-        return self.fresh and len(self.hits) == 1
-
-
 class _Search:
     """One question being answered: what has been spent, and why the search ended early if it did.
 
@@ -208,7 +186,9 @@ class _Search:
             children = yield from self._write(planned)
             if not children:
                 break
-            first_level = first_level or children
+            if not first_level:
+                children += yield from self._write((yield from self._others(planned, children)))
+                first_level = children
             beam = yield from keep_best(
                 beam, children, self.config, number=self.number, new_ids=self.new_ids
             )
@@ -239,7 +219,7 @@ class _Search:
 
     def _plan(
         self, beam: Sequence[Node]
-    ) -> Generator[Ask | Event, Any, tuple[list[Node], list[_Step]]]:
+    ) -> Generator[Ask | Event, Any, tuple[list[Node], list[Step]]]:
         """The steps of one level; paths that want passages and get none end as they are."""
         config = self.config
         asking = [node for node in beam if node.wants is Retrieve.YES]
@@ -282,7 +262,7 @@ class _Search:
         follows = self.config.query is QueryPolicy.QUESTION_AND_SEGMENT
         return f"{self.query} {node.text}".strip() if follows else self.query
 
-    def _steps(self, node: Node, hits: tuple[Hit, ...]) -> list[_Step]:
+    def _steps(self, node: Node, hits: tuple[Hit, ...]) -> list[Step]:
         """Reads each of `hits`, or goes on with the evidence at hand, or without any."""
         ids = self.fmt.ids
         best = max((hit.score for hit in hits), default=0.0)
@@ -290,36 +270,27 @@ class _Search:
         if self.config.n_evidence > 1 and len(hits) > 1:
             planned.append(self._reading(node, hits[: self.config.n_evidence], best))
         if not hits and node.wants is Retrieve.CONTINUE and node.hits:
-            return [_Step(parent=node, hits=node.hits, lead_ids=(ids[Retrieve.CONTINUE],))]
+            return [Step(parent=node, hits=node.hits, lead_ids=(ids[Retrieve.CONTINUE],))]
         if not hits or self.config.with_no_retrieval:
-            planned.append(_Step(parent=node, lead_ids=(ids[Retrieve.NO],)))
+            planned.append(Step(parent=node, lead_ids=(ids[Retrieve.NO],)))
         return planned
 
-    def _reading(self, node: Node, hits: tuple[Hit, ...], best: float) -> _Step:
+    def _reading(self, node: Node, hits: tuple[Hit, ...], best: float) -> Step:
         lead = [self.fmt.ids[Retrieve.YES]]
         for hit in hits:
             lead += self.fmt.passage(hit.passage, self.config.max_passage_tokens)
-        return _Step(parent=node, hits=hits, lead_ids=tuple(lead), fresh=True, best=best)
+        return Step(parent=node, hits=hits, lead_ids=tuple(lead), fresh=True, best=best)
 
-    def _request(self, step: _Step, max_new_tokens: int) -> Request:
+    def _request(self, step: Step, max_new_tokens: int) -> Request:
         return Request(
             prefix_ids=step.parent.path_ids(with_passages=self.config.inline_passages),
-            suffix_ids=step.lead_ids,
-            max_new_tokens=max_new_tokens,
+            suffix_ids=step.lead_ids + step.begun_ids,
+            max_new_tokens=max(1, max_new_tokens - len(step.begun_ids)),
             stop_ids=self.fmt.ids.segment_stops,
             watch_ids=self.fmt.ids.all,
         )
 
-    def _task(self, step: _Step) -> SegmentTask:
-        return SegmentTask(
-            question=self.question,
-            turns=self.turns,
-            passages=tuple(hit.passage for hit in step.hits),
-            said=" ".join(node.text for node in step.parent.path),
-            is_fresh=step.fresh,
-        )
-
-    def _without_irrelevant(self, planned: list[_Step]) -> Generator[Ask | Event, Any, list[_Step]]:
+    def _without_irrelevant(self, planned: list[Step]) -> Generator[Ask | Event, Any, list[Step]]:
         """The steps without passages whose relevance is under `prune_relevance`.
 
         One token a passage tells; where the budget has none for each, nothing is written. The most
@@ -341,7 +312,7 @@ class _Search:
             relevance[step.parent.id, step.hits[0].passage.id] = value
             best[step.parent.id] = max(value, best.get(step.parent.id, 0.0))
         bound = self.config.prune_relevance or 0.0
-        kept: list[_Step] = []
+        kept: list[Step] = []
         for step in planned:
             node = step.parent
             stays = [
@@ -369,7 +340,7 @@ class _Search:
         limit = self.config.max_tokens
         return otherwise if limit is None else limit - self.usage.n_tokens
 
-    def _write(self, planned: Sequence[_Step]) -> Generator[Ask | Event, Any, list[Node]]:
+    def _write(self, planned: Sequence[Step]) -> Generator[Ask | Event, Any, list[Node]]:
         """The candidates of a level, each with its share of the tokens that are left.
 
         A share under one token stops the search.
@@ -382,7 +353,10 @@ class _Search:
             self.stopped_by = "max_tokens"
             return []
         is_probed = self.config.prune_relevance is not None
-        requests = [replace(self._request(step, limit), task=self._task(step)) for step in planned]
+        requests = [
+            replace(self._request(step, limit), task=step.task(self.question, self.turns))
+            for step in planned
+        ]
         done = yield Generate(requests)
         children = [self._child(step, each) for step, each in zip(planned, done, strict=True)]
         for child in children:
@@ -394,10 +368,22 @@ class _Search:
         )
         return children
 
-    def _child(self, step: _Step, done: Completion) -> Node:
+    def _others(
+        self, planned: Sequence[Step], children: Sequence[Node]
+    ) -> Generator[Ask | Event, Any, list[Step]]:
+        """The same passages again for answers that begin otherwise, where the budget allows it."""
+        n = self.config.n_alternatives(self.model.calibration)
+        beginnings = Beginnings(planned if n else (), children if n else (), self.fmt)
+        n_tokens = len(beginnings.requests)
+        if not 0 < n_tokens <= self._tokens_left(n_tokens):
+            return []
+        self._pay(n_tokens=n_tokens)
+        return beginnings.likeliest((yield Generate(beginnings.requests)), n)
+
+    def _child(self, step: Step, done: Completion) -> Node:
         config, parent = self.config, step.parent
         segment = cut_segment(
-            done,
+            step.whole(done),
             self.fmt,
             config.weights,
             read_passage=step.fresh,

@@ -69,6 +69,7 @@ def _checked_search(limits: Limits, config: SearchConfig) -> SearchConfig:
     for name, asked, limit in (
         ("top_k", config.top_k, limits.passages),
         ("n_evidence", config.n_evidence, limits.passages),
+        ("alternatives", config.alternatives or 0, limits.passages),
         ("beam_width", config.beam_width, limits.beams),
         ("max_segments", config.max_segments, limits.segments),
         ("max_new_tokens", config.max_new_tokens, limits.segment_tokens),

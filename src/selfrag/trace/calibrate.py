@@ -5,6 +5,7 @@ Owns scikit-learn. Knows nothing of files or of the command line.
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,15 @@ def cases_of(questions: Sequence[RecordedQuestion]) -> list[Case]:
     return cases
 
 
+def alternatives_of(questions: Sequence[RecordedQuestion]) -> int:
+    """How many answers were written at most from a passage beside the first."""
+    again = [
+        Counter(node.hits[0].passage.id for node in each.first_level if len(node.hits) == 1)
+        for each in questions
+    ]
+    return max((n for counts in again for n in counts.values()), default=1) - 1
+
+
 def _chosen(recorded: RecordedQuestion) -> Candidate | None:
     reading = [each for each in recorded.candidates if each.leaf.path[0].hits]
     weights = weight_row(ScoreWeights())
@@ -132,7 +142,7 @@ def _chosen(recorded: RecordedQuestion) -> Candidate | None:
     return max(reading, key=score, default=None)
 
 
-def fit(cases: Sequence[Case], model: str) -> Fitted:
+def fit(cases: Sequence[Case], model: str, alternatives: int = 0) -> Fitted:
     """The calibration of `model` by all cases, and the probability of each by a fit without it.
 
     A question that occurs more than once is in one fold. Raises `BadInput` for too few cases,
@@ -159,6 +169,7 @@ def fit(cases: Sequence[Case], model: str) -> Fitted:
         ),
         targets=tuple(each for each in targets if each is not None),
         quality=quality,
+        alternatives=alternatives,
     )
     return Fitted(calibration=calibration, cases=tuple(cases), probabilities=probabilities)
 
