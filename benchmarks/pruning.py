@@ -37,7 +37,8 @@ def report(trace: Trace) -> list[dict[str, float]]:
     first: dict[int, list[Node]] = defaultdict(list)
     for event in trace.events:
         if isinstance(event, CandidateEvent) and event.node.depth == 1 and event.node.hits:
-            first[event.question].append(event.node)
+            if event.node.hits not in [node.hits for node in first[event.question]]:
+                first[event.question].append(event.node)  # and no alternative
     winners = {
         event.question: event.best.path[0]
         for event in trace.events

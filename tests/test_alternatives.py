@@ -97,21 +97,34 @@ def test_none_is_tried_without_a_calibration_and_as_many_as_one_was_fitted_with(
     ours = load_calibration(adapter_dir() / "calibration.json")
     for n in (0, 1):
         fitted = replace(ours, alternatives=n)
-        assert len(texts(ask(likely={"Saturn": 0.3}, calibration=fitted)[1])) == 1 + n
+        answer, events, _ = ask(likely={"Saturn": 0.3}, calibration=fitted)
+        assert len(texts(events)) == 1 + n
+        assert answer.probability is None  # two answers from one passage are no two passages
     assert len(texts(ask(likely={"Saturn": 0.3}, calibration=fitted, alternatives=0)[1])) == 1
 
 
-def test_they_are_paid_for_and_stay_within_the_budget():
-    answer, events, engine = ask(likely={"Saturn": 0.3}, alternatives=1)
+def test_they_are_paid_for_and_written_only_where_there_is_room():
+    _, events, engine = ask(likely={"Saturn": 0.3}, alternatives=1)
     n_asked = len(engine.calls[2])
     finish = next(e for e in events if isinstance(e, FinishEvent))
     # The gate, a segment of 6, one token for each request of likely words, and 4 after "Saturn".
     assert finish.usage.n_tokens == 1 + 6 + n_asked + 4 and finish.usage.n_passages == 1
-    for limit in range(1, finish.usage.n_tokens + 1):
-        answer, events, _ = ask(likely={"Saturn": 0.3}, alternatives=1, max_tokens=limit)
+    n_written = []
+    for limit in range(1, 24):
+        options = {"max_tokens": limit, "max_new_tokens": 8}
+        answer, events, _ = ask(likely={"Saturn": 0.3}, alternatives=1, **options)
+        without, _, _ = ask(likely={"Saturn": 0.3}, alternatives=0, **options)
         finish = next(e for e in events if isinstance(e, FinishEvent))
-        assert finish.usage.n_tokens <= limit
-        assert answer.stopped_by is None or answer.stopped_by == "max_tokens"
+        assert finish.usage.n_tokens <= limit and answer.stopped_by == without.stopped_by
+        n_written.append(len(texts(events)))
+    least = 1 + 6 + n_asked + 8
+    assert n_written[1:] == [1] * (least - 2) + [2] * (24 - least)
+
+
+def test_none_is_begun_that_has_no_room_or_no_time():
+    for options in ({"max_new_tokens": 2}, {"max_seconds": 1e-9}):
+        _, _, engine = ask(likely={"Saturn": 0.3}, alternatives=1, **options)
+        assert len(engine.calls) <= 2
 
 
 def test_a_share_of_one_token_more_than_the_beginning_is_the_least():

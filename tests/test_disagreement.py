@@ -1,5 +1,7 @@
 """When the reader is told that other passages support another answer; a scripted model."""
 
+from dataclasses import replace
+
 import pytest
 
 from selfrag.decode.answer import answer_to_json, collect_answers
@@ -67,6 +69,14 @@ def told(first, *others):
     best = next(node for node in candidates if node.hits[0].passage.id == "p0")
     assert finish.best.path_score >= best.path_score
     return [node.text for node in disagreements(best, candidates)]
+
+
+def test_a_passage_that_gives_several_answers_is_one_rival():
+    ann, bob = supported("Ann. Ann left."), supported("Bob. Bob left.", relevance=0.89)
+    events, *_ = answered(ann, bob)
+    first, rival = [event.node for event in events if isinstance(event, CandidateEvent)]
+    other = replace(rival, id=9, segment=replace(rival.segment, text="Cid. Cid left."))
+    assert disagreements(first, [first, other, rival]) == [other]
 
 
 def test_answers_that_exclude_one_another_are_told_with_both_citations(tmp_path):

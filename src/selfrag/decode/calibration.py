@@ -8,6 +8,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from selfrag.decode.disagreement import differ
 from selfrag.decode.node import Node
@@ -133,7 +136,7 @@ class Calibration:
     coefficients: Features
     targets: tuple[Target, ...]
     quality: Quality
-    alternatives: int = 0
+    alternatives: Annotated[int, Meta(ge=0)] = 0
 
     def probability(self, features: Features) -> float:
         """That the answer is right, in (0, 1)."""

@@ -1,4 +1,4 @@
-"""The settings of one search; TOML table `[decode]`. Defaults are the paper's, but for `repeat`."""
+"""The settings of one search; TOML table `[decode]`. Those that are not the paper's say so."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -31,17 +31,19 @@ def disagreements(best: Node, candidates: Iterable[Node]) -> list[Node]:
 
     `best` ends the path of the answer. Texts differ where their short answers do, which is a first
     sentence of at most six words, or where sentences with mostly the same words hold other
-    numbers. One for each short answer, best path first.
+    numbers. One for each short answer and each passage, best path first.
     """
     if not best.path or not _is_supported(first := best.path[0]):
         return []
     least = _CLOSE * _total(first)
     found: dict[str, Node] = {}
+    read: set[str] = set()
     for node in sorted(candidates, key=lambda each: -each.path_score):
         is_other = node.depth == 1 and best.read_ids.isdisjoint(hit.passage.id for hit in node.hits)
         is_rival = is_other and _is_supported(node) and _total(node) >= least
-        if is_rival and differ(first.text, node.text):
+        if is_rival and read.isdisjoint(node.read_ids) and differ(first.text, node.text):
             found.setdefault(" ".join(_words(opening(node.text))), node)
+            read |= node.read_ids
     return list(found.values())
 
 

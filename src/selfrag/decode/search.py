@@ -34,7 +34,7 @@ from selfrag.decode.passages import as_read
 from selfrag.decode.query import follow_up_query, turns_for
 from selfrag.decode.score import relevance_score
 from selfrag.decode.segment import COLUMNS, cut_segment
-from selfrag.decode.step import Beginnings, Step
+from selfrag.decode.step import N_BEGUN, Beginnings, Step
 from selfrag.engine.base import Completion, Engine, Request
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit
@@ -178,7 +178,7 @@ class _Search:
         beam = [root.decided(Retrieve.YES if gate.retrieve else Retrieve.NO)]
         first_level: list[Node] = []
         for _ in range(self.config.max_segments):
-            if self.stopped_by or not any(node.is_open for node in beam) or self._is_late():
+            if not any(node.is_open for node in beam) or self._is_late():
                 break
             beam, planned = yield from self._plan(beam)
             if self.config.prune_relevance is not None:
@@ -205,12 +205,14 @@ class _Search:
         yield GateEvent(question=self.number, gate=gate)
         return gate
 
-    def _is_late(self) -> bool:
+    def _has_expired(self) -> bool:
         limit = self.config.max_seconds
-        if limit is None or self.clock() - self.started < limit:
-            return False
-        self.stopped_by = "max_seconds"
-        return True
+        return limit is not None and self.clock() - self.started >= limit
+
+    def _is_late(self) -> bool:
+        if self.stopped_by is None and self._has_expired():
+            self.stopped_by = "max_seconds"
+        return self.stopped_by is not None
 
     def _pay(self, *, n_tokens: int = 0, n_passages: int = 0) -> None:
         self.usage = Usage(
@@ -285,7 +287,7 @@ class _Search:
         return Request(
             prefix_ids=step.parent.path_ids(with_passages=self.config.inline_passages),
             suffix_ids=step.lead_ids + step.begun_ids,
-            max_new_tokens=max(1, max_new_tokens - len(step.begun_ids)),
+            max_new_tokens=max_new_tokens - len(step.begun_ids),
             stop_ids=self.fmt.ids.segment_stops,
             watch_ids=self.fmt.ids.all,
         )
@@ -371,14 +373,17 @@ class _Search:
     def _others(
         self, planned: Sequence[Step], children: Sequence[Node]
     ) -> Generator[Ask | Event, Any, list[Step]]:
-        """The same passages again for answers that begin otherwise, where the budget allows it."""
-        n = self.config.n_alternatives(self.model.calibration)
-        beginnings = Beginnings(planned if n else (), children if n else (), self.fmt)
+        """The same passages again for answers that begin otherwise, each within the budget."""
+        n, size = self.config.n_alternatives(self.model.calibration), self.config.max_new_tokens
+        if not n or size <= N_BEGUN or self._has_expired():
+            return []
+        beginnings = Beginnings(planned, children, self.fmt)
         n_tokens = len(beginnings.requests)
         if not 0 < n_tokens <= self._tokens_left(n_tokens):
             return []
         self._pay(n_tokens=n_tokens)
-        return beginnings.likeliest((yield Generate(beginnings.requests)), n)
+        found = beginnings.likeliest((yield Generate(beginnings.requests)), n)
+        return found[: self._tokens_left(size * len(found)) // size]
 
     def _child(self, step: Step, done: Completion) -> Node:
         config, parent = self.config, step.parent

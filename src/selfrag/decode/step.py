@@ -22,7 +22,8 @@ from selfrag.reflection import Relevance
 
 # Of a first word. On 500 development questions .05 and .1 match alike, .2 gives half of the gain.
 _LEAST = log(0.05)
-_AT_ONCE = 15  # ids that one request watches: servers allow few
+_AT_ONCE = 14  # words that one request asks for: servers watch 15 ids
+N_BEGUN = 2  # ids that another answer begins with
 _WORD = re.compile(r"\w+")
 
 
@@ -118,7 +119,8 @@ class Beginnings:
                 prefix_ids=step.parent.path_ids(),
                 suffix_ids=(*step.lead_ids, relevant),
                 max_new_tokens=1,
-                watch_ids=watched,
+                # The first is that of a whole word: of a part, llama.cpp servers tell nothing.
+                watch_ids=(relevant, *watched),
             )
             for step, _, watched in self._asked
         ]
@@ -127,7 +129,7 @@ class Beginnings:
         """At most `n` steps for each node, likeliest first, in the order of the nodes."""
         found: dict[int, list[Step]] = {}
         for (step, node, watched), done in zip(self._asked, completions, strict=True):
-            for token_id, logprob in zip(watched, done.watched[0].tolist(), strict=True):
+            for token_id, logprob in zip(watched, done.watched[0, 1:].tolist(), strict=True):
                 if logprob >= _LEAST:
                     begun = Beginning(node=node, ids=(node.body_ids[0], token_id), logprob=logprob)
                     found.setdefault(node.id, []).append(replace(step, begun=begun))
@@ -140,10 +142,14 @@ def _logprob(step: Step) -> float:
 
 
 def _first_ids(hit: Hit, fmt: PromptFormat) -> dict[int, None]:
-    """The ids that an answer begins with where it begins with a word of the passage."""
+    """The ids that an answer begins with where it begins with a word of the passage.
+
+    Not those of a torn character.
+    """
     words = _WORD.findall(f"{hit.passage.title or ''} {hit.passage.text}")
     capitals = dict.fromkeys(word[:1].upper() + word[1:] for word in words)
-    return dict.fromkeys(fmt.join([word], continues=True)[0] for word in capitals)
+    first = dict.fromkeys(fmt.join([word], continues=True)[0] for word in capitals)
+    return {i: None for i in first if "\ufffd" not in fmt.tokenizer.decode([i])}
 
 
 def _parts(ids: Iterable[int], known: Sequence[int]) -> list[tuple[int, ...]]:
