@@ -10,7 +10,7 @@ The first prints:
     [1] plan.md: # Plans The report is due on 3 March. Ada Brandt writes it.
 
     When does the ferry to Quill leave?
-    Nine. The ferry to Quill leaves at nine. [1]
+    At nine. The ferry to Quill leaves at nine. [1]
     [1] ferry.txt: The ferry to Quill leaves at nine. It carries no cars.
 
 Needs `pip install -e ".[local]"`. The index is thrown away at the end. To keep yours, give
