@@ -380,7 +380,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         config = settings(MixConfig, "mix", load_recipe(options.recipe, tables=("mix",)))
-        beside = load_records(options.beside) if options.beside else ()
+        beside = list(load_records(options.beside)) if options.beside else []
         records = build_mix(options.data, options.recipe.parent, config, beside)
         save_records(records, options.out)
     except SelfRAGError as error:

@@ -68,8 +68,8 @@ def own_records(
         if right is None or not _is_relevant(node):
             continue
         support, utility = (Support.FULL, Utility.U5) if right else (Support.NONE, Utility.U1)
-        text = Text(f"own-{'right' if right else 'wrong'}-{number}", node.text, support, utility)
-        group.append(judged(item.id, item.dataset, item.question, item.gold, text, group=item.id))
+        own = Text(f"own-{'right' if right else 'wrong'}-{number}", node.text, support, utility)
+        group.append(judged(item.id, item.dataset, item.question, item.gold, own, group=item.id))
     if group:
         yield group
     for node in nodes:
@@ -125,7 +125,7 @@ def main() -> None:
         answer_questions(
             [item.question for item in chunk],
             engine=engine,
-            retriever=FixedRetriever([]),
+            retriever=FixedRetriever({}),
             config=config,
             passages=[[item.gold, *item.negatives] for item in chunk],
             on_event=keep,
