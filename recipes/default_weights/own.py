@@ -47,7 +47,7 @@ _N_FOREIGN = 2  # passages without the answer beside the gold one
 def own_records(
     item: LabelledQuestion, nodes: Sequence[Node], rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
-    """Groups of one question: its gold passage with all that was said of it, and refusals.
+    """Groups of one question: its gold passage with all that was said of it, and a refusal.
 
     The answer is learned again where the first thing said was not right, else in a third.
     """
