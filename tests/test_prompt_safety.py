@@ -113,6 +113,9 @@ def test_a_passage_is_title_and_text_between_markers(fmt):
             "Reverend James John",
         ),
         ("Kraków", "Kraków  Kraków, in the south, is a city.", "Kraków, in the south, is a city."),
+        ("Ada Loe", "1915. Ada Loe Ada Jane Loe was.", "1915. Ada Jane Loe was."),
+        ("Ada Loe", "She sang. Ada Loe won.", "She sang. Ada Loe won."),
+        ("Ada (poet)", "She sang. Ada (poet) In 1915.", "She sang. Ada (poet) In 1915."),
         ("New York", "New York City is large.", "New York City is large."),
         ("Walla Walla", "Walla Walla is a town.", "Walla Walla is a town."),
         (

@@ -1,6 +1,6 @@
 """Records from the model's own answers, right and wrong: one round of rejection sampling.
 
-    python recipes/default_weights/own.py --data DATA --limit 700 --out own.jsonl
+    python recipes/default_weights/own.py --data DATA --squad 600 --qed 300 --out own.jsonl
 
 Asks the default weights training questions over the gold passage and what BM25 finds beside it, and
 keeps what they say in every beginning that the search tries: what holds the gold string is right,
@@ -41,7 +41,6 @@ from selfrag.text import find_gold, first_sentence, holds_gold
 from sets import wiki_passages
 
 CHUNK = 12  # questions searched together
-_N_FOREIGN = 2  # passages without the answer beside the gold one
 
 
 def own_records(
@@ -97,7 +96,9 @@ def main() -> None:
     """Answers training questions and writes what was said of them as generator records."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
-    parser.add_argument("--limit", type=int, default=700, help="questions, two thirds of SQuAD")
+    parser.add_argument("--squad", type=int, default=600, help="questions of SQuAD")
+    parser.add_argument("--qed", type=int, default=300, help="questions of Natural Questions")
+    parser.add_argument("--negatives", type=int, default=2, help="passages beside the gold one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", type=Precision, default=Precision.MIXED)
     parser.add_argument("--out", type=Path, required=True, help="JSONL file to write")
@@ -105,10 +106,10 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     passages = wiki_passages(options.data)
     questions = Questions(options.data, passages)
-    n_qed = options.limit // 3
-    rows = [*questions.of("squad", options.limit - n_qed, rng), *questions.of("qed", n_qed, rng)]
+    amounts = {"squad": options.squad, "qed": options.qed}
+    rows = [row for name, n in amounts.items() if n for row in questions.of(name, n, rng)]
     items = [
-        questions.item(row, found.negatives[:_N_FOREIGN])
+        questions.item(row, found.negatives[: options.negatives])
         for row, found in zip(rows, mine(passages, rows), strict=True)
     ]
     engine = open_engine(ModelOptions(precision=options.precision), Reporter(), max_batch=48)

@@ -46,18 +46,23 @@ class Passage:
 
     @property
     def body(self) -> str:
-        """The text without the title that stands before it as a heading.
+        """The text without the title that stands before it, or before a sentence, as a heading.
 
-        It is one where the text begins with it and the capitalised words behind it name the thing
-        again ("Ada Ada Lovelace was ..."), or where it ends in brackets, as no sentence begins.
+        It is one where the capitalised words behind it name the thing again ("Ada Ada Lovelace
+        was ..."), or where it ends in brackets and begins the text, as no sentence does.
         """
-        title, text = (self.title or "").strip(), self.text.lstrip()
-        rest = text.removeprefix(title)
-        if not title or rest == text or not rest[:1].isspace():
+        title = (self.title or "").strip()
+        if not title:
             return self.text
-        opening = list(takewhile(_is_capitalised, rest.split()))
-        named = set(re.findall(r"\w{3,}", title)) & set(re.findall(r"\w+", " ".join(opening)))
-        return rest.lstrip() if named or (opening and title.endswith(")")) else self.text
+
+        def rest(heading: re.Match[str]) -> str:
+            opening = list(takewhile(_is_capitalised, self.text[heading.end() :].split()))
+            named = set(re.findall(r"\w{3,}", title)) & set(re.findall(r"\w+", " ".join(opening)))
+            begins = not self.text[: heading.start()]
+            is_one = named or (begins and opening and title.endswith(")"))
+            return "" if is_one else heading.group()
+
+        return re.sub(rf"(?:^\s*|(?<=[.!?] )){re.escape(title)}\s+", rest, self.text)
 
 
 def _is_capitalised(word: str) -> bool:
