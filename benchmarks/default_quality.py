@@ -58,7 +58,6 @@ class Systems(StrEnum):
 
 
 TOP_K = 5
-ALTERNATIVES = 2  # what the calibration of the default weights is fitted with
 JUDGED = {
     "squad2": ("squad/dev_v2.0",),
     "clapnq": ("clapnq/dev_answerable", "clapnq/dev_unanswerable"),
@@ -94,7 +93,7 @@ def run_ours(
     """The answers in order, and all events with `question` counting through the whole run."""
     answers: list[str] = []
     events: list[Event] = []
-    config = SearchConfig(mode=mode, top_k=TOP_K, max_segments=3, alternatives=ALTERNATIVES)
+    config = SearchConfig(mode=mode, top_k=TOP_K, max_segments=3)
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
 

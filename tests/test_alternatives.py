@@ -39,7 +39,6 @@ def ask(first="Jupiter", likely=None, calibration=None, support=0.6, **options):
         ask: say({"[Retrieval]": 0.9, "[No Retrieval]": 0.1}, END),
         read: say(*said) if said else supported(first, support),
         read + "[Relevant]": say({first or "x": 0.5, **(likely or {})}),
-        f"{read}[Relevant]{first}": say({".": 0.5}),
     }
     for word in likely or {}:
         table[f"{read}[Relevant]{word}"] = supported(word, 0.9, begun=True)
@@ -86,46 +85,6 @@ def test_only_likely_words_of_the_passage_are_tried_and_the_likeliest_first():
         assert texts(events)[1:] == expected
     _, events, _ = ask(likely=likely, alternatives=9)
     assert texts(events)[1:] == ["Saturn.", "Moons."]  # Titan is unlikely, Neptune is not there
-
-
-SEASONS = Passage(id="s", title="", text="Met in the third season; apart in the second one.")
-
-
-def test_an_answer_parts_from_the_first_where_the_passage_goes_on_in_another_way():
-    tokenizer = ScriptedTokenizer()
-    fmt = PromptFormat.of(tokenizer)
-    ask = tokenizer.surface(fmt.instruction("Q"))
-    read = ask + tokenizer.surface([fmt.ids[Retrieve.YES], *fmt.passage(SEASONS)])
-    end = (".", {FULL: 0.6, NONE: 0.4}, "[Utility:5]", END)
-    better = (".", {FULL: 0.9, NONE: 0.1}, "[Utility:5]", END)
-    begun = f"{read}[Relevant]"
-    engine = ScriptedEngine(
-        tokenizer,
-        {
-            ask: say({"[Retrieval]": 0.9, "[No Retrieval]": 0.1}, END),
-            read: say({"[Relevant]": 0.8, "[Irrelevant]": 0.2}, "In the third season", *end),
-            begun: say({"In": 0.5, "Apart": 0.19}),
-            f"{begun}In": say({" ": 1.0}),
-            f"{begun}In ": say({"the": 0.8}),
-            f"{begun}In the": say({" ": 1.0}),
-            # One of .4 times .5 times .8 is likely enough and likelier than "Apart".
-            f"{begun}In the ": say({"third": 0.5, "second": 0.5}),
-            f"{begun}In the second": say(" one", *better),
-        },
-    )
-    events = []
-    (answer,) = answer_questions(
-        ["Q"],
-        engine=engine,
-        retriever=GivenPassages([SEASONS]),
-        config=SearchConfig(mode="always", max_segments=1, alternatives=1),
-        on_event=events.append,
-    )
-    assert texts(events) == ["In the third season.", "In the second one."]
-    assert answer.text == "In the second one."
-    # [Relevant], In, the, second, support; all other of the twelve have 1.
-    expected = (0.8 * 0.5 * 0.8 * 0.5 * 0.9) ** (1 / 12)
-    assert answer.segments[0].scores.sequence == pytest.approx(expected)
 
 
 def test_nothing_more_is_asked_after_an_irrelevant_passage_or_in_a_closed_set():

@@ -34,7 +34,7 @@ from selfrag.decode.passages import as_read
 from selfrag.decode.query import follow_up_query, turns_for
 from selfrag.decode.score import relevance_score
 from selfrag.decode.segment import COLUMNS, cut_segment
-from selfrag.decode.step import Beginnings, Step
+from selfrag.decode.step import N_BEGUN, Beginnings, Step
 from selfrag.engine.base import Completion, Engine, Request
 from selfrag.errors import BadInput, ConfigError
 from selfrag.passage import Hit
@@ -375,9 +375,9 @@ class _Search:
     ) -> Generator[Ask | Event, Any, list[Step]]:
         """The same passages again for answers that begin otherwise, each within the budget."""
         n, size = self.config.n_alternatives(self.model.calibration), self.config.max_new_tokens
-        if not n or self._has_expired():
+        if not n or size <= N_BEGUN or self._has_expired():
             return []
-        beginnings = Beginnings(planned, children, self.fmt, size)
+        beginnings = Beginnings(planned, children, self.fmt)
         n_tokens = len(beginnings.requests)
         if not 0 < n_tokens <= self._tokens_left(n_tokens):
             return []

@@ -1,13 +1,12 @@
 """What is written next: a node, the passages that it reads, and how the text has to begin.
 
-The paper writes one segment from each passage (arXiv 2310.11511, algorithm 1), so that its first
-words decide before anything is judged. A relevant passage can also give answers that begin with
-another of its words, or part from the first answer where the passage goes on in another way, where
-the model finds that likely; the critique then chooses. Does no I/O.
+The paper writes one segment from each passage (arXiv 2310.11511, algorithm 1), so that the first
+word decides before anything is judged. A relevant passage can also give the answers that begin with
+another of its words, where the model finds one likely; the critique then chooses. Does no I/O.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
@@ -21,40 +20,34 @@ from selfrag.passage import Hit
 from selfrag.prompt import PromptFormat, Turn
 from selfrag.reflection import Relevance
 
-# Of a beginning. On 500 development questions .05 and .1 match alike, .2 gives half of the gain.
+# Of a first word. On 500 development questions .05 and .1 match alike, .2 gives half of the gain.
 _LEAST = log(0.05)
-_AT_ONCE = 13  # ids that one request asks for beside two others: servers watch 15
-_DEEPEST = 8  # ids of the first answer after which another may part from it
+_AT_ONCE = 14  # words that one request asks for: servers watch 15 ids
+N_BEGUN = 2  # ids that another answer begins with
 _WORD = re.compile(r"\w+")
-_NEXT_WORD = re.compile(r"[^\w.;:!?]*\w*")  # of the same clause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """How another answer from the passage of `node` begins: its relevance, and one id or more.
+    """How another answer from the passage of `node` begins: its relevance, and one id more.
 
-    `logprobs`: of the ids after the first, in nats.
+    `logprob`: of that id, in nats.
     """
 
     node: Node
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-    @property
-    def logprob(self) -> float:
-        """Of all that it begins with, in nats."""
-        return sum(self.logprobs)
+    ids: tuple[int, int]
+    logprob: float
 
     def completed(self, done: Completion) -> Completion:
-        """The whole segment, of which `done` is what follows; only its relevance was watched."""
-        begun = np.full((len(self.ids), done.watched.shape[1]), -np.inf)
+        """The whole segment, of which `done` is what follows; nobody watched its second step."""
+        begun = np.full((2, done.watched.shape[1]), -np.inf)
         if self.node.segment is not None and self.node.segment.logprobs.relevance is not None:
             begun[0, COLUMNS[Relevance]] = self.node.segment.logprobs.relevance
         relevant = begun[0, COLUMNS[Relevance]].max()
         return replace(
             done,
             token_ids=self.ids + done.token_ids,
-            logprobs=np.concatenate([[relevant, *self.logprobs], done.logprobs]),
+            logprobs=np.concatenate([[relevant, self.logprob], done.logprobs]),
             watched=np.concatenate([begun, done.watched]),
         )
 
@@ -106,66 +99,40 @@ class Step:
         return self.begun.completed(done) if self.begun else done
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """A place in the first answer from a passage, and ids that could stand there in its stead.
-
-    `said`: the ids of the answer before it, the relevance first.
-    """
-
-    step: Step
-    node: Node
-    said: tuple[int, ...]
-    others: tuple[int, ...]
-
-    def request(self) -> Request:
-        """Asks how likely each is; the first id watched is that of a whole word.
-
-        Of a part of one, llama.cpp servers tell nothing.
-        """
-        return Request(
-            prefix_ids=self.step.parent.path_ids(),
-            suffix_ids=self.step.lead_ids + self.said,
-            max_new_tokens=1,
-            watch_ids=(self.said[0], self.node.body_ids[len(self.said)], *self.others),
-        )
-
-
 class Beginnings:
-    """How else answers from their passages may begin: what to ask, and what comes of it.
+    """With which other words of their passage answers may begin: what to ask, and what comes of it.
 
-    `steps` have been written as `nodes`, each in `size` tokens at most. `requests` ask for one
-    token at each place of an answer at which the passage has other words.
+    `steps` have been written as `nodes`. `requests` ask for one token after each passage that was
+    judged relevant.
     """
 
-    def __init__(
-        self, steps: Sequence[Step], nodes: Sequence[Node], fmt: PromptFormat, size: int
-    ) -> None:
+    def __init__(self, steps: Sequence[Step], nodes: Sequence[Node], fmt: PromptFormat) -> None:
         relevant = fmt.ids[Relevance.RELEVANT]
-        self._places = [
-            place
+        self._asked = [
+            (step, node, watched)
             for step, node in zip(steps, nodes, strict=True)
             if step.reads_one and node.body_ids[:1] == (relevant,)
-            for place in _places(step, node, fmt, size)
+            for watched in _parts(_first_ids(node.hits[0], fmt), node.body_ids[1:2])
         ]
-        self.requests = [place.request() for place in self._places]
+        self.requests = [
+            Request(
+                prefix_ids=step.parent.path_ids(),
+                suffix_ids=(*step.lead_ids, relevant),
+                max_new_tokens=1,
+                # The first is that of a whole word: of a part, llama.cpp servers tell nothing.
+                watch_ids=(relevant, *watched),
+            )
+            for step, _, watched in self._asked
+        ]
 
     def likeliest(self, completions: Sequence[Completion], n: int) -> list[Step]:
         """At most `n` steps for each node, likeliest first, in the order of the nodes."""
         found: dict[int, list[Step]] = {}
-        said: dict[int, tuple[float, ...]] = {}  # of the first answer as far as it has been asked
-        for place, done in zip(self._places, completions, strict=True):
-            id_, n_said = place.node.id, len(place.said) - 1
-            told, *others = done.watched[0, 1:].tolist()
-            said[id_] = (*said.get(id_, ())[:n_said], told)
-            for token_id, logprob in zip(place.others, others, strict=True):
-                begun = Beginning(
-                    node=place.node,
-                    ids=(*place.said, token_id),
-                    logprobs=(*said[id_][:n_said], logprob),
-                )
-                if begun.logprob >= _LEAST:
-                    found.setdefault(id_, []).append(replace(place.step, begun=begun))
+        for (step, node, watched), done in zip(self._asked, completions, strict=True):
+            for token_id, logprob in zip(watched, done.watched[0, 1:].tolist(), strict=True):
+                if logprob >= _LEAST:
+                    begun = Beginning(node=node, ids=(node.body_ids[0], token_id), logprob=logprob)
+                    found.setdefault(node.id, []).append(replace(step, begun=begun))
         ranked = (sorted(steps, key=_logprob, reverse=True) for steps in found.values())
         return [step for steps in ranked for step in steps[:n]]
 
@@ -174,39 +141,18 @@ def _logprob(step: Step) -> float:
     return step.begun.logprob if step.begun else 0.0
 
 
-def _places(step: Step, node: Node, fmt: PromptFormat, size: int) -> Iterator[_Place]:
-    """The places of the short answer up to the last at which it may part, each in its order."""
-    hit, ids = node.hits[0], node.body_ids
-    text = f"{hit.passage.title or ''} {hit.passage.text}"
-    found = []
-    for at in range(1, min(len(ids), _DEEPEST + 1, size - 1)):
-        others = _next_ids(text, ids[1:at], fmt) if at > 1 else _first_ids(text, fmt)
-        found.append([other for other in others if other != ids[at]])
-        if ids[at] in fmt.ids.token_of or "." in fmt.tokenizer.decode([ids[at]]):
-            break
-    n_places = max((at for at, others in enumerate(found, 1) if others), default=0)
-    for at, others in enumerate(found[:n_places], 1):
-        for start in range(0, max(1, len(others)), _AT_ONCE):
-            asked = tuple(others[start : start + _AT_ONCE])
-            yield _Place(step=step, node=node, said=ids[:at], others=asked)
-
-
-def _first_ids(text: str, fmt: PromptFormat) -> Iterable[int]:
+def _first_ids(hit: Hit, fmt: PromptFormat) -> dict[int, None]:
     """The ids that an answer begins with where it begins with a word of the passage.
 
     Not those of a torn character.
     """
-    capitals = dict.fromkeys(word[:1].upper() + word[1:] for word in _WORD.findall(text))
+    words = _WORD.findall(f"{hit.passage.title or ''} {hit.passage.text}")
+    capitals = dict.fromkeys(word[:1].upper() + word[1:] for word in words)
     first = dict.fromkeys(fmt.join([word], continues=True)[0] for word in capitals)
-    return [i for i in first if "\ufffd" not in fmt.tokenizer.decode([i])]
+    return {i: None for i in first if "\ufffd" not in fmt.tokenizer.decode([i])}
 
 
-def _next_ids(text: str, said: tuple[int, ...], fmt: PromptFormat) -> Iterable[int]:
-    """The ids that follow where the passage says the same as the answer so far."""
-    begun = fmt.tokenizer.decode(said)
-    places = re.finditer(rf"(?<!\w){re.escape(begun)}", text, re.IGNORECASE)
-    words = (_NEXT_WORD.match(text, place.end()) for place in places)
-    ways = dict.fromkeys(begun + word.group() for word in words if word)
-    whole = [tuple(fmt.join([way], continues=True)) for way in ways]
-    n = len(said)
-    return dict.fromkeys(ids[n] for ids in whole if ids[:n] == said and len(ids) > n)
+def _parts(ids: Iterable[int], known: Sequence[int]) -> list[tuple[int, ...]]:
+    """`ids` but for those `known`, so many at a time as one request watches."""
+    rest = [token_id for token_id in ids if token_id not in known]
+    return [tuple(rest[at : at + _AT_ONCE]) for at in range(0, len(rest), _AT_ONCE)]
