@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 
+_OPENING = 200  # characters behind a heading that are looked at
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """A text as read from one place; `source` is its path or attribution.
@@ -56,11 +59,11 @@ class Passage:
             return self.text
 
         def rest(heading: re.Match[str]) -> str:
-            opening = list(takewhile(_is_capitalised, self.text[heading.end() :].split()))
+            behind = self.text[heading.end() : heading.end() + _OPENING].split()
+            opening = list(takewhile(_is_capitalised, behind))
             named = set(re.findall(r"\w{3,}", title)) & set(re.findall(r"\w+", " ".join(opening)))
-            begins = not self.text[: heading.start()]
-            is_one = named or (begins and opening and title.endswith(")"))
-            return "" if is_one else heading.group()
+            in_brackets = heading.start() == 0 and opening and title.endswith(")")
+            return "" if named or in_brackets else heading.group()
 
         return re.sub(rf"(?:^\s*|(?<=[.!?] )){re.escape(title)}\s+", rest, self.text)
 
