@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from itertools import takewhile
 
-
 _OPENING = 200  # characters behind a heading that are looked at
 
 
