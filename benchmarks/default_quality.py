@@ -113,7 +113,6 @@ def relevance_auc(questions: Sequence[Question], events: Sequence[Event]) -> flo
     """Gold passages against BM25 hits without an answer, on the first segment's candidates."""
     gold: list[float] = []
     negative: list[float] = []
-    seen: set[tuple[int, str]] = set()
     for event in events:
         if not isinstance(event, CandidateEvent) or event.node.hit is None:
             continue
@@ -121,9 +120,6 @@ def relevance_auc(questions: Sequence[Question], events: Sequence[Event]) -> flo
         if segment is None or len(event.node.path) > 1 or segment.scores.relevance is None:
             continue
         passage = event.node.hit.passage
-        if (event.question, passage.id) in seen:  # an alternative
-            continue
-        seen.add((event.question, passage.id))
         if passage.id in question.gold_ids:
             gold.append(segment.scores.relevance)
         elif not holds_gold(f"{passage.title} {passage.text}", question.answers):
@@ -147,7 +143,7 @@ def found_answers(
         if holds_gold(f"{passage.title} {passage.text}", questions[event.question].answers):
             found.add(event.question)
         if event.node.hit.rank == 1:
-            first.setdefault(event.question, event.node.segment.text)  # then come alternatives
+            first[event.question] = event.node.segment.text
     return {
         "found": len(found),
         "found_right": share(match(answers[n], questions[n]) for n in found),

@@ -114,6 +114,7 @@ def test_a_passage_is_title_and_text_between_markers(fmt):
         ),
         ("Kraków", "Kraków  Kraków, in the south, is a city.", "Kraków, in the south, is a city."),
         ("Ada Loe", "1915. Ada Loe Ada Jane Loe was.", "1915. Ada Jane Loe was."),
+        ("Ada Loe", "In 1915\n\nAda Loe\nAda Jane Loe was.", "In 1915\n\nAda Jane Loe was."),
         ("Ada Loe", "She sang. Ada Loe won.", "She sang. Ada Loe won."),
         ("Ada (poet)", "She sang. Ada (poet) In 1915.", "She sang. Ada (poet) In 1915."),
         ("New York", "New York City is large.", "New York City is large."),

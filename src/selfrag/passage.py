@@ -48,13 +48,13 @@ class Passage:
 
     @property
     def body(self) -> str:
-        """The text without the title that stands before it, or before a sentence, as a heading.
+        """The text without the title that stands as a heading before it, a sentence or a line.
 
         It is one where the capitalised words behind it name the thing again ("Ada Ada Lovelace
         was ..."), or where it ends in brackets and begins the text, as no sentence does.
         """
         title = (self.title or "").strip()
-        if not title:
+        if not title or title not in self.text:
             return self.text
 
         def rest(heading: re.Match[str]) -> str:
@@ -64,7 +64,7 @@ class Passage:
             in_brackets = heading.start() == 0 and opening and title.endswith(")")
             return "" if named or in_brackets else heading.group()
 
-        return re.sub(rf"(?:^\s*|(?<=[.!?] )){re.escape(title)}\s+", rest, self.text)
+        return re.sub(rf"(?:^\s*|(?<=[.!?]\s)|(?<=\n)){re.escape(title)}\s+", rest, self.text)
 
 
 def _is_capitalised(word: str) -> bool:
