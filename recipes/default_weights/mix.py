@@ -57,7 +57,8 @@ from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_pass
 class MixConfig:
     """How many of each; `seed` fixes every draw.
 
-    `negative_share` of the questions of `n_squad` and `n_qed` read a passage without the answer;
+    `negative_share` of the questions of `n_squad`, `n_qed` and `n_distant` (found passages instead
+    of labelled ones) read a passage without the answer;
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
     `n_short`: questions about passages of a few words, `n_bare`: about facts that name nothing but
@@ -76,6 +77,7 @@ class MixConfig:
     n_squad: int = 9000
     n_qed: int = 3500
     negative_share: float = 0.4
+    n_distant: int = 0
     n_retrieval: int = 1500
     n_no_retrieval: int = 1500
     n_topics: int = 500
@@ -162,7 +164,7 @@ def build_mix(
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
     questions = Questions(data, passages)
-    groups = list(_question_groups(questions, config, rng))
+    groups = list(_question_groups(data, questions, config, rng))
     groups += [[record] for record in _retrieval(data, config, rng)]
     groups += [[record] for record in _no_retrieval(data, recipe_dir, config, rng)]
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
@@ -281,12 +283,14 @@ def untitled(record: GeneratorRecord) -> GeneratorRecord:
 
 
 def _question_groups(
-    questions: Questions, config: MixConfig, rng: np.random.Generator
+    data: Path, questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
     chosen = [
         *questions.of("squad", config.n_squad, rng),
         *questions.of("qed", config.n_qed, rng),
     ]
+    if config.n_distant:
+        chosen += questions.distant(data, config.n_distant, rng)
     mix = QuestionMix(negative_share=config.negative_share)
     for row, found in zip(chosen, mine(questions.passages, chosen), strict=True):
         item = questions.item(row, found.negatives)
