@@ -319,6 +319,12 @@ def test_what_cannot_be_opened_is_an_error_of_every_call(mcp):
         )
     ]
     + [
+        (
+            "search",
+            {"query": "a", "top-k": 3},
+            "'top-k': there is no such argument, only query, top_k",
+        ),
+        ("ask", {"query": "a"}, "'query': there is no such argument, only question"),
         ("search", {"query": "a", "top_k": 51}, "top_k: input should be less than or equal to 50"),
         ("search", {"query": "a", "top_k": 0}, "top_k: input should be greater than or equal to 1"),
         ("search", {"query": "a", "top_k": "x"}, "top_k: input should be a valid integer"),

@@ -57,8 +57,8 @@ from sets import LICENCES, evaluation_questions, normalised, read_set, wiki_pass
 class MixConfig:
     """How many of each; `seed` fixes every draw.
 
-    `negative_share` of the questions of `n_squad`, `n_qed` and `n_distant` (found passages instead
-    of labelled ones) read a passage without the answer;
+    `negative_share` of the questions of `n_squad` and `n_qed` read a passage without the answer;
+    `n_distant`: open questions over a found passage with the answer;
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
     `n_short`: questions about passages of a few words, `n_bare`: about facts that name nothing but
@@ -289,11 +289,14 @@ def _question_groups(
         *questions.of("squad", config.n_squad, rng),
         *questions.of("qed", config.n_qed, rng),
     ]
-    if config.n_distant:
-        chosen += questions.distant(data, config.n_distant, rng)
+    distant = questions.distant(data, config.n_distant, rng) if config.n_distant else []
     mix = QuestionMix(negative_share=config.negative_share)
     for row, found in zip(chosen, mine(questions.passages, chosen), strict=True):
         item = questions.item(row, found.negatives)
+        if records := question_records(item, questions.pool(item, rng), mix, rng):
+            yield records
+    for row in distant:
+        item = questions.item(row, ())
         if records := question_records(item, questions.pool(item, rng), mix, rng):
             yield records
 

@@ -46,7 +46,7 @@ CHUNK = 12  # questions searched together
 def own_records(
     item: LabelledQuestion, nodes: Sequence[Node], rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
-    """Groups of one question: its gold passage with all that was said of it, and refusals.
+    """Groups of one question: its gold passage with all that was said of it, and a refusal.
 
     The answer is learned again where the first thing said was not right, else in a third.
     """
@@ -71,15 +71,12 @@ def own_records(
         group.append(judged(item.id, item.dataset, item.question, item.gold, own, group=item.id))
     if group:
         yield group
-    misread = {
-        node.hits[0].passage.id: node.hits[0].passage
-        for node in nodes
-        if _is_relevant(node) and is_right(item, node.text) is False
-    }
-    misread.pop(item.gold.id, None)
-    for passage in misread.values():
-        name = f"{item.id}/own-refusal"
-        yield [refusal_record(name, item.dataset, item.question, passage)]
+    for node in nodes:
+        passage = node.hits[0].passage
+        if passage.id != item.gold.id and _is_relevant(node) and is_right(item, node.text) is False:
+            name = f"{item.id}/own-refusal"
+            yield [refusal_record(name, item.dataset, item.question, passage)]
+            return
 
 
 def is_right(item: LabelledQuestion, text: str) -> bool | None:

@@ -106,23 +106,32 @@ TopK = Annotated[int, Field(ge=1, le=MAX_HITS, description="How many passages at
 class _Server(MCPServer[Any]):
     """A server that says in a sentence of ours which arguments do not fit their schema."""
 
-    async def call_tool(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def call_tool(self, name: str, arguments: dict[str, Any], *args: Any) -> Any:
         """What the tool gives. Raises `ToolError`."""
+        schemas = {tool.name: tool.input_schema for tool in await self.list_tools()}
+        known = schemas[name]["properties"] if name in schemas else arguments
+        if unknown := [each for each in arguments if each not in known]:
+            has = ", ".join(known)
+            found = [f"{each[:40]!r}: there is no such argument, only {has}" for each in unknown]
+            raise ToolError(_misfit(name, found))
         try:
-            return await super().call_tool(name, *args, **kwargs)
+            return await super().call_tool(name, arguments, *args)
         except ToolError as error:
             cause = error.__cause__
             if isinstance(error, UnexpectedToolError) or not isinstance(cause, ValidationError):
                 raise
-            raise ToolError(_misfit(name, cause)) from cause
+            raise ToolError(_misfit(name, _found(cause))) from cause
 
 
-def _misfit(tool: str, error: ValidationError) -> str:
-    """Which arguments of `tool` do not fit, and why, without their values."""
-    found = [
+def _found(error: ValidationError) -> list[str]:
+    """Which arguments do not fit, and why, without their values."""
+    return [
         f"{'.'.join(map(str, each['loc']))}: {each['msg'][:1].lower()}{each['msg'][1:]}"
         for each in error.errors(include_url=False, include_input=False)
     ]
+
+
+def _misfit(tool: str, found: Sequence[str]) -> str:
     return (
         f"cannot use the tool {tool}: {', '.join(found)}; expected arguments that fit its input "
         "schema, so change them"
