@@ -1,5 +1,7 @@
 """Tensors of a safetensors file on numpy alone."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -14,6 +16,21 @@ def test_bf16_is_read_as_fp32(tmp_path):
     (tmp_path / "t").write_bytes(len(header).to_bytes(8, "little") + header + bits)
     found = mapped_tensors(tmp_path / "t")["w"]
     assert found.dtype == np.float32 and found.tolist() == [[1.5], [-2.0]]
+
+
+def test_bf16_is_expanded_only_while_it_is_used(tmp_path):
+    bits = np.zeros(1 << 22, np.uint16)  # 8 MiB, 16 in fp32
+    entry = f'{{"dtype":"BF16","shape":[{bits.size}],"data_offsets":[0,{bits.nbytes}]}}'
+    header = f'{{"w":{entry}}}'.encode()
+    (tmp_path / "t").write_bytes(len(header).to_bytes(8, "little") + header + bits.tobytes())
+    tracemalloc.start()
+    try:
+        tensors = mapped_tensors(tmp_path / "t")
+        assert tensors["w"].nbytes == 4 * bits.size
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20 < 1 << 24 <= peak
 
 
 def test_other_types_come_back_as_they_were_saved(tmp_path):

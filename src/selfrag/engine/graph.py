@@ -194,7 +194,7 @@ def _packed(path: Path, source: Path) -> dict[str, NDArray[Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("source") == _fingerprint(source):
-                return mapped_tensors(path)
+                return dict(mapped_tensors(path))
         path.unlink()
     except (OSError, SafetensorError):
         pass

@@ -107,7 +107,7 @@ def merge_adapter(
 def _read_tensors(adapter: Path) -> Tensors:
     path = adapter / ADAPTER_TENSORS
     try:
-        return mapped_tensors(path)
+        return dict(mapped_tensors(path))
     except (OSError, ValueError) as error:
         raise AssetError(
             f"cannot read {path}: {error}; expected the tensors of an adapter, so restore the file"

@@ -1,19 +1,28 @@
-"""The tensors of a safetensors file as numpy arrays that view the mapped file, bf16 as fp32.
+"""The tensors of a safetensors file as numpy arrays that view the mapped file.
+
+numpy knows no bf16, so such a tensor becomes a new one in fp32 each time that it is asked for.
 
 Knows nothing of what they are the weights of.
 """
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16}
+_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "U16": np.uint16,
+    "BF16": np.uint16,
+}
 
 
-def mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
+def mapped_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
     """All tensors by name, read-only; raises `OSError`, and `ValueError` for a damaged file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -22,16 +31,35 @@ def mapped_tensors(path: Path) -> dict[str, NDArray[Any]]:
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
     data = np.memmap(path, np.uint8, "r", offset=8 + size).view(np.ndarray)
-    return {
-        name: _viewed(data[slice(*entry["data_offsets"])], entry["dtype"]).reshape(entry["shape"])
-        for name, entry in header.items()
-    }
+    return _Tensors(
+        {
+            name: _viewed(data[slice(*each["data_offsets"])], each["dtype"]).reshape(each["shape"])
+            for name, each in header.items()
+        },
+        {name for name, each in header.items() if each["dtype"] == "BF16"},
+    )
+
+
+class _Tensors(Mapping[str, NDArray[Any]]):
+    """Arrays by name; those of `halves` hold the bits of bf16."""
+
+    def __init__(self, arrays: dict[str, NDArray[Any]], halves: set[str]) -> None:
+        self._arrays, self._halves = arrays, halves
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array = self._arrays[name]
+        if name not in self._halves:
+            return array
+        return (array.astype(np.uint32) << 16).view(np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def _viewed(data: NDArray[np.uint8], kind: str) -> NDArray[Any]:
-    """Bytes as numbers; numpy knows no bf16, so that becomes fp32."""
-    if kind == "BF16":
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if kind not in _TYPES:
-        raise ValueError(f"a tensor of type {kind}, which is none of {', '.join(_TYPES)} and BF16")
+        raise ValueError(f"a tensor of type {kind}, which is none of {', '.join(_TYPES)}")
     return data.view(_TYPES[kind])
