@@ -291,12 +291,11 @@ def _question_groups(
     ]
     distant = questions.distant(data, config.n_distant, rng) if config.n_distant else []
     mix = QuestionMix(negative_share=config.negative_share)
-    for row, found in zip(chosen, mine(questions.passages, chosen), strict=True):
-        item = questions.item(row, found.negatives)
-        if records := question_records(item, questions.pool(item, rng), mix, rng):
-            yield records
-    for row in distant:
-        item = questions.item(row, ())
+    mined = mine(questions.passages, chosen)
+    asked = [(row, found.negatives) for row, found in zip(chosen, mined, strict=True)]
+    asked += [(row, ()) for row in distant]
+    for row, negatives in asked:
+        item = questions.item(row, negatives)
         if records := question_records(item, questions.pool(item, rng), mix, rng):
             yield records
 

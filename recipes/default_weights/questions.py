@@ -61,9 +61,11 @@ class Questions:
         rows = draw([row for row in rows if row["answers"]], len(rows), rng)
         chosen: list[dict[str, Any]] = []
         for row, found in zip(rows, mine(self.passages, rows, depth=3), strict=True):
+            if len(chosen) == n:
+                break
             rarest = min(normalised(row["question"]).split(), key=lambda word: frequency[word])
             golds = [p.id for p in found.related if rarest in _words(p) and _answers(row, p)]
-            if golds and len(chosen) < n:
+            if golds:
                 chosen.append({**row, "gold_pids": golds[:1]})
         return chosen
 

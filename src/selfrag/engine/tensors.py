@@ -52,6 +52,9 @@ class _Tensors(Mapping[str, NDArray[Any]]):
             return array
         return (array.astype(np.uint32) << 16).view(np.float32)
 
+    def __contains__(self, name: object) -> bool:  # that of Mapping would expand the tensor
+        return name in self._arrays
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
 
