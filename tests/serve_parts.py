@@ -117,6 +117,7 @@ def serving(open_library, engine=None, *, limits=None, access=None, config=None,
         lambda _: (open_library(), engine),
         limits or Limits(stop_seconds=2),
         calibration=calibration,
+        weights="made/weights",
         **options,
     )
     server = Server(service, access or Access())

@@ -65,6 +65,7 @@ def test_an_answer_that_is_not_streamed_is_the_same(server):
     whole = server.ask(TITAN, stream=False).json()
     assert whole["answer"] == events[-1][1]
     assert whole["trace"] == trace_in(events)
+    assert whole["trace"][0]["model"] == "made/weights"
 
 
 def test_a_trace_is_rescored_without_the_model(server):

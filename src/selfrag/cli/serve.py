@@ -15,7 +15,7 @@ from selfrag.decode.config import SearchConfig
 from selfrag.engine.base import Engine
 from selfrag.errors import MissingPackage
 from selfrag.open import indexes
-from selfrag.open.calibrations import open_calibration
+from selfrag.open.calibrations import open_calibration, weights_name
 from selfrag.open.engines import ModelOptions, check_name, open_engine
 from selfrag.open.grounding import grounding_of
 from selfrag.retrieval.manifest import Manifest
@@ -87,7 +87,7 @@ def serve(
         return served, open_engine(model, loading)
 
     app.serve(
-        Service(opened, limits, config, calibration, grounding),
+        Service(opened, limits, config, calibration, grounding, weights_name(model)),
         access,
         host=where.host,
         port=where.port,

@@ -124,13 +124,13 @@ async def ask(request: Request) -> Response:
     if asked.stream:
         return Stream(service, question.job, _asked(request, service, question))
     events = await finished(request, service, question.job)
-    encoder = TraceEncoder([question.text], config=question.config)
+    encoder = TraceEncoder([question.text], config=question.config, model=service.weights)
     rows = [*encoder.question_rows, *(row for event in events for row in encoder.rows_of(event))]
     return reply({"answer": _view(service, question.answer(events)), "trace": rows})
 
 
 async def _asked(request: Request, service: Service, question: Question) -> AsyncIterator[bytes]:
-    encoder = TraceEncoder([question.text], config=question.config)
+    encoder = TraceEncoder([question.text], config=question.config, model=service.weights)
     events: list[Event] = []
     for row in encoder.question_rows:
         yield sse(row, row["type"])

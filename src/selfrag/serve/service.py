@@ -73,13 +73,17 @@ class Question:
 
 @dataclass(slots=True)
 class Service:
-    """One model over one index. `opener` is called in a thread of its own."""
+    """One model over one index. `opener` is called in a thread of its own.
+
+    `weights` is what traces call the weights.
+    """
 
     opener: Opener
     limits: Limits
     config: SearchConfig = field(default_factory=SearchConfig)
     calibration: Calibration | None = None
     grounding: Grounding = field(default_factory=Grounding)
+    weights: str | None = None
     on_failure: Callable[[BaseException], None] = lambda error: None
     loading: Loading = field(default_factory=Loading)
     n_streams: int = 0
