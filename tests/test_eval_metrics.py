@@ -41,6 +41,20 @@ def test_measures_of_a_short_answer(text, answers, released, words, normalised, 
     assert metrics.token_f1(asked, said) == pytest.approx(f1)
 
 
+def test_the_short_answer_before_a_sentence_is_measured_alone():
+    asked = question(answers=("Mr. Smith Jr", "the big owl"))
+    said = output("Mr. Smith. The big owl was seen by him.")
+    first = {name: metrics.METRICS[f"first_{name}"](asked, said) for name in (
+        "match_words", "exact_match", "token_f1",
+    )}  # fmt: skip
+    # "Mr. Smith." alone: two words of the three of one gold string, and not the other's.
+    assert first == {"match_words": 0, "exact_match": 0, "token_f1": pytest.approx(4 / 5)}
+    assert metrics.match_words(asked, said) == 1
+    right = output("The big owl. It was seen.")
+    assert metrics.METRICS["first_exact_match"](asked, right) == 1
+    assert metrics.exact_match(asked, right) == 0
+
+
 def test_measures_that_do_not_apply_are_left_out_and_failures_have_none():
     failed = Record(n=1, question=question(id="q1", answers=("Ann",)), error="broken")
     values = measure([record(0, "Ann"), failed], metrics.METRICS)
@@ -156,6 +170,7 @@ def test_what_needs_gold_strings_or_labels_has_no_value_without():
     asked, said = question(), output("Ann", passages=(hit("Ann"),))
     names = [
         "match_released", "match_words", "match_normalised", "exact_match", "token_f1",
+        "first_match_words", "first_exact_match", "first_token_f1",
         "label_accuracy", "label_given", "str_em", "rouge_lsum", "answer_in_passages",
     ]  # fmt: skip
     assert [metrics.METRICS[name](asked, said) for name in names] == [None] * len(names)

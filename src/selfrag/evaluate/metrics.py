@@ -11,6 +11,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from selfrag.decode.choices import choice_of, only_mentioned
 from selfrag.errors import BadInput, MissingPackage
 from selfrag.evaluate.record import Output, Question, Record
 from selfrag.statistics import require_scipy
-from selfrag.text import counted, holds_gold, split_sentences, without_citations
+from selfrag.text import counted, first_sentence, holds_gold, split_sentences, without_citations
 
 Metric = Callable[[Question, Output], float | None]
 
@@ -67,6 +68,16 @@ def token_f1(question: Question, output: Output) -> float | None:
     if not question.answers:
         return None
     return max(_f1(normalise(output.text).split(), normalise(g).split()) for g in question.answers)
+
+
+def of_first_sentence(metric: Metric) -> Metric:
+    """`metric` of an answer's first sentence: the default weights give the short answer there."""
+
+    def measured(question: Question, output: Output) -> float | None:
+        return metric(question, replace(output, text=first_sentence(output.text)))
+
+    measured.__name__ = f"first_{metric.__name__}"
+    return measured
 
 
 def _f1(said: Sequence[str], gold: Sequence[str]) -> float:
@@ -178,6 +189,9 @@ METRICS: dict[str, Metric] = {
     "match_normalised": match_normalised,
     "exact_match": exact_match,
     "token_f1": token_f1,
+    "first_match_words": of_first_sentence(match_words),
+    "first_exact_match": of_first_sentence(exact_match),
+    "first_token_f1": of_first_sentence(token_f1),
     "label_accuracy": label_accuracy,
     "label_given": label_given,
     "str_em": str_em,
