@@ -13,13 +13,13 @@ from facts import BARE_FACTS, RELATIONS, short_records, silent_records, twin_rec
 from longform import LongMix, comparison_records
 from mix import FACTUAL_SETS, MixConfig, build_mix, main, table, untitled
 from pairs import PAIR_SETS
-from questions import DISTANT_SETS, Mined, Questions, mine
+from questions import Mined, mine
 from selfrag.errors import BadInput
 from selfrag.passage import Passage
 from selfrag.prompt import check_instruction
 from selfrag.reflection import Relevance, Support
 from selfrag.released import load_records
-from sets import LICENCES, read_set, wiki_passages
+from sets import LICENCES, read_set
 
 MOONS = ("Titan", "Rhea", "Dione", "Mimas")
 
@@ -128,30 +128,6 @@ def test_a_question_that_is_evaluated_is_never_trained_on(data):
     made = build_mix(data, data.parent, replace(SMALL, n_contrasts=3, n_two_part=0))
     assert not any(record.dataset in ("squad", "qed") for record in made)
     assert {record.dataset for record in made} >= {"topics", "instructions"}
-
-
-def test_a_question_without_a_passage_reads_one_that_says_the_answer_in_its_words(data):
-    asked = [
-        ("the moon rhea orbits saturn every", ["3 days"]),
-        ("the golden moon rhea orbits saturn every", ["3 days"]),  # none is golden
-        ("a moon festival that mimas is loud", ["festival"]),  # said of a town
-        ("titan is a moon that orbits saturn", ["Saturn"]),  # the question says it
-        ("The moon Dione orbits Saturn every?", ["4 days"]),  # evaluated
-    ]
-    rows = [{"question": question, "answers": answers} for question, answers in asked]
-    add_set(data, DISTANT_SETS[0], rows)
-    add_set(data, DISTANT_SETS[1], [])
-    add_set(data, "nq_open/dev_3610", [{"question": "the moon dione orbits saturn every"}])
-    questions = Questions(data, wiki_passages(data))
-    (row,) = questions.distant(data, 5, np.random.default_rng(0))
-    assert row["question"] == asked[0][0]
-    item = questions.item(row, ())
-    assert item.gold.text.startswith("Rhea")
-    assert set(questions.pool(item, np.random.default_rng(0))) == {"Saturn"}
-    config = replace(SMALL, n_distant=5, negative_share=0.0)
-    made = build_mix(data, data.parent, config)
-    texts = [r.segments[0].text for r in made if r.id == f"{DISTANT_SETS[0]}-0/right"]
-    assert texts == [f"3 days. {item.gold.text.split('.')[0]}."]
 
 
 def test_contrasts_and_labelled_pairs_are_part_of_a_mix(data):

@@ -58,7 +58,6 @@ class MixConfig:
     """How many of each; `seed` fixes every draw.
 
     `negative_share` of the questions of `n_squad` and `n_qed` read a passage without the answer;
-    `n_distant`: open questions over a found passage with the answer;
     `n_contrasts`: questions with right and wrong texts to judge side by side; `n_claims`: claims to
     check, and `n_unanswerable`: questions that their passage does not answer, made by rule;
     `n_short`: questions about passages of a few words, `n_bare`: about facts that name nothing but
@@ -77,7 +76,6 @@ class MixConfig:
     n_squad: int = 9000
     n_qed: int = 3500
     negative_share: float = 0.4
-    n_distant: int = 0
     n_retrieval: int = 1500
     n_no_retrieval: int = 1500
     n_topics: int = 500
@@ -164,7 +162,7 @@ def build_mix(
     rng = np.random.default_rng(config.seed)
     passages = wiki_passages(data)
     questions = Questions(data, passages)
-    groups = list(_question_groups(data, questions, config, rng))
+    groups = list(_question_groups(questions, config, rng))
     groups += [[record] for record in _retrieval(data, config, rng)]
     groups += [[record] for record in _no_retrieval(data, recipe_dir, config, rng)]
     groups += [[record] for record in topic_records(passages, config.n_topics, rng)]
@@ -283,19 +281,15 @@ def untitled(record: GeneratorRecord) -> GeneratorRecord:
 
 
 def _question_groups(
-    data: Path, questions: Questions, config: MixConfig, rng: np.random.Generator
+    questions: Questions, config: MixConfig, rng: np.random.Generator
 ) -> Iterator[list[GeneratorRecord]]:
     chosen = [
         *questions.of("squad", config.n_squad, rng),
         *questions.of("qed", config.n_qed, rng),
     ]
-    distant = questions.distant(data, config.n_distant, rng) if config.n_distant else []
     mix = QuestionMix(negative_share=config.negative_share)
-    mined = mine(questions.passages, chosen)
-    asked = [(row, found.negatives) for row, found in zip(chosen, mined, strict=True)]
-    asked += [(row, ()) for row in distant]
-    for row, negatives in asked:
-        item = questions.item(row, negatives)
+    for row, found in zip(chosen, mine(questions.passages, chosen), strict=True):
+        item = questions.item(row, found.negatives)
         if records := question_records(item, questions.pool(item, rng), mix, rng):
             yield records
 

@@ -1,6 +1,5 @@
 """Labelled questions with their gold passages, and what BM25 finds for them beside these."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,10 @@ import bm25s
 import numpy as np
 import Stemmer
 
-from labelled import LabelledQuestion, answer_kind, answer_sentence
+from labelled import LabelledQuestion, answer_kind
 from selfrag.passage import Passage
 from selfrag.text import holds_gold
 from sets import evaluation_questions, normalised, read_set, untokenise
-
-# Questions with answers and no passage.
-DISTANT_SETS = ("nq_open/train_part_8757", "triviaqa/dev_8837")
-_ASKING = "who what when where which whose whom how why many much name called first last time"
 
 
 class Questions:
@@ -39,36 +34,6 @@ class Questions:
             for name in (passages[row["gold_pids"][0]].title, answer_kind(answer)):
                 self._pools.setdefault(name, []).append(answer)
 
-    def distant(self, data: Path, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """`n` rows of sets without passages, or all: the best hit that seems to answer is gold.
-
-        It has the question's rarest word, and the answer in a sentence with half of its words.
-        """
-        frequency = Counter(word for p in self.passages.values() for word in _words(p))
-        evaluated = evaluation_questions(data)
-        rows = [
-            {
-                "qid": f"{name}-{number}",
-                "dataset": name.split("/")[0],
-                "question": row["question"],
-                "answers": [a for a in row["answers"] if len(a) > 2 or a.isdigit()],
-                "gold_pids": [],
-            }
-            for name in DISTANT_SETS
-            for number, row in enumerate(read_set(data, name))
-            if normalised(row["question"]) not in evaluated
-        ]
-        rows = draw([row for row in rows if row["answers"]], len(rows), rng)
-        chosen: list[dict[str, Any]] = []
-        for row, found in zip(rows, mine(self.passages, rows, depth=3), strict=True):
-            if len(chosen) == n:
-                break
-            rarest = min(normalised(row["question"]).split(), key=lambda word: frequency[word])
-            golds = [p.id for p in found.related if rarest in _words(p) and _answers(row, p)]
-            if golds:
-                chosen.append({**row, "gold_pids": golds[:1]})
-        return chosen
-
     def of(self, dataset: str, n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         """`n` rows of one set."""
         return draw([row for row in self.rows if row["dataset"] == dataset], n, rng)
@@ -83,7 +48,7 @@ class Questions:
             answers=tuple(untokenise(answer) for answer in row["answers"]),
             gold=gold,
             negatives=negatives,
-            elsewhere=tuple(a for a in self._asked.get(gold.id, ()) if a not in row["answers"]),
+            elsewhere=tuple(a for a in self._asked[gold.id] if a not in row["answers"]),
         )
 
     def pairs(
@@ -106,32 +71,11 @@ class Questions:
 
     def pool(self, item: LabelledQuestion, rng: np.random.Generator) -> list[str]:
         """Answers to other questions: of the same title, or of the same kind where it has few."""
-        pool = self._pools.get(item.gold.title, [])
-        same_kind = self._pools.get(answer_kind(item.answers[0]), [])
-        if len(pool) >= 10 or not same_kind:
+        pool = self._pools[item.gold.title]
+        if len(pool) >= 10:
             return pool
+        same_kind = self._pools[answer_kind(item.answers[0])]
         return [same_kind[int(i)] for i in rng.integers(len(same_kind), size=10)]
-
-
-def _answers(row: dict[str, Any], passage: Passage) -> bool:
-    """Whether a sentence with the answer shares half of the question's words."""
-    question = row["question"]
-    answers = tuple(a for a in row["answers"] if not holds_gold(question, [a]))
-    sentence = answer_sentence(question, answers, passage.text)
-    asked = _stems(question) - _stems(_ASKING)
-    return sentence is not None and (
-        2 * len(asked & _stems(f"{passage.title} {sentence}")) >= max(len(asked), 1)
-    )
-
-
-def _words(passage: Passage) -> set[str]:
-    return set(normalised(f"{passage.title} {passage.text}").split())
-
-
-def _stems(text: str) -> set[str]:
-    stemmer = Stemmer.Stemmer("english")
-    found = bm25s.tokenize(text, stopwords="en", stemmer=stemmer, show_progress=False)
-    return set(found.vocab)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
