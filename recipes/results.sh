@@ -7,13 +7,15 @@
 # QUESTIONS, DISTRACTORS   drawn for each task; passages beside those that are asked about
 # TASKS, SYSTEMS, LIMIT    fewer tasks, systems or questions
 # PRECISION                of the engine, as in `selfrag eval`
+# OTHER                    folder of another model NAME, asked with five passages: the system NAME-rag-top5
 set -euo pipefail
 
 : "${DATA:?folder with the labelled sets}" "${OUT:?folder for the results}"
 SELFRAG=${SELFRAG:-selfrag} PYTHON=${PYTHON:-python}
 QUESTIONS=${QUESTIONS:-20} DISTRACTORS=${DISTRACTORS:-4000}
 read -r -a tasks <<< "${TASKS:-squad_open nq_open popqa triviaqa arc_challenge openbookqa boolq asqa}"
-systems=" ${SYSTEMS:-selfrag rag-top1 rag-top5 vanilla} "
+other=${OTHER:+$(basename "$OTHER")-rag-top5}
+systems=" ${SYSTEMS:-selfrag rag-top1 rag-top5 vanilla $other} "
 recipes=$(dirname "$0")
 
 [[ -f $OUT/data/passages.jsonl ]] || "$PYTHON" "$recipes/results_data.py" "$DATA" "$OUT/data" \
@@ -36,6 +38,7 @@ for task in "${tasks[@]}"; do
   answer "$task" rag-top1 --system rag --top-k 1 "${passages[@]}"
   answer "$task" rag-top5 --system rag --top-k 5 "${passages[@]}"
   answer "$task" vanilla --system vanilla
+  [[ -z $other ]] || answer "$task" "$other" --system rag --top-k 5 "${passages[@]}" --model "${OTHER:-}"
 done
 for folder in "${folders[@]}"; do
   if [[ $folder == *-asqa ]]; then $SELFRAG eval judge "$folder"; fi
