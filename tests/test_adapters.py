@@ -344,6 +344,18 @@ def test_arguments_that_do_not_fit_are_told_in_a_sentence_of_ours(mcp, tool, arg
     assert "pydantic" not in said.text and "\n" not in said.text
 
 
+def test_schemas_say_that_no_other_argument_is_taken(mcp):
+    from selfrag.integrations.mcp import mcp_server
+
+    async def listed():
+        async with mcp.Client(mcp_server(scripted_rag)) as client:
+            return (await client.list_tools()).tools
+
+    tools = asyncio.run(listed())
+    assert {tool.name for tool in tools} == {"ask", "search", "check_claim"}
+    assert [tool.input_schema["additionalProperties"] for tool in tools] == [False] * 3
+
+
 def test_a_port_that_cannot_be_is_refused(mcp):
     from selfrag.integrations.mcp import mcp_server, run_server
 

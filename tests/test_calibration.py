@@ -155,6 +155,9 @@ def test_a_probability_by_hand():
     assert answer.probability == pytest.approx(136.243 / 137.243, abs=1e-6)
     assert answer.verdict == "99% likely to be right: fully supported"
     assert answer_to_json(answer)["probability"] == answer.probability
+    # Odds of e^-4: a passage that carries the answer does not make it right.
+    doubtful, _ = ask(calibration(-4.0))
+    assert doubtful.verdict == "2% likely to be right, though fully supported"
 
 
 def test_without_a_calibration_all_is_as_before():

@@ -358,6 +358,10 @@ def test_a_saved_trace_is_replayed_without_a_model(run, scripted, monkeypatch, t
     shown = run("replay", str(trace))
     assert "kept, rank 1, finished" in shown.out
     assert "Ann did it. [1]" in shown.out
+    trace.write_text("")
+    ended = run("replay", str(trace))
+    assert (ended.code, ended.out) == (2, "")
+    assert "it holds none; expected a file" in " ".join(ended.err.split())
 
 
 @pytest.mark.parametrize(

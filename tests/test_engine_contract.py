@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from selfrag.engine.base import FinishReason, Request
 from selfrag.engine.batching import BatchedEngine
@@ -466,6 +467,12 @@ def test_the_llama_engine_names_a_folder_without_weights(tiny, tmp_path):
     from selfrag.engine.numpy_llama import LlamaEngine
 
     folder = shutil.copytree(tiny.folder, tmp_path / "copy")
-    (folder / "model.safetensors").unlink()
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.norm.weight"]
+    save_file(tensors, weights)
+    with pytest.raises(EngineError, match=r"it has no tensor 'model\.norm\.weight'"):
+        LlamaEngine(folder, name="none")
+    weights.unlink()
     with pytest.raises(EngineError, match="cannot load the model"):
         LlamaEngine(folder, name="none")

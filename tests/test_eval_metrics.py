@@ -73,6 +73,7 @@ def test_measures_that_do_not_apply_are_left_out_and_failures_have_none():
         ("one two birds", None, 0, 0),
         ("no idea", None, 0, 0),
         ("", None, 0, 0),
+        ("no idea", "C", 0, 0),  # a vote for no label of the question
     ],
 )
 def test_a_label_is_right_only_where_it_is_given(text, choice, given, right):

@@ -77,6 +77,11 @@ def test_bf16_weights_are_packed_once_and_read_back(folder, tmp_path):
     os.utime(copy / "model.safetensors", ns=(1, 1))
     paged.PagedEngine(copy, name="mixed", precision=Precision.MIXED)
     assert packed.read_bytes() != written
+    # A damaged file is made anew, in place of packing at every start.
+    whole = packed.read_bytes()
+    packed.write_bytes(whole[: len(whole) // 2])
+    paged.PagedEngine(copy, name="mixed", precision=Precision.MIXED)
+    assert packed.read_bytes() == whole
 
 
 def test_a_precision_that_the_processor_lacks_is_refused(folder, monkeypatch):

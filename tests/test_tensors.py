@@ -55,6 +55,13 @@ def test_a_damaged_file_is_a_value_error(tmp_path, content):
         mapped_tensors(tmp_path / "t")
 
 
+def test_a_file_that_is_cut_among_its_tensors_says_so(tmp_path):
+    save_file({"a": np.zeros(4, np.float32)}, tmp_path / "t")
+    (tmp_path / "t").write_bytes((tmp_path / "t").read_bytes()[:-6])
+    with pytest.raises(ValueError, match=r"t is cut: 10 bytes of tensors, 16 in its header"):
+        mapped_tensors(tmp_path / "t")
+
+
 def test_a_type_that_is_no_float_is_named(tmp_path):
     save_file({"a": np.array([1], np.int8)}, tmp_path / "t")
     with pytest.raises(ValueError, match="type I8"):

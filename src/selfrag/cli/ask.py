@@ -38,7 +38,7 @@ from selfrag.decode.events import Event
 from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.search import Model, Steps
 from selfrag.engine.base import Engine
-from selfrag.errors import UserError
+from selfrag.errors import BadInput, UserError
 from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.open.calibrations import open_calibration, weights_name
@@ -238,6 +238,11 @@ def replay(
     """Show the trees and answers of recorded searches again, without a model."""
     with working(Reporter(), "reading the trace"):
         recorded = load_trace(trace)
+    if not recorded.questions:
+        raise BadInput(
+            f"cannot show the searches of {trace}: it holds none; expected a file that was written "
+            "with --trace, so name one"
+        )
     told: dict[int, list[Event]] = {number: [] for number in range(len(recorded.questions))}
     for event in recorded.events:
         told[event.question].append(event)

@@ -138,7 +138,9 @@ class Answer:
             return f"no answer: {by if self.stopped_by else 'the model wrote nothing'}"
         said = self._carried()
         if self.probability is not None:
-            said = f"{percent(self.probability)} likely to be right: {said}"
+            is_at_odds = self.probability < 0.5 and said.startswith(("fully", "partially"))
+            joint = ", though" if is_at_odds else ":"
+            said = f"{percent(self.probability)} likely to be right{joint} {said}"
         if self.utility is not None and self.utility < 0 and not self.choices_rated:
             said += f"; judged of little use ({3 + 2 * self.utility:.1f} of 5)"
         is_cut = bool(self.segments) and self.segments[-1].truncated

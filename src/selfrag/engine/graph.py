@@ -8,7 +8,7 @@ Knows nothing of blocks, rows or requests.
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from selfrag.engine.base import Precision
 from selfrag.engine.numpy_llama import LlamaShape
-from selfrag.engine.tensors import mapped_tensors
+from selfrag.engine.tensors import mapped_tensors, told
 from selfrag.errors import EngineError, MissingPackage, StorageError
 from selfrag.files import replacing
 
@@ -83,9 +83,9 @@ class CompiledLlama:
             )
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise EngineError(
-                f"cannot load {path} with OpenVINO: {error}; expected model.safetensors of a Llama "
-                f"model and a processor that computes in {precision}, so choose another engine or "
-                "precision"
+                f"cannot load {path} with OpenVINO: {told(error)}; expected the whole "
+                f"model.safetensors of a Llama model and a processor that computes in {precision}, "
+                "so restore the file, or choose another engine or precision"
             ) from error
         self._weights.keep()
         self._request = compiled.create_infer_request()
@@ -191,13 +191,11 @@ def _fingerprint(path: Path) -> str:
 
 def _packed(path: Path, source: Path) -> dict[str, NDArray[Any]]:
     """What was packed from `source` as it is now; nothing where there is none."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("source") == _fingerprint(source):
-                return dict(mapped_tensors(path))
-        path.unlink()
-    except (OSError, SafetensorError):
-        pass
+    with suppress(OSError, SafetensorError), safe_open(path, framework="numpy") as file:
+        if (file.metadata() or {}).get("source") == _fingerprint(source):
+            return dict(mapped_tensors(path))
+    with suppress(OSError):
+        path.unlink(missing_ok=True)  # of other weights, or damaged
     return {}
 
 

@@ -29,7 +29,7 @@ from selfrag.engine.batching import (
     greedy,
     half_of_cores,
 )
-from selfrag.engine.tensors import mapped_tensors
+from selfrag.engine.tensors import mapped_tensors, told
 from selfrag.engine.tokenizer import open_tokenizer, read_model_config
 from selfrag.errors import EngineError
 
@@ -363,8 +363,9 @@ def _load(path: Path, shape: LlamaShape) -> _Weights:
         )
     except (OSError, KeyError, ValueError) as error:
         raise EngineError(
-            f"cannot load the model {path}: {error}; expected model.safetensors of a Llama model "
-            "in one file, so restore the folder or use the transformers engine"
+            f"cannot load the model {path}: {told(error)}; expected "
+            "model.safetensors of a Llama model in one file, so restore the folder or use the "
+            "transformers engine"
         ) from error
 
 

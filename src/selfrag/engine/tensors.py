@@ -31,6 +31,9 @@ def mapped_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
     data = np.memmap(path, np.uint8, "r", offset=8 + size).view(np.ndarray)
+    whole = max((each["data_offsets"][1] for each in header.values()), default=0)
+    if len(data) < whole:
+        raise ValueError(f"{path.name} is cut: {len(data)} bytes of tensors, {whole} in its header")
     return _Tensors(
         {
             name: _viewed(data[slice(*each["data_offsets"])], each["dtype"]).reshape(each["shape"])
@@ -38,6 +41,11 @@ def mapped_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
         },
         {name for name, each in header.items() if each["dtype"] == "BF16"},
     )
+
+
+def told(error: Exception) -> str:
+    """What went wrong with a file of tensors; a `KeyError` holds the bare name of one."""
+    return f"it has no tensor {error}" if isinstance(error, KeyError) else str(error)
 
 
 class _Tensors(Mapping[str, NDArray[Any]]):

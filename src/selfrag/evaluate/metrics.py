@@ -96,7 +96,7 @@ def label_of(question: Question, output: Output) -> str | None:
     The one voted for, else the one that the text gives, else the only one whose option
     occurs in it.
     """
-    if output.choice is not None:
+    if output.choice in question.labels:
         return output.choice
     said = choice_of(output.text, question.labels)
     if said is not None or not question.options:

@@ -19,7 +19,7 @@ from selfrag.passage import Passage
 try:
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-    from mcp.types import CallToolResult, TextContent, ToolAnnotations
+    from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
     from pydantic import BaseModel, Field, ValidationError
 except ImportError as error:
     raise MissingPackage(
@@ -105,6 +105,14 @@ TopK = Annotated[int, Field(ge=1, le=MAX_HITS, description="How many passages at
 
 class _Server(MCPServer[Any]):
     """A server that says in a sentence of ours which arguments do not fit their schema."""
+
+    async def list_tools(self) -> list[Tool]:
+        """The tools, which take no argument but those of their schema."""
+        closed = {"additionalProperties": False}
+        return [
+            tool.model_copy(update={"input_schema": {**tool.input_schema, **closed}})
+            for tool in await super().list_tools()
+        ]
 
     async def call_tool(self, name: str, arguments: dict[str, Any], *args: Any) -> Any:
         """What the tool gives. Raises `ToolError`."""
