@@ -41,7 +41,7 @@ def ask(steps, passages=PASSAGES[:1], max_context=4096, on_event=None, **options
         ["Q"],
         engine=engine,
         retriever=GivenPassages(passages),
-        config=SearchConfig(**options),
+        config=SearchConfig(**{"join_relevance": 0.0, **options}),
         on_event=on_event,
     )
     return answer, engine

@@ -131,6 +131,9 @@ class Oracle:
             if not self.config.repeat and texts[0] in [part["text"] for part in path]:
                 continue
             part = self.part(steps, texts[0], passage)
+            relevances = [p["relevance"] for p in [*path, part] if p["relevance"] is not None]
+            if path and texts[0] and min(relevances, default=1) < self.config.join_relevance:
+                continue
             now = prompt + lead + "".join(tops[:-1])
             following = None if steps[-1] == END else self.decide(steps[-1])
             seen = read if passage is None else read | {passage.id}
@@ -148,7 +151,13 @@ class Oracle:
             + weights.utility * (expected(UTILITY, steps) or 0)
             + weights.sequence * math.prod(probs) ** (1 / len(probs))
         )
-        return {"text": text, "support": support, "total": total, "reads": passage is not None}
+        return {
+            "text": text,
+            "support": support,
+            "relevance": expected(RELEVANCE, steps),
+            "total": total,
+            "reads": passage is not None,
+        }
 
     def score(self, path):
         totals = [part["total"] for part in path]
@@ -178,6 +187,7 @@ def drawn_config(rng):
         path_score=pick(*PathScore),
         with_no_retrieval=pick(False, True),
         repeat=pick(False, True),
+        join_relevance=pick(0.0, 0.5, 0.86),
         drop_unsupported=pick(False, False, True),
         min_support=pick(None, None, 0.3, 0.6),
     )

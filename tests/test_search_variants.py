@@ -147,7 +147,7 @@ def run(model, questions=("Q",), passages=PASSAGES[:2], histories=(), **options)
         list(questions),
         engine=model.engine,
         retriever=GivenPassages(passages),
-        config=SearchConfig(**options),
+        config=SearchConfig(**{"join_relevance": 0.0, **options}),
         histories=histories,
         on_event=events.append,
     )
@@ -288,6 +288,31 @@ def test_a_segment_without_a_passage_competes_when_asked_to():
     (answer,), _ = run(scripted(steps), passages=PASSAGES[:1], with_no_retrieval=True)
     assert (without.text, answer.text) == ("Bad", "Good")
     assert not answer.retrieved
+
+
+@pytest.mark.parametrize(
+    ("relevances", "bound", "said"),
+    [
+        ((0.9, 0.85), 0.86, "First"),  # the second is not joined
+        ((0.9, 0.87), 0.86, "First Second"),
+        ((0.9, 0.85), 0.0, "First Second"),  # as in the paper
+        ((0.85, 0.99), 0.86, "Second"),  # not after the first, and alone it is the better one
+        ((0.6, 0.01), 0.86, "First"),  # an answer of one segment needs no relevance
+    ],
+)
+def test_an_answer_joins_no_passage_of_low_relevance(relevances, bound, said):
+    first, second = relevances
+    steps = {
+        "text 0</paragraph>": judged("First", first, ending="[Retrieval]"),
+        "text 1</paragraph>": judged("Second", second),
+    }
+    (answer,), events = run(
+        scripted(steps), passages=PASSAGES[:2], max_segments=2, join_relevance=bound
+    )
+    assert answer.text == said
+    lost = [e.reason for e in of(PruneEvent, events) if "joins" in e.reason]
+    expected = f"joins passages of which one has relevance {min(relevances):.2f}, less than 0.86"
+    assert set(lost) == ({expected} if bound and min(relevances) < bound else set())
 
 
 def test_unsupported_segments_leave_the_search_when_dropped():

@@ -129,7 +129,9 @@ def test_a_closed_set_of_choices_votes_alike_from_a_replay(tmp_path):
 
 
 def test_nodes_told_of_twice_are_one_object_and_linked_to_their_parents(tmp_path):
-    write(tmp_path / "t", {"threshold": 0.0, "beam_width": 9, "repeat": True})
+    write(
+        tmp_path / "t", {"threshold": 0.0, "beam_width": 9, "repeat": True, "join_relevance": 0.0}
+    )
     events = load_trace(tmp_path / "t").events
     nodes = {id(e.node): e.node for e in events if isinstance(e, CandidateEvent)}
     kept = [e.node for e in events if isinstance(e, KeepEvent)]

@@ -19,10 +19,10 @@ from selfrag.train.export import save_adapter
 
 def average(first: Path, second: Path, out: Path, share: float = 0.5) -> None:
     """Writes the mean, `share` of it of the second; raises `BadInput` where they do not fit."""
-    description = read_description(first)
+    description, other = (read_description(folder) for folder in (first, second))
     one, two = (load_file(folder / ADAPTER_TENSORS) for folder in (first, second))
     shapes = [{name: tuple(each.shape) for name, each in some.items()} for some in (one, two)]
-    if read_description(second) != description or shapes[0] != shapes[1]:
+    if other != description or shapes[0] != shapes[1]:
         raise BadInput(
             f"cannot average {first} and {second}: they differ in base, modules or shapes; "
             "expected one trained from the other, so name such a pair"
@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
     options = parser.parse_args()
+    if not 0 <= options.share <= 1:
+        parser.error(f"--share {options.share} is not from 0 to 1")
     try:
         first, second = options.adapters
         average(first, second, options.out, options.share)

@@ -58,7 +58,16 @@ def _forbidden(node: Node, config: SearchConfig) -> str | None:
         return "judged without support, which drop_unsupported takes out of the search"
     if not config.repeat and node.repeats:
         return "says what its answer has said before"
+    if node.depth > 1 and node.text and (least := _least_relevance(node)) < config.join_relevance:
+        bound = f"less than {config.join_relevance:g}"
+        return f"joins passages of which one has relevance {least:.2f}, {bound}"
     return None
+
+
+def _least_relevance(node: Node) -> float:
+    """That of the passages that the path says something from; 1 where none was judged."""
+    said = [each.segment for each in node.path if each.segment is not None and each.text]
+    return min((s.scores.relevance for s in said if s.scores.relevance is not None), default=1.0)
 
 
 def is_probable(

@@ -37,6 +37,8 @@ class SearchConfig:
     `with_no_retrieval` lets a segment without a passage compete. `inline_passages` False builds
     prompts as the released long-form script does. `repeat` lets a path read a passage again and say
     a thing again, as in the paper; without it a path ends where nothing new is found or said.
+    `join_relevance` in [0, 1]: an answer of several segments holds none from a passage whose
+    relevance is lower, 0 as in the paper. Such a segment may still be an answer of its own.
     `drop_unsupported` takes segments judged [No support / Contradictory] out of the search.
     `prune_relevance` in [0, 1] drops a passage after one token when its relevance is lower.
     `max_seconds`, `max_tokens` (written) and `max_passages` (read) bound one question; None is no
@@ -65,6 +67,7 @@ class SearchConfig:
     with_no_retrieval: bool = False
     inline_passages: bool = True
     repeat: bool = False
+    join_relevance: Share = 0.86
     drop_unsupported: bool = setting(
         False, "No segment judged unsupported.", "--drop-unsupported", "--ignore_cont"
     )
