@@ -45,9 +45,9 @@ answer() { # size model task
   fi
   # The released gate retrieved for every question, so the published numbers are those of always;
   # each of its segments had all passages to choose from, and the retriever's score was forgotten.
-  $SELFRAG eval --task "$3" --system selfrag --mode always --set repeat=true --set weights.retrieval=0 --model "$2" \
-    --engine "$ENGINE" --device "$DEVICE" --data "$DATA/${FILES[$3]}" --label "selfrag-$1" \
-    --out "$out" "${extra[@]}"
+  $SELFRAG eval --task "$3" --system selfrag --mode always --set repeat=true --set join_relevance=0 \
+    --set weights.retrieval=0 --model "$2" --engine "$ENGINE" --device "$DEVICE" \
+    --data "$DATA/${FILES[$3]}" --label "selfrag-$1" --out "$out" "${extra[@]}"
   folders+=("$out")
   case $3 in
     asqa)
