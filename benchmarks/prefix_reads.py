@@ -106,7 +106,11 @@ def measure(n_questions: int) -> Reads:
         engine=engine,
         retriever=ManyPassages(),
         config=SearchConfig(
-            beam_width=BEAM_WIDTH, top_k=N_PASSAGES, max_segments=N_SEGMENTS, max_new_tokens=60
+            beam_width=BEAM_WIDTH,
+            top_k=N_PASSAGES,
+            max_segments=N_SEGMENTS,
+            max_new_tokens=60,
+            join_relevance=0.0,  # every level is full
         ),
     )
     read = [

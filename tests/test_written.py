@@ -155,7 +155,7 @@ def test_a_second_segment_is_written_after_the_first():
         lambda text: next(said, "No answer"),
         lambda surface: judged(surface, then="[Retrieval]" if "more" not in surface else END),
     )
-    answer, _ = ask(engine, passages=(ANN,), repeat=True)
+    answer, _ = ask(engine, passages=(ANN,), repeat=True, join_relevance=0.0)
     assert answer.text == "Ann did it. Ann did more."
     assert "Answer so far: Ann did it." in writer.asked[1]
 

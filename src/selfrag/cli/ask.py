@@ -38,7 +38,7 @@ from selfrag.decode.events import Event
 from selfrag.decode.gate import RetrievalMode
 from selfrag.decode.search import Model, Steps
 from selfrag.engine.base import Engine
-from selfrag.errors import BadInput, UserError
+from selfrag.errors import UserError
 from selfrag.files import beside, check_outputs, is_plain
 from selfrag.open import indexes
 from selfrag.open.calibrations import open_calibration, weights_name
@@ -49,7 +49,7 @@ from selfrag.retrieval.base import FixedRetriever, Retriever
 from selfrag.rows import Reject, Row, RowFault, answers_of, id_of, question_of, read_questions
 from selfrag.serial import override
 from selfrag.text import counted
-from selfrag.trace.file import load_trace, save_trace
+from selfrag.trace.file import load_searches, save_trace
 from selfrag.trace.rows import config_to_row
 
 Question = Annotated[str | None, typer.Argument(help="The question; - reads it from stdin.")]
@@ -237,12 +237,7 @@ def replay(
 ) -> None:
     """Show the trees and answers of recorded searches again, without a model."""
     with working(Reporter(), "reading the trace"):
-        recorded = load_trace(trace)
-    if not recorded.questions:
-        raise BadInput(
-            f"cannot show the searches of {trace}: it holds none; expected a file that was written "
-            "with --trace, so name one"
-        )
+        recorded = load_searches(trace)
     told: dict[int, list[Event]] = {number: [] for number in range(len(recorded.questions))}
     for event in recorded.events:
         told[event.question].append(event)

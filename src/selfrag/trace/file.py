@@ -216,6 +216,17 @@ def load_trace(*paths: Path) -> Trace:
     return Trace(questions=tuple(reader.questions), events=tuple(reader.events))
 
 
+def load_searches(path: Path) -> Trace:
+    """What `load_trace` gives of one file; raises `BadInput` for one that holds no search."""
+    trace = load_trace(path)
+    if not trace.questions:
+        raise BadInput(
+            f"cannot show the searches of {path}: it holds none; expected a file that was written "
+            "with --trace, so name one"
+        )
+    return trace
+
+
 def trace_from_rows(rows: Iterable[dict[str, Any]]) -> Trace:
     """The events that `rows` tell, as those of one file; raises `BadInput` for what is no trace."""
     reader = _Reader()
