@@ -38,7 +38,7 @@ for task in "${tasks[@]}"; do
   answer "$task" rag-top1 --system rag --top-k 1 "${passages[@]}"
   answer "$task" rag-top5 --system rag --top-k 5 "${passages[@]}"
   answer "$task" vanilla --system vanilla
-  [[ -z $other ]] || answer "$task" "$other" --system rag --top-k 5 "${passages[@]}" --model "${OTHER:-}"
+  [[ -z $other ]] || answer "$task" "$other" --system rag --top-k 5 "${passages[@]}" --model "$OTHER"
 done
 for folder in "${folders[@]}"; do
   if [[ $folder == *-asqa ]]; then $SELFRAG eval judge "$folder"; fi
